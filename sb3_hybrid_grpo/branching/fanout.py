@@ -1,0 +1,129 @@
+"""Steps the siblings of every env of a VecEnv, in its processes where it has some."""
+
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, make_branchable
+from sb3_hybrid_grpo.errors import BranchingError
+
+Observations = Any
+"""A batch of observations: an array, or a dict of arrays."""
+
+
+class Fanout:
+    """
+    Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own.
+
+    :param env: The user's VecEnv
+    :raises BranchingError: if an env cannot be branched
+    :raises ValueError: if the siblings could not be stepped, or would be drawn on a screen
+    """
+
+    def __init__(self, env: VecEnv) -> None:
+        if env.render_mode == "human":
+            raise ValueError(
+                "Received an env with render_mode='human', which would draw every step of every sibling. "
+                "Make the training env without a render_mode, and watch the policy in an env of its own."
+            )
+        self.base: VecEnv = _base_of(env)
+        if isinstance(self.base, DummyVecEnv):
+            self.base.envs = [make_branchable(one) for one in self.base.envs]
+            methods = (self.base.get_attr("step_siblings"), self.base.get_attr("reset_siblings"))
+            self._methods = dict(zip(("step_siblings", "reset_siblings"), methods, strict=True))
+        elif isinstance(self.base, SubprocVecEnv):
+            if not all(self.base.env_is_wrapped(BranchingWrapper)):
+                raise ValueError(
+                    "Received a SubprocVecEnv whose envs cannot be branched from outside their processes. "
+                    "Make them branchable where they are made:\n"
+                    "    make_vec_env(env_id, n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)\n"
+                    "or SubprocVecEnv([lambda: make_branchable(gym.make(env_id))] * 4), "
+                    "with `from sb3_hybrid_grpo import make_branchable`."
+                )
+        else:
+            raise ValueError(
+                f"Received a {type(self.base).__name__}, in which no siblings can be stepped. "
+                "Use a DummyVecEnv or a SubprocVecEnv, or n_samples=1 (plain PPO)."
+            )
+        self._keys, _, self._dtypes = obs_space_info(self.base.observation_space)
+
+    def step(self, actions: np.ndarray, forks: np.ndarray, keep: np.ndarray, reset_ended: bool) -> list[SiblingSteps]:
+        """
+        Step all siblings.
+
+        :param actions: ``(M, E, ...)``
+        :param forks: Which siblings start from their env's current state, ``(M, E)``
+        :param keep: In which envs the siblings go on after this step, ``(E,)``
+        :param reset_ended: Whether a sibling whose episode ends resets by itself
+        :return: What each env's siblings saw
+        :raises BranchingError: if a sibling's step fails
+        """
+        arguments = [(actions[:, e], forks[:, e], bool(keep[e]), reset_ended) for e in range(self.base.num_envs)]
+        results: list[SiblingSteps | SiblingFailure] = self._call("step_siblings", arguments)
+        for index, result in enumerate(results):
+            if isinstance(result, SiblingFailure):
+                raise BranchingError(
+                    f"The step of member {result.member} (a sibling) of env {index} failed: {result.error}. "
+                    f"Its traceback:\n{result.traceback}"
+                )
+        return results  # type: ignore[return-value]  # no failure is among them
+
+    def reset(self, seeds: list[list[int | None]]) -> list[list[Any]]:
+        """
+        Start an episode of its own in every sibling.
+
+        :param seeds: The seeds of each env's siblings; None: go on with the sibling's own random numbers
+        :return: The first observations of each env's siblings
+        """
+        return self._call("reset_siblings", [(one,) for one in seeds])
+
+    def stacked(self, observations: list[Any]) -> Observations:
+        """
+        Make a batch of observations, with the dtypes that a VecEnv gives them.
+
+        :param observations: One observation after another
+        :return: The batch
+        """
+        batch = {}
+        for key in self._keys:
+            values = [one if key is None else one[key] for one in observations]
+            batch[key] = np.array(values, dtype=self._dtypes[key])
+        return dict_to_obs(self.base.observation_space, batch)
+
+    def _call(self, method: str, arguments: list[Any]) -> list[Any]:
+        if not isinstance(self.base, SubprocVecEnv):
+            return [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
+        # all commands are sent before any answer is read: env_method would send the same arguments to every process
+        for remote, its in zip(self.base.remotes, arguments, strict=True):
+            remote.send(("env_method", (method, its, {})))
+        answers: list[Any] = []
+        try:
+            for remote in self.base.remotes:
+                answers.append(remote.recv())
+        except (EOFError, ConnectionError) as error:
+            raise BranchingError(
+                f"The process of env {len(answers)} died while it stepped the env's siblings (killed, or out of memory?). "
+                "Make the envs anew and load the last checkpoint."
+            ) from error
+        except KeyboardInterrupt:
+            self._drain(len(answers))
+            raise
+        return answers
+
+    def _drain(self, first: int) -> None:
+        """Read the answers still under way, so that no later command takes one of them for its own."""
+        assert isinstance(self.base, SubprocVecEnv)
+        for remote in self.base.remotes[first:]:
+            try:
+                if remote.poll(5.0):
+                    remote.recv()
+            except (EOFError, OSError):  # the interrupt has ended the process too
+                continue
+
+
+def _base_of(env: VecEnv) -> VecEnv:
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env

@@ -1,0 +1,246 @@
+"""Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
+from sb3_hybrid_grpo.branching.stack import Stage, stages_of
+from sb3_hybrid_grpo.branching.wrapper import SiblingSteps
+from sb3_hybrid_grpo.errors import BranchingError
+
+BranchHorizon = int | Literal["episode", "free"]
+
+
+class GroupStep(NamedTuple):
+    """One step of E groups of N members. Member 0's part is what ``env.step`` returned."""
+
+    observations: Observations
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+    rewards_NE: np.ndarray
+    terminated_NE: np.ndarray
+    cut_NE: np.ndarray
+    """Members that do not go on: their episode ended, or (siblings) they fork at the next step."""
+    reached: Observations
+    """The observations that the cut but not terminated members reached, in the order of the flat mask; None without one."""
+    sibling_ends: int
+    """How many siblings' episodes ended."""
+
+
+class _Part(NamedTuple):
+    """Member 0's or the siblings' part of a step."""
+
+    reached: Observations
+    rewards: np.ndarray
+    terminated: np.ndarray
+    cut: np.ndarray
+
+
+class Groups:
+    """
+    A VecEnv of E envs as E groups of N members each. Member 0 is the env itself, stepped by ``env.step`` and by nothing else;
+    the siblings, members 1 to N − 1, are snapshots that are stepped beside it.
+
+    :param env: The user's VecEnv
+    :param n_samples: N
+    :param branch_horizon: When siblings fork: every so many steps and at member 0's episode ends; ``"episode"``: at the latter
+        only; ``"free"``: never, they reset by themselves
+    :raises ValueError: if siblings cannot live beside these envs
+    :raises BranchingError: if an env cannot be branched
+    """
+
+    def __init__(self, env: VecEnv, n_samples: int, branch_horizon: BranchHorizon) -> None:
+        self.env, self.n_samples, self.free = env, n_samples, branch_horizon == "free"
+        self._horizon = np.inf if isinstance(branch_horizon, str) else branch_horizon
+        self._shape = (n_samples - 1, env.num_envs)
+        if n_samples > 1:
+            self._stages: list[Stage] = stages_of(env, n_samples - 1)
+            self._fanout = Fanout(env)
+        self.starts_ME = np.ones(self._shape, dtype=bool)
+        """Siblings whose trace starts with the next step."""
+        self._age_E = np.zeros(env.num_envs, dtype=int)
+        self._observations_ME: Observations = None
+        self._started = False
+        self._stepping = False
+
+    @property
+    def shares_states(self) -> bool:
+        """Whether all members of a group are in one state at every step."""
+        return self.n_samples == 1 or self._horizon == 1
+
+    @property
+    def _forks_ME(self) -> np.ndarray:
+        """Siblings that start the next step from member 0's state."""
+        return np.zeros(self._shape, dtype=bool) if self.free else self.starts_ME
+
+    def start(self, env_was_reset: bool, seed: int | None) -> None:
+        """
+        Begin a training: siblings fork from where member 0 is now; free ones go on, or reset when member 0 was reset.
+
+        :param env_was_reset: Whether the env has just been reset
+        :param seed: Free siblings are reset with ``seed + m * E + e``, as a VecEnv of N·E envs would seed them;
+            None: with fresh entropy
+        """
+        if self.n_samples == 1:
+            return
+        if not self.free:
+            self.starts_ME = np.ones(self._shape, dtype=bool)
+            self._age_E[:] = 0
+        elif env_was_reset or not self._started or self._stepping:  # a step that was broken off leaves them anywhere
+            self._reset_siblings(seed)
+        self._started = True
+
+    def observations(self, of_member_0: Observations) -> Observations:
+        """
+        Put together what the members act on next.
+
+        :param of_member_0: Member 0's observations, ``(E, ...)``
+        :return: Those of all members, member by member, ``(N * E, ...)``; those of the E states, where all members of a
+            group are always in one
+        """
+        if self.shares_states:
+            return of_member_0
+        if self._observations_ME is None:  # all members fork
+            self._observations_ME = _each(lambda own: np.concatenate([own] * (self.n_samples - 1)), of_member_0)
+        elif (forks_ME := self._forks_ME).any():
+            _, envs = np.nonzero(forks_ME)
+            flat = forks_ME.reshape(-1)
+            _each(lambda theirs, own: theirs.__setitem__(flat, own[envs]), self._observations_ME, of_member_0)
+        return _each(lambda own, theirs: np.concatenate([own, theirs]), of_member_0, self._observations_ME)
+
+    def step(self, actions_NE: np.ndarray) -> GroupStep:
+        """
+        Step every member once: the siblings, then member 0 through ``env.step``.
+
+        :param actions_NE: Actions within the action space, ``(N, E, ...)``
+        :return: What happened
+        :raises BranchingError: if a sibling's step fails, or gives NaN
+        """
+        self._stepping = True
+        last_step_E = self._age_E + 1 >= self._horizon
+        siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
+        observations, rewards, dones, infos = self.env.step(actions_NE[0])
+        bootstraps_E = np.array([_is_truncated(info) for info in infos]) & dones
+        parts = [_Part(_rows(infos, bootstraps_E), np.asarray(rewards)[None], (dones & ~bootstraps_E)[None], dones[None])]
+        ends = 0
+        if siblings is not None:
+            part, ends = self._siblings_part(siblings, dones | last_step_E)
+            parts.append(part)
+            self._age_E = np.where(dones | last_step_E, 0, self._age_E + 1)
+        self._stepping = False
+        return GroupStep(
+            *(observations, rewards, dones, infos),
+            rewards_NE=np.concatenate([part.rewards for part in parts], dtype=np.float32),
+            terminated_NE=np.concatenate([part.terminated for part in parts]),
+            cut_NE=np.concatenate([part.cut for part in parts]),
+            reached=_joined([part.reached for part in parts if part.reached is not None]),
+            sibling_ends=ends,
+        )
+
+    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> list[SiblingSteps]:
+        """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
+        forks_ME = self._forks_ME
+        for stage in self._stages:
+            stage.fork(forks_ME)
+        return self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
+
+    def _siblings_part(self, steps: list[SiblingSteps], dropped_E: np.ndarray) -> tuple[_Part, int]:
+        """
+        :param steps: What each env's siblings saw
+        :param dropped_E: Whether all siblings of a group fork at the next step
+        :return: The siblings' part of the step, and how many of their episodes ended
+        """
+        m_siblings, n_envs = self._shape
+        order = [(m, e) for m in range(m_siblings) for e in range(n_envs)]
+        observations = self._fanout.stacked([steps[e].observations[m] for m, e in order])
+        rewards = np.array([steps[e].rewards[m] for m, e in order], dtype=np.float32)
+        self._check_numbers(observations, rewards)
+        for stage in self._stages:
+            observations, rewards = stage.step(observations), stage.rewards(rewards)
+        terminated_ME = np.array([one.terminated for one in steps]).T
+        ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
+        cut_ME = ended_ME if self.free else ended_ME | dropped_E
+        reached = (cut_ME & ~terminated_ME).reshape(-1)
+        part = _Part(
+            _each(lambda theirs: theirs[reached], observations) if reached.any() else None,
+            *(rewards.reshape(self._shape), terminated_ME, cut_ME),
+        )
+        if self.free:
+            self._restart([steps[e].resets[m] for m, e in zip(*np.nonzero(ended_ME), strict=True)], ended_ME, observations)
+        self.starts_ME = cut_ME
+        self._observations_ME = observations
+        return part, int(ended_ME.sum())
+
+    def _restart(self, firsts: list[Any], restarted_ME: np.ndarray, observations: Observations) -> None:
+        """Put the first observations of siblings that reset by themselves into those of all siblings."""
+        if not firsts:
+            return
+        indices = np.flatnonzero(restarted_ME)
+        rows = self._fanout.stacked(firsts)
+        for stage in self._stages:
+            rows = stage.restart(indices, rows)
+        _each(lambda theirs, new: theirs.__setitem__(indices, new), observations, rows)
+
+    def _reset_siblings(self, seed: int | None) -> None:
+        """Reset every free sibling: the first time with a seed of its own, later from its own stream of random numbers."""
+        m_siblings, n_envs = self._shape
+        seeds: list[list[int | None]] = [[None] * m_siblings for _ in range(n_envs)]
+        if not self._started:
+            fresh = np.random.SeedSequence().generate_state(m_siblings * n_envs).reshape(n_envs, m_siblings)
+            for e in range(n_envs):
+                seeds[e] = [int(fresh[e, m - 1]) if seed is None else seed + m * n_envs + e for m in range(1, self.n_samples)]
+        firsts = self._fanout.reset(seeds)
+        rows = self._fanout.stacked([firsts[e][m] for m in range(m_siblings) for e in range(n_envs)])
+        for stage in self._stages:
+            rows = stage.restart(np.arange(m_siblings * n_envs), rows)
+        self._observations_ME = rows
+        self.starts_ME = np.ones(self._shape, dtype=bool)
+
+    def _check_numbers(self, observations: Observations, rewards: np.ndarray) -> None:
+        """Siblings pass by VecCheckNan; a NaN in one of them would reach the policy through the loss alone."""
+        named = {"reward": rewards}
+        named |= (
+            {f"observation {key!r}": value for key, value in observations.items()}
+            if isinstance(observations, dict)
+            else {"observation": observations}
+        )
+        for name, values in named.items():
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            bad = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
+            if len(bad):
+                member, index = divmod(int(bad[0]), self._shape[1])
+                raise BranchingError(
+                    f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._age_E[index] + 1} "
+                    f"after its fork: {values[bad[0]]}. Find out what the env does with the actions it was given; "
+                    "VecCheckNan finds a NaN of member 0."
+                )
+
+
+def _is_truncated(info: dict[str, Any]) -> bool:
+    return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
+
+
+def _rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> Observations:
+    """The last observations of the episodes of member 0 that were truncated, as a batch; None if there are none."""
+    rows = [info["terminal_observation"] for info, wanted in zip(infos, wanted_E, strict=True) if wanted]
+    if not rows:
+        return None
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)
+
+
+def _joined(batches: list[Observations]) -> Observations:
+    if len(batches) < 2:
+        return batches[0] if batches else None
+    return _each(lambda *parts: np.concatenate(parts), *batches)
+
+
+def _each(function: Callable[..., Any], *batches: Observations) -> Observations:
+    """Apply a function to arrays, or key by key to dicts of arrays."""
+    if isinstance(batches[0], dict):
+        return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
+    return function(*batches)

@@ -1,0 +1,80 @@
+"""What an env may offer, and what an engine must offer, for an env to be branched."""
+
+from typing import Any, Protocol, runtime_checkable
+
+Snapshot = Any
+"""A saved state. Only the engine that made it knows what is inside."""
+
+
+@runtime_checkable
+class SupportsBranching(Protocol):
+    """
+    The hook of an env that knows best how to save itself.
+
+    An env (or wrapper) with these two methods is saved and restored through them, and so is all that it wraps;
+    the wrappers above it are saved in place. Its ``np_random`` is saved besides, so the hook may leave it out;
+    any other generator of random numbers belongs to the state.
+
+    Example::
+
+        class MyEnv(gym.Env):
+            def save_state(self):
+                return self.simulator.checkpoint()
+
+            def restore_state(self, state):
+                self.simulator.load(state)
+    """
+
+    def save_state(self) -> Any:
+        """
+        Save everything that the future of the env depends on.
+
+        :return: The state. It is restored any number of times, so ``restore_state`` must not consume it.
+        """
+
+    def restore_state(self, state: Any) -> None:
+        """
+        Put the env back into a saved state, in place.
+
+        :param state: What ``save_state`` returned earlier, on this same env
+        """
+
+
+class Engine(Protocol):
+    """A way to save and restore a whole env with its wrappers."""
+
+    def save(self, previous: Snapshot | None = None) -> Snapshot:
+        """
+        Save the env as it is now.
+
+        :param previous: A snapshot that is not needed any more; its memory may be used again
+        :return: The snapshot
+        """
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """
+        Put the env back.
+
+        :param snapshot: What ``save`` returned; it can be restored any number of times
+        """
+
+
+class ObjectEngine(Protocol):
+    """A way to save and restore one object whose state Python cannot see: a simulator, a generator of random numbers."""
+
+    def save(self, obj: Any, previous: Any) -> Any:
+        """
+        Save the object.
+
+        :param obj: The object
+        :param previous: What an earlier call returned and nobody needs any more (its memory may be used again), or None
+        :return: Its state
+        """
+
+    def restore(self, obj: Any, state: Any) -> None:
+        """
+        Put the object back, in place.
+
+        :param obj: The object
+        :param state: What ``save`` returned
+        """

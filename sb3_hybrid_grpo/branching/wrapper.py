@@ -1,0 +1,178 @@
+"""The wrapper that lets siblings live beside an env."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
+from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
+from sb3_hybrid_grpo.errors import BranchingError
+
+RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
+"""Wrappers that write down what happens: siblings pass them by."""
+
+
+class SiblingSteps(NamedTuple):
+    """One step of each of an env's M siblings; a list of M entries each."""
+
+    observations: list[Any]
+    """Observations reached, before any reset."""
+    rewards: list[float]
+    terminated: list[bool]
+    truncated: list[bool]
+    resets: dict[int, Any]
+    """Observations after a reset, of the siblings that reset by themselves."""
+
+
+class SiblingFailure(NamedTuple):
+    """A sibling's step raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv."""
+
+    member: int
+    error: str
+    traceback: str
+
+
+class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
+    """
+    Lets siblings live beside an env: other members of the env's group, each a snapshot of the simulator, that are stepped in
+    the env's own simulator while the env itself stands still. ``step`` and ``reset`` are those of the env.
+
+    :param env: The env, without the recorders (:class:`Monitor` and its like) that siblings must not write to
+    :raises BranchingError: if the env cannot be branched
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._recorders = _links_to_recorders(env)
+        with self._without_recorders():
+            self._engine: Engine = InPlaceEngine(self.env)
+        self._origin: Snapshot | None = None
+        self._siblings: dict[int, Snapshot] = {}
+
+    def step_siblings(
+        self, actions: np.ndarray, forks: np.ndarray, keep: bool, reset_ended: bool = False
+    ) -> SiblingSteps | SiblingFailure:
+        """
+        Step every sibling once, and leave the env as it was.
+
+        :param actions: One action for each of the M siblings, ``(M, ...)``
+        :param forks: Which siblings start from the env's current state, ``(M,)``; the others go on from their own
+        :param keep: Whether the siblings go on after this step (False saves the saving)
+        :param reset_ended: Whether a sibling whose episode ends resets by itself
+        :return: What the siblings saw, or which of them failed
+        """
+        steps = SiblingSteps([], [], [], [], {})
+        member = 0
+        with self._standing_still() as origin:
+            try:
+                for member, action in enumerate(actions):
+                    self._engine.restore(origin if forks[member] else self._siblings[member])
+                    observation, reward, terminated, truncated, _ = self.env.step(action)
+                    steps.observations.append(_copied(observation))
+                    steps.rewards.append(float(reward))
+                    steps.terminated.append(bool(terminated))
+                    steps.truncated.append(bool(truncated))
+                    if reset_ended and (terminated or truncated):
+                        steps.resets[member] = _copied(self.env.reset()[0])
+                    if keep:
+                        self._siblings[member] = self._engine.save(self._siblings.get(member))
+            except BranchingError:
+                raise
+            except Exception as error:
+                return SiblingFailure(member + 1, repr(error), traceback.format_exc())
+        return steps
+
+    def reset_siblings(self, seeds: list[int | None]) -> list[Any]:
+        """
+        Start an episode of its own in every sibling.
+
+        :param seeds: One seed a sibling; None: go on with the sibling's own random numbers
+        :return: The siblings' first observations
+        """
+        observations = []
+        with self._standing_still():
+            for member, seed in enumerate(seeds):
+                if seed is None:
+                    self._engine.restore(self._siblings[member])
+                observations.append(_copied(self.env.reset(seed=seed)[0]))
+                self._siblings[member] = self._engine.save(self._siblings.get(member))
+        return observations
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[Snapshot]:
+        """The env is after the block what it was before, whatever happens in between."""
+        with self._without_recorders():
+            origin = self._origin = self._engine.save(self._origin)
+            try:
+                yield origin
+            finally:
+                self._engine.restore(origin)
+
+    @contextmanager
+    def _without_recorders(self) -> Iterator[None]:
+        """Take recorders that lie between wrappers out of the chain."""
+        for wrapper, _recorder, inner in self._recorders:
+            wrapper.env = inner
+        try:
+            yield
+        finally:
+            for wrapper, recorder, _inner in self._recorders:
+                wrapper.env = recorder
+
+
+def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """
+    Put a :class:`BranchingWrapper` into an env's chain of wrappers: below the recorders at its top, above all the others, so
+    that siblings never write an episode to a log and never escape a time limit.
+
+    ``HybridGRPO`` does it by itself for env ids, envs and ``DummyVecEnv``. For a ``SubprocVecEnv``::
+
+        make_vec_env("CartPole-v1", n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
+
+    :param env: The env; its recorders are kept, and changed to hold the new wrapper
+    :return: The env, branchable
+    :raises BranchingError: if the env cannot be branched
+    """
+    if any(isinstance(layer, BranchingWrapper) for layer in _layers(env)):
+        return env
+    lowest: Any = None
+    layer = env
+    while isinstance(layer, RECORDERS):
+        lowest, layer = layer, layer.env
+    branchable = BranchingWrapper(layer)
+    if lowest is None:
+        return branchable
+    lowest.env = branchable
+    return env
+
+
+def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
+    while isinstance(env, gym.Wrapper):
+        yield env
+        env = env.env
+    yield env
+
+
+def _links_to_recorders(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]]:
+    """Each wrapper right above some recorders, the first of them, and what lies below the last."""
+    links: list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]] = []
+    for layer in _layers(env):
+        if isinstance(layer, gym.Wrapper) and not isinstance(layer, RECORDERS) and isinstance(layer.env, RECORDERS):
+            inner: gym.Env[Any, Any] = layer.env
+            while isinstance(inner, RECORDERS):
+                inner = inner.env
+            links.append((layer, layer.env, inner))
+    return links
+
+
+def _copied(observation: Any) -> Any:
+    """Some envs return a buffer of their own, which the next restore overwrites."""
+    if isinstance(observation, dict):
+        return {key: np.array(value) for key, value in observation.items()}
+    return np.array(observation)
