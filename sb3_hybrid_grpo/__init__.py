@@ -1,0 +1,10 @@
+"""Hybrid Group Relative Policy Optimization for Stable-Baselines3."""
+
+from pathlib import Path
+
+from sb3_hybrid_grpo.branching import make_branchable
+from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
+
+__version__ = Path(__file__).with_name("version.txt").read_text(encoding="utf-8").strip()
+
+__all__ = ["HybridGRPO", "__version__", "make_branchable"]

@@ -1,0 +1,248 @@
+"""Rollout buffers for groups: SB3's, with a column for every member of every group."""
+
+from collections.abc import Generator, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
+from sb3_hybrid_grpo.transforms import RewardTransform, apply_transform
+
+AdvantageEstimator = Literal["hybrid", "paper", "grpo"]
+_PENDING_CHUNK = 4096
+
+
+class _GroupStorage:
+    """
+    What both forms of the buffer share. Mixed in before one of SB3's rollout buffers.
+
+    SB3's arrays ``(T, columns)`` have N·E columns, member by member: column ``m * E + e`` is member m of group e, so that
+    with N = 1, and for N·E independent members, everything is where SB3 would put it. Where all members of a group share
+    their state (``shared_states``) an observation is stored once a state: ``observations`` has E columns.
+
+    :param buffer_size: T, the number of steps
+    :param observation_space: Observation space
+    :param action_space: Action space
+    :param device: PyTorch device
+    :param gae_lambda: GAE's λ
+    :param gamma: Discount factor
+    :param n_envs: E, the number of groups
+    :param n_samples: N, the number of members of a group
+    :param shared_states: Whether all members of a group are in one state at every step
+    :param forks: Whether siblings fork from member 0; False: all members are independent
+    :param advantage_estimator: ``"hybrid"``, ``"paper"`` or ``"grpo"``, see :mod:`sb3_hybrid_grpo.advantages`
+    :param group_baseline: Share β of the other members' advantage, learned if ``"auto"``
+    :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
+    """
+
+    # SB3's, named for the type checker
+    buffer_size: int
+    n_envs: int
+    observation_space: spaces.Space[Any]
+    obs_shape: Any
+    action_dim: int
+    pos: int
+    full: bool
+    gamma: float
+    gae_lambda: float
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    values: np.ndarray
+    log_probs: np.ndarray
+    advantages: np.ndarray
+    returns: np.ndarray
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+        n_samples: int = 1,
+        shared_states: bool = True,
+        forks: bool = True,
+        advantage_estimator: AdvantageEstimator = "hybrid",
+        group_baseline: float | Literal["auto"] = "auto",
+        reward_transform: RewardTransform | None = None,
+    ) -> None:
+        self.n_groups, self.n_samples, self.shared_states, self.forks = n_envs, n_samples, shared_states, forks
+        self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
+        self.reward_transform = reward_transform
+        super().__init__(  # type: ignore[call-arg]
+            buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs * n_samples
+        )
+
+    @property
+    def samples_per_state(self) -> int:
+        """How many actions a stored observation has."""
+        return self.n_samples if self.shared_states else 1
+
+    def reset(self) -> None:
+        """Forget the rollout."""
+        super().reset()  # type: ignore[misc]
+        columns = self.n_envs // self.samples_per_state
+        self.observations = _each(
+            lambda array: np.zeros((self.buffer_size, columns, *array.shape[2:]), dtype=array.dtype), self.observations
+        )
+        shape = (self.buffer_size, self.n_envs)
+        self.next_values = np.zeros(shape, dtype=np.float32)
+        self.terminated = np.zeros(shape, dtype=bool)
+        self.cut = np.zeros(shape, dtype=bool)
+        self.baseline = Baseline(0.0, 0.0)
+        self._pending: list[tuple[np.ndarray, Any]] = []
+
+    def add_ends(self, terminated: np.ndarray, cut: np.ndarray, reached: Any) -> None:
+        """
+        Store which members do not go on after the step that ``add`` stores next.
+
+        :param terminated: Members whose episode ended for good, ``(N, E)``
+        :param cut: Members that do not go on at the next step for whatever reason, ``(N, E)``
+        :param reached: The observations that the cut but not terminated members reached, in order; None if there is none
+        """
+        self.terminated[self.pos], self.cut[self.pos] = terminated.reshape(-1), cut.reshape(-1)
+        if reached is not None:
+            columns = np.flatnonzero(self.cut[self.pos] & ~self.terminated[self.pos])
+            self._pending.append((self.pos * self.n_envs + columns, reached))
+
+    def pending(self) -> Iterator[tuple[np.ndarray, Any]]:
+        """
+        :return: Large batches of the states reached whose values are wanted: their places, for :meth:`set_next_values`,
+            and their observations
+        """
+        while self._pending:
+            chunk, size = [], 0
+            while self._pending and size < _PENDING_CHUNK:
+                chunk.append(self._pending.pop(0))
+                size += len(chunk[-1][0])
+            places, reached = zip(*chunk, strict=True)
+            yield np.concatenate(places), _each(lambda *parts: np.concatenate(parts), *reached)
+
+    def set_next_values(self, places: np.ndarray, values: th.Tensor) -> None:
+        """
+        Store values of states reached.
+
+        :param places: As :meth:`pending` gave them
+        :param values: V of those states
+        """
+        self.next_values.reshape(-1)[places] = values.cpu().numpy().flatten()
+
+    def add(
+        self,
+        obs: Any,
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: th.Tensor,
+        log_prob: th.Tensor,
+    ) -> None:
+        """
+        Store a step of all members. See SB3's :class:`RolloutBuffer`.
+
+        :param obs: Observations, one a state
+        :param action: Actions of all members, ``(N * E, ...)``
+        :param reward: Raw rewards, ``(N * E,)``
+        :param episode_start: Whether a member's trace starts with this step, ``(N * E,)``
+        :param value: V of the states, one a state
+        :param log_prob: Log-probabilities of the actions, ``(N * E,)``
+        """
+        if isinstance(self.observation_space, spaces.Discrete):
+            obs = obs.reshape(-1, *self.obs_shape)
+        _each(lambda stored, new: stored.__setitem__(self.pos, new), self.observations, obs)
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.episode_starts[self.pos] = episode_start  # type: ignore[attr-defined]
+        self.values[self.pos] = np.tile(value.cpu().numpy().flatten(), self.samples_per_state)
+        self.log_probs[self.pos] = log_prob.cpu().numpy().flatten()
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
+        """
+        Apply f(R) and the estimator.
+
+        :param last_values: V of the states that the rollout ends in, one a state
+        :param dones: Whether a member does not go on there, ``(N * E,)``
+        """
+        last = np.tile(last_values.cpu().numpy().flatten(), self.samples_per_state)
+        following = np.concatenate([self.values[1:], last[None]])
+        cut = np.concatenate([self.cut[:-1], dones[None]])
+        self.next_values = np.where(cut, self.next_values, following)
+
+        rewards_TEN = apply_transform(self.reward_transform, self._as_TEN(self.rewards))
+        values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(
+            self._as_TEN, (self.values, self.next_values, self.terminated, cut)
+        )
+        if self.advantage_estimator == "grpo":
+            advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma)
+            returns_TEN = values_TEN
+        elif self.advantage_estimator == "paper":
+            advantages_TEN = paper_advantage(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, self.gamma)
+            returns_TEN = values_TEN + advantages_TEN
+        else:
+            advantages_TEN = gae_group(
+                *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN),
+                *(self.gamma, self.gae_lambda, self.forks),
+            )
+            returns_TEN = values_TEN + advantages_TEN
+            if self.forks and self.n_samples > 1:
+                advantages_TEN, self.baseline = group_baseline(advantages_TEN, self.group_baseline)
+        self.advantages, self.returns = self._as_columns(advantages_TEN), self._as_columns(returns_TEN)
+
+    def _as_TEN(self, array: np.ndarray) -> np.ndarray:
+        array_TEN: np.ndarray = array.reshape(self.buffer_size, self.n_samples, self.n_groups).swapaxes(1, 2)
+        return array_TEN
+
+    def _as_columns(self, array_TEN: np.ndarray) -> np.ndarray:
+        columns: np.ndarray = array_TEN.swapaxes(1, 2).reshape(self.buffer_size, self.n_envs)
+        return columns
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """
+        Go through the rollout once, in random order. The samples of a shared state stay together.
+
+        :param batch_size: Samples a minibatch (None: all of them)
+        :return: Minibatches; their actions, and all that belongs to an action, are sample by sample
+        """
+        if not self.full:
+            raise RuntimeError(f"The buffer has {self.pos} of {self.buffer_size} steps: collect a rollout first.")
+        n_states = self.buffer_size * self.n_envs // self.samples_per_state
+        states = np.random.permutation(n_states)
+        step = n_states if batch_size is None else batch_size // self.samples_per_state
+        for start in range(0, n_states, step):
+            yield self._get_samples(states[start : start + step])
+
+    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
+        columns, steps = np.divmod(batch_inds, self.buffer_size)
+        observations = _each(lambda stored: self.to_torch(stored[steps, columns]), self.observations)  # type: ignore[attr-defined]
+        width = self.n_envs // self.samples_per_state
+        all_columns = np.concatenate([columns + sample * width for sample in range(self.samples_per_state)])
+        where = (np.tile(steps, self.samples_per_state), all_columns)
+        # in float32, as SB3 hands out actions of every kind
+        parts = [self.actions[where].astype(np.float32, copy=False)]
+        parts += [part[where] for part in (self.values, self.log_probs, self.advantages, self.returns)]
+        samples = DictRolloutBufferSamples if isinstance(observations, dict) else RolloutBufferSamples
+        return samples(observations, *map(self.to_torch, parts))  # type: ignore[attr-defined]
+
+
+class HybridRolloutBuffer(_GroupStorage, RolloutBuffer):
+    __doc__ = _GroupStorage.__doc__
+
+
+class HybridDictRolloutBuffer(_GroupStorage, DictRolloutBuffer):  # type: ignore[misc]
+    __doc__ = _GroupStorage.__doc__
+
+
+def _each(function: Any, *batches: Any) -> Any:
+    """Apply a function to arrays, or key by key to dicts of arrays."""
+    if isinstance(batches[0], dict):
+        return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
+    return function(*batches)

@@ -1,0 +1,197 @@
+"""What trains in groups, whatever it then learns from them: rollouts, their bookkeeping, saving."""
+
+import os
+from collections.abc import Iterable
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_hybrid_grpo.branching import BranchHorizon, Groups
+from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
+from sb3_hybrid_grpo.sampling import sample_actions
+from sb3_hybrid_grpo.transforms import RewardTransform, resolve_transform
+
+
+class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
+    """
+    SB3's :class:`OnPolicyAlgorithm` with a group of members in place of every env. A subclass has the arguments below as
+    attributes, calls :meth:`_setup_groups` from ``_setup_model``, and trains on ``rollout_buffer``.
+    """
+
+    n_samples: int
+    branch_horizon: BranchHorizon
+    advantage_estimator: AdvantageEstimator
+    group_baseline: float | Literal["auto"]
+    reward_transform: str | RewardTransform | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.num_simulator_steps = 0
+        self._groups: Groups | None = None
+        self._sibling_ends = 0
+
+    def _setup_groups(self) -> None:
+        """Make the groups, and a buffer for what they do."""
+        is_dict = isinstance(self.observation_space, spaces.Dict)
+        automatic = HybridDictRolloutBuffer if is_dict else HybridRolloutBuffer
+        buffer_class = automatic if self.rollout_buffer_class is None else self.rollout_buffer_class
+        if not issubclass(buffer_class, HybridDictRolloutBuffer if is_dict else HybridRolloutBuffer):
+            raise ValueError(
+                f"Received rollout_buffer_class={buffer_class.__name__}, which has no place for the members of a group. "
+                f"Use None, or a subclass of sb3_hybrid_grpo.buffers.{automatic.__name__}."
+            )
+        if self.env is not None:
+            self._groups = Groups(self.env, self.n_samples, self.branch_horizon)
+        self.rollout_buffer = buffer_class(
+            self.n_steps,
+            self.observation_space,
+            self.action_space,
+            device=self.device,
+            gae_lambda=self.gae_lambda,
+            gamma=self.gamma,
+            n_envs=self.n_envs,
+            n_samples=self.n_samples,
+            shared_states=self.n_samples == 1 or self.branch_horizon == 1,
+            forks=self.branch_horizon != "free",
+            advantage_estimator=self.advantage_estimator,
+            group_baseline=self.group_baseline,
+            reward_transform=resolve_transform(self.reward_transform),
+            **self.rollout_buffer_kwargs,
+        )
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        super().set_env(env, force_reset)
+        self._setup_groups()
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        env_is_reset = reset_num_timesteps or self._last_obs is None
+        total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        if reset_num_timesteps:
+            self.num_simulator_steps = 0
+        self._the_groups().start(env_is_reset, self.seed)
+        return total_and_callback
+
+    def _the_groups(self) -> Groups:
+        if self._groups is None:
+            raise ValueError("This model has no env to train in. Give it one: model.set_env(env).")
+        return self._groups
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """
+        Let every group take n_rollout_steps steps, and estimate advantages. Callbacks see member 0, as PPO's see the env.
+
+        :param env: The training environment
+        :param callback: Callback that will be called at each step, and at the beginning and end of the rollout
+        :param rollout_buffer: Buffer to fill
+        :param n_rollout_steps: Number of steps to execute in each environment
+        :return: False if the callback ended the rollout prematurely
+        """
+        groups, buffer, n_envs = self._the_groups(), cast(HybridRolloutBuffer, rollout_buffer), env.num_envs
+        self.policy.set_training_mode(False)
+        n_steps, self._sibling_ends = 0, 0
+        buffer.reset()
+        if self.use_sde:
+            self.policy.reset_noise(n_envs * self.n_samples)
+        callback.on_rollout_start()
+
+        while n_steps < n_rollout_steps:
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(n_envs * self.n_samples)
+            group_obs = groups.observations(self._last_obs)
+            with th.no_grad():
+                tensor = obs_as_tensor(group_obs, self.device)
+                all_actions, all_values, all_log_probs = sample_actions(self.policy, tensor, buffer.samples_per_state)
+            group_actions = all_actions.cpu().numpy()
+            group_clipped = self._within_space(group_actions).reshape(self.n_samples, n_envs, *group_actions.shape[1:])
+            starts = np.concatenate([self._last_episode_starts, groups.starts_ME.reshape(-1)])
+            step = groups.step(group_clipped)
+
+            # member 0's part, under the names that callbacks know from PPO
+            obs_tensor = tensor[:n_envs] if isinstance(tensor, th.Tensor) else {k: v[:n_envs] for k, v in tensor.items()}
+            actions, clipped_actions = group_actions[:n_envs], group_clipped[0]
+            values, log_probs = all_values[:n_envs], all_log_probs[:n_envs]
+            new_obs, rewards, dones, infos = step.observations, step.rewards, step.dones, step.infos
+            self.num_timesteps += n_envs
+            self.num_simulator_steps += n_envs * self.n_samples
+            callback.update_locals(locals())
+            go_on = callback.on_step()
+            self._last_obs, self._last_episode_starts = new_obs, dones
+            if not go_on:
+                return False
+
+            self._update_info_buffer(infos, dones)
+            n_steps += 1
+            self._sibling_ends += step.sibling_ends
+            buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached)
+            buffer.add(group_obs, group_actions, step.rewards_NE.reshape(-1), starts, all_values, all_log_probs)
+
+        with th.no_grad():
+            for places, reached in buffer.pending():
+                buffer.set_next_values(places, self.policy.predict_values(obs_as_tensor(reached, self.device)))
+            last_values = self.policy.predict_values(obs_as_tensor(groups.observations(new_obs), self.device))
+        buffer.compute_returns_and_advantage(last_values, step.cut_NE.reshape(-1))
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _within_space(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
+        return clipped
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        self.logger.record("time/simulator_steps", self.num_simulator_steps)
+        if self.n_samples > 1:
+            self.logger.record("rollout/sibling_resets", self._sibling_ends)
+        super().dump_logs(iteration)
+
+    def save(
+        self,
+        path: str | Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model. A file of that name is replaced only when the new one is complete.
+
+        :param path: Path to the file, or an open file
+        :param exclude: Names of attributes to leave out in addition to the default ones
+        :param include: Names of attributes to save although they are left out by default
+        """
+        if isinstance(path, BufferedIOBase):
+            super().save(path, exclude, include)
+            return
+        path = Path(path)
+        path = path if path.suffix else path.with_name(f"{path.name}.zip")
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            super().save(unfinished, exclude, include)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_groups"]

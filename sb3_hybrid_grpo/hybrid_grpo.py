@@ -1,0 +1,259 @@
+"""Hybrid Group Relative Policy Optimization for Stable-Baselines3."""
+
+from collections import defaultdict
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, BasePolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+
+from sb3_hybrid_grpo import losses
+from sb3_hybrid_grpo.branching import BranchHorizon
+from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridRolloutBuffer
+from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
+from sb3_hybrid_grpo.sampling import evaluate_actions
+from sb3_hybrid_grpo.transforms import RewardTransform
+from sb3_hybrid_grpo.validation import check_arguments, check_batches
+
+SelfHybridGRPO = TypeVar("SelfHybridGRPO", bound="HybridGRPO")
+
+
+class HybridGRPO(GroupOnPolicyAlgorithm):
+    """
+    Hybrid Group Relative Policy Optimization: PPO (clip version) that evaluates N sampled actions in each state instead of
+    one, and keeps the critic.
+
+    Every env carries a group of N members. Member 0 is executed: it is what callbacks, loggers and ``num_timesteps`` see.
+    The others, its siblings, live beside it as snapshots of the simulator, fork from it every ``branch_horizon`` steps, and
+    then face the same noise; every step of theirs is training data too, and counted in ``num_simulator_steps``.
+
+    Paper: https://arxiv.org/abs/2502.01652
+
+    The arguments up to ``device`` are those of :class:`stable_baselines3.PPO`, in its order and with its defaults.
+
+    :param policy: The policy model to use (MlpPolicy, CnnPolicy, ...)
+    :param env: The environment to learn from (if registered in Gym, can be str)
+    :param learning_rate: The learning rate, it can be a function of the current progress remaining (from 1 to 0)
+    :param n_steps: The number of steps to execute in each environment per update (the rollout has
+        n_steps * n_envs * n_samples samples)
+    :param batch_size: Minibatch size, in samples
+    :param n_epochs: Number of epochs when optimizing the surrogate loss
+    :param gamma: Discount factor
+    :param gae_lambda: Factor for the trade-off of bias and variance of the Generalized Advantage Estimator
+        (estimator "hybrid" only)
+    :param clip_range: Clipping parameter, it can be a function of the current progress remaining (from 1 to 0)
+    :param clip_range_vf: Clipping parameter for the value function, likewise; None: no clipping. Depends on the reward scale
+    :param normalize_advantage: Whether to normalize the advantage in each minibatch
+    :param ent_coef: Entropy coefficient for the loss calculation
+    :param vf_coef: Value function coefficient for the loss calculation
+    :param max_grad_norm: The maximum value for the gradient clipping
+    :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
+    :param sde_sample_freq: Sample a new noise matrix every n steps when using gSDE (-1: only at the start of the rollout)
+    :param rollout_buffer_class: A subclass of :class:`HybridRolloutBuffer` or its Dict form; None: selected automatically
+    :param rollout_buffer_kwargs: Keyword arguments to pass to the rollout buffer on creation
+    :param target_kl: Limit of the KL divergence between updates (None: no limit)
+    :param stats_window_size: Number of episodes to average the reported success rate, episode length and reward over
+    :param tensorboard_log: The log location for tensorboard (None: no logging)
+    :param policy_kwargs: Additional arguments to be passed to the policy on creation
+    :param verbose: 0 for no output, 1 for info messages, 2 for debug messages
+    :param seed: Seed for the pseudo random generators
+    :param device: Device (cpu, cuda, ...) on which the code should be run
+    :param _init_setup_model: Whether or not to build the network at the creation of the instance
+    :param n_samples: N, the number of members of a group. 1: PPO, to the last parameter
+    :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
+        "episode", at the latter only; "free", never: N independent trajectories an env, as PPO with N times the envs
+    :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (equation of the paper;
+        K = 1 only) or "grpo" (rewards standardised within the group, no critic)
+    :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
+    :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", or a function from an array of
+        rewards to one of the same shape
+    :raises ValueError: if an argument is not what it may be
+    :raises BranchingError: if the env cannot be branched
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        n_samples: int = 4,
+        branch_horizon: BranchHorizon = 64,
+        advantage_estimator: AdvantageEstimator = "hybrid",
+        group_baseline: float | Literal["auto"] = "auto",
+        reward_transform: str | RewardTransform | None = None,
+    ) -> None:
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
+        self.batch_size = batch_size
+        self.n_epochs = n_epochs
+        self.clip_range = clip_range
+        self.clip_range_vf = clip_range_vf
+        self.normalize_advantage = normalize_advantage
+        self.target_kl = target_kl
+        self.n_samples = n_samples
+        self.branch_horizon = branch_horizon
+        self.advantage_estimator = advantage_estimator
+        self.group_baseline = group_baseline
+        self.reward_transform = reward_transform
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        check_arguments(self.n_samples, self.branch_horizon, self.advantage_estimator, self.group_baseline, self.batch_size)
+        check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self._setup_groups()
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
+        self.policy = self.policy.to(self.device)
+        self._maybe_recommend_cpu()
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            if isinstance(self.clip_range_vf, (float, int)) and self.clip_range_vf <= 0:
+                raise ValueError(f"Received clip_range_vf={self.clip_range_vf}: it must be positive, or None for no clipping.")
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def train(self) -> None:
+        """Update the policy with the rollout."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        progress = self._current_progress_remaining
+        clip_range = cast(Schedule, self.clip_range)(progress)
+        clip_range_vf = None if self.clip_range_vf is None else cast(Schedule, self.clip_range_vf)(progress)
+        logged: dict[str, list[th.Tensor]] = defaultdict(list)
+
+        for epoch in range(self.n_epochs):
+            go_on = True
+            for batch in self.rollout_buffer.get(self.batch_size):
+                loss = self._loss(batch, clip_range, clip_range_vf, logged)
+                if self.target_kl is not None and logged["approx_kl"][-1].item() > 1.5 * self.target_kl:
+                    go_on = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {logged['approx_kl'][-1].item():.2f}")
+                    break
+                self.policy.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not go_on:
+                break
+
+        for name, values in logged.items():
+            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        self._log_update(clip_range, clip_range_vf)
+
+    def _loss(
+        self, batch: Any, clip_range: float, clip_range_vf: float | None, logged: dict[str, list[th.Tensor]]
+    ) -> th.Tensor:
+        """The loss of a minibatch. What is logged of it stays a tensor: reading its number would wait for it."""
+        actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
+        buffer = cast(HybridRolloutBuffer, self.rollout_buffer)
+        values, log_prob, entropy = evaluate_actions(self.policy, batch.observations, actions, buffer.samples_per_state)
+        advantages = losses.normalize_advantages(batch.advantages) if self.normalize_advantage else batch.advantages
+        log_ratio = log_prob - batch.old_log_prob
+        ratio = th.exp(log_ratio)
+        policy_loss = losses.clipped_surrogate(advantages, ratio, clip_range)
+        entropy_loss = losses.entropy_loss(entropy, log_prob)
+        loss = policy_loss + self.ent_coef * entropy_loss
+        if self.advantage_estimator != "grpo":  # which has no critic
+            value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf)
+            loss = loss + self.vf_coef * value_loss
+            logged["value_loss"].append(value_loss.detach())
+        with th.no_grad():
+            logged["approx_kl"].append(losses.approximate_kl(log_ratio))
+            logged["clip_fraction"].append(losses.clip_fraction(ratio, clip_range))
+        logged["policy_gradient_loss"].append(policy_loss.detach())
+        logged["entropy_loss"].append(entropy_loss.detach())
+        logged["loss"].append(loss.detach())
+        return loss
+
+    def _log_update(self, clip_range: float, clip_range_vf: float | None) -> None:
+        buffer = cast(HybridRolloutBuffer, self.rollout_buffer)
+        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", clip_range)
+        if clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", clip_range_vf)
+        if self.n_samples > 1 and self.advantage_estimator == "hybrid":
+            self.logger.record("train/group_beta", buffer.baseline.beta)
+            self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+
+    def learn(
+        self: SelfHybridGRPO,
+        total_timesteps: int = 100_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "HybridGRPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfHybridGRPO:
+        """
+        Train.
+
+        :param total_timesteps: Number of steps to execute, over all envs. The simulator takes ``n_samples`` times as many
+        :param callback: Callback(s) called at every step
+        :param log_interval: Number of rollouts between two logs (None: no logs)
+        :param tb_log_name: Name of the run for TensorBoard
+        :param reset_num_timesteps: Whether to start counting steps anew
+        :param progress_bar: Whether to show a progress bar (needs tqdm and rich)
+        :return: The trained model
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)

@@ -1,0 +1,112 @@
+"""What HybridGRPO's own arguments may be, checked before anything is built."""
+
+import numbers
+import warnings
+from typing import Any, get_args
+
+from sb3_hybrid_grpo.branching import BranchHorizon
+from sb3_hybrid_grpo.buffers import AdvantageEstimator
+
+
+def check_arguments(
+    n_samples: Any, branch_horizon: Any, advantage_estimator: Any, group_baseline: Any, batch_size: int
+) -> None:
+    """
+    Check the arguments that HybridGRPO has and PPO has not, alone and together.
+
+    :param n_samples: Members of a group
+    :param branch_horizon: When siblings fork
+    :param advantage_estimator: Estimator of the advantage
+    :param group_baseline: Share of the other members' advantage
+    :param batch_size: Samples a minibatch
+    :raises ValueError: if an argument is not what it may be; says what was received, what is needed and how to fix it
+    """
+    if not _is_whole(n_samples) or n_samples < 1:
+        raise ValueError(
+            f"Received n_samples={n_samples!r}: it must be a whole number of at least 1, the number of actions "
+            "tried in each state. Use n_samples=4, or n_samples=1 for plain PPO."
+        )
+    _check_horizon(branch_horizon)
+    _check_estimator(n_samples, branch_horizon, advantage_estimator)
+    _check_baseline(n_samples, branch_horizon, advantage_estimator, group_baseline)
+    if branch_horizon == 1 and batch_size < n_samples:
+        raise ValueError(
+            f"Received batch_size={batch_size} with n_samples={n_samples} and branch_horizon=1, where the samples of a state "
+            f"stay in one minibatch. Use a batch_size of at least {n_samples}."
+        )
+
+
+def check_batches(batch_size: int, normalize_advantage: bool, n_steps: int, n_envs: int, n_samples: int) -> None:
+    """
+    Check that advantages can be normalized in every minibatch. Warns of minibatches of unequal size.
+
+    :param batch_size: Samples a minibatch
+    :param normalize_advantage: Whether they are normalized
+    :param n_steps: Steps a rollout and env
+    :param n_envs: Number of envs
+    :param n_samples: Members of a group
+    :raises ValueError: if a minibatch or a rollout has a single sample
+    """
+    samples = n_steps * n_envs * n_samples
+    if normalize_advantage and (batch_size < 2 or samples < 2):
+        raise ValueError(
+            f"Received batch_size={batch_size} and n_steps * n_envs * n_samples = {samples}: both must be at least 2, because "
+            "the advantage is normalized in each minibatch. Use larger ones, or normalize_advantage=False."
+        )
+    if samples % batch_size > 0:
+        warnings.warn(
+            f"You have specified a mini-batch size of {batch_size}, but because the rollout has n_steps * n_envs * n_samples = "
+            f"{n_steps} * {n_envs} * {n_samples} = {samples} samples, there will be a truncated mini-batch of size "
+            f"{samples % batch_size} in every epoch. We recommend a `batch_size` that is a factor of {samples}.",
+            stacklevel=2,
+        )
+
+
+def _check_horizon(branch_horizon: Any) -> None:
+    *_, words = get_args(BranchHorizon)
+    known = get_args(words)
+    if isinstance(branch_horizon, str) and branch_horizon in known:
+        return
+    if isinstance(branch_horizon, str) or not _is_whole(branch_horizon) or branch_horizon < 1:
+        words_known = " or ".join(repr(word) for word in known)
+        raise ValueError(
+            f"Received branch_horizon={branch_horizon!r}: it must be a whole number of at least 1 (siblings fork from the "
+            f"executed member every so many steps), or {words_known}. Use branch_horizon=64."
+        )
+
+
+def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> None:
+    known = get_args(AdvantageEstimator)
+    if estimator not in known:
+        names = ", ".join(repr(name) for name in known)
+        raise ValueError(f"Received advantage_estimator={estimator!r}: it must be one of {names}.")
+    if estimator == "paper" and branch_horizon != 1:
+        raise ValueError(
+            f"Received advantage_estimator='paper' with branch_horizon={branch_horizon!r}: the paper's advantage is that of "
+            "one step. Use branch_horizon=1 with it, or advantage_estimator='hybrid' with this branch_horizon."
+        )
+    if estimator == "grpo" and (n_samples < 2 or branch_horizon == "free"):
+        raise ValueError(
+            f"Received advantage_estimator='grpo' with n_samples={n_samples} and branch_horizon={branch_horizon!r}: GRPO's "
+            "advantage compares the members of a group. Use n_samples of at least 2 and a branch_horizon other than 'free'."
+        )
+
+
+def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_baseline: Any) -> None:
+    if group_baseline == "auto":
+        return
+    if isinstance(group_baseline, bool) or not isinstance(group_baseline, (int, float)) or not 0 <= group_baseline <= 1:
+        raise ValueError(
+            f"Received group_baseline={group_baseline!r}: it must be 'auto' (learned from every rollout) or a number between "
+            "0 (the critic's baseline alone, as in PPO) and 1 (the group's, as in GRPO)."
+        )
+    if estimator != "hybrid" or n_samples < 2 or branch_horizon == "free":
+        raise ValueError(
+            f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
+            f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to groups "
+            "of at least 2 members that fork. Leave group_baseline at 'auto', or change the others."
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
