@@ -1,0 +1,231 @@
+"""
+Advantage estimators for groups of trajectories: pure numpy, no state.
+
+The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group).
+Member 0 is the executed one, members 1 to N-1 are its siblings.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class Baseline(NamedTuple):
+    """
+    What :func:`group_baseline` subtracted, for logging.
+
+    :param beta: weight of the leave-one-out mean: 0 is the critic's baseline alone, 1 the whole group mean
+    :param variance_removed: ``1 - Var(A - beta * b) / Var(A)``, at most 1;
+        negative where a fixed ``beta`` added variance
+    """
+
+    beta: float
+    variance_removed: float
+
+
+def gae_group(
+    rewards_TEN: FloatArray,
+    values_TEN: FloatArray,
+    next_values_TEN: FloatArray,
+    terminated_TEN: BoolArray,
+    cut_TEN: BoolArray,
+    gamma: float,
+    gae_lambda: float,
+    forks: bool = True,
+) -> FloatArray:
+    r"""
+    Generalized Advantage Estimation (GAE, https://arxiv.org/abs/1506.02438) for every member of every group.
+
+    .. math::
+        \delta_t = r_t + \gamma V(s'_t) (1 - terminated_t) - V(s_t), \qquad
+        A_t = \delta_t + \gamma \lambda (1 - cut_t) A_{t+1}
+
+    A sibling that is cut at t starts t+1 as a copy of member 0. Where member 0 itself goes on,
+    its :math:`A_{t+1}` is therefore the mean over member 0 and all siblings cut at t:
+    they take their next action in the same state. That lowers the variance. The expectation stays the same
+    as far as V is right where those siblings are cut in their turn: their advantage ends in V there,
+    while member 0's own goes on.
+    With N = 1 or ``forks=False`` the result is plain GAE, to the last bit that of Stable-Baselines3.
+
+    :param rewards_TEN: rewards, shape (T, E, N), after any reward transform
+    :param values_TEN: V of the state acted in, in units of discounted reward
+    :param next_values_TEN: V of the state reached, before any reset or fork; ignored where terminated
+    :param terminated_TEN: the episode ended in a terminal state; a truncation is not one and bootstraps
+    :param cut_TEN: the member does not go on at t+1: its episode ended (terminated or truncated),
+        or, for siblings, a fork dropped it; the last step is a cut for everyone, whatever is given
+    :param gamma: discount factor, in [0, 1]
+    :param gae_lambda: decay of the trace, in [0, 1]: 0 is the one-step TD error, 1 the discounted return minus V
+    :param forks: cut siblings start again from member 0; False for members that never meet
+    :return: advantages, shape (T, E, N), dtype of the inputs
+    :raises ValueError: if the shapes differ or are not (T, E, N)
+    """
+    _check_shapes(
+        rewards_TEN=rewards_TEN,
+        values_TEN=values_TEN,
+        next_values_TEN=next_values_TEN,
+        terminated_TEN=terminated_TEN,
+        cut_TEN=cut_TEN,
+    )
+    delta_TEN = _td_errors(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, gamma)
+    cut_mask_TEN = cut_TEN.astype(rewards_TEN.dtype)
+    advantages_TEN = np.empty_like(delta_TEN)
+    next_EN = np.zeros(delta_TEN.shape[1:], dtype=delta_TEN.dtype)
+    for t in reversed(range(len(delta_TEN))):
+        if forks:
+            next_EN = _meet_member_0(next_EN, cut_TEN[t])
+        # The order of these factors is that of Stable-Baselines3: another one rounds differently
+        advantages_TEN[t] = delta_TEN[t] + gamma * gae_lambda * (1 - cut_mask_TEN[t]) * next_EN
+        next_EN = advantages_TEN[t]
+    return advantages_TEN
+
+
+def paper_advantage(
+    rewards_TEN: FloatArray,
+    values_TEN: FloatArray,
+    next_values_TEN: FloatArray,
+    terminated_TEN: BoolArray,
+    gamma: float,
+) -> FloatArray:
+    r"""
+    Advantage of Hybrid GRPO (https://arxiv.org/abs/2502.01652): one number for all N actions of a state.
+
+    .. math::
+        A_T = \frac{1}{N} \sum_{n=1}^{N} [f(R^n_T) + \gamma V(s^n_{T+1}) (1 - terminated^n_T) - V(s_T)]
+
+    It needs siblings that fork at every step, so that the N members act in the same state.
+
+    :param rewards_TEN: rewards, shape (T, E, N), after the reward transform f
+    :param values_TEN: V of the state acted in, in units of discounted reward
+    :param next_values_TEN: V of the state reached, before any reset or fork; ignored where terminated
+    :param terminated_TEN: the episode ended in a terminal state; a truncation is not one and bootstraps
+    :param gamma: discount factor, in [0, 1]
+    :return: advantages, shape (T, E, N), the same for all members of a group
+    :raises ValueError: if the shapes differ or are not (T, E, N)
+    """
+    _check_shapes(
+        rewards_TEN=rewards_TEN, values_TEN=values_TEN, next_values_TEN=next_values_TEN, terminated_TEN=terminated_TEN
+    )
+    delta_TEN = _td_errors(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, gamma)
+    return np.repeat(delta_TEN.mean(axis=2, keepdims=True), delta_TEN.shape[2], axis=2)
+
+
+def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, epsilon: float = 1e-8) -> FloatArray:
+    r"""
+    Group-relative advantage of GRPO (https://arxiv.org/abs/2402.03300, outcome and process supervision): no critic.
+
+    .. math::
+        z^n_t = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + \epsilon}, \qquad
+        A^n_t = z^n_t + \gamma (1 - end^n_t) A^n_{t+1}
+
+    A sibling's segment ends where it is cut. Member 0's ends where it is cut, and where all its siblings are:
+    the fork of the whole group starts a new comparison.
+    With a fork at every step this is the standardised reward itself.
+
+    :param rewards_TEN: rewards, shape (T, E, N), after any reward transform; with N = 1 there is nothing
+        to compare with and the result is zero
+    :param cut_TEN: the member does not go on at t+1, as in :func:`gae_group`
+    :param gamma: discount factor within a segment, in [0, 1]
+    :param epsilon: added to the (population) standard deviation, in units of reward, greater than 0
+    :return: advantages, shape (T, E, N), in standard deviations, dtype of the rewards
+    :raises ValueError: if the shapes differ or are not (T, E, N)
+    """
+    _check_shapes(rewards_TEN=rewards_TEN, cut_TEN=cut_TEN)
+    # Relative to member 0, so that equal rewards give exactly zero:
+    # the rounding error of their mean would otherwise be blown up by a standard deviation of its own size
+    offsets_TEN = rewards_TEN - rewards_TEN[:, :, :1]
+    centred_TEN = offsets_TEN - offsets_TEN.mean(axis=2, keepdims=True)
+    standardized_TEN = centred_TEN / (offsets_TEN.std(axis=2, keepdims=True) + epsilon)
+
+    end_TEN = cut_TEN.copy()
+    end_TEN[:, :, 0] |= cut_TEN[:, :, 1:].all(axis=2)
+    # With V = 0, no fork and lambda = 1, GAE is the discounted sum up to the end of the segment
+    zeros_TEN = np.zeros_like(standardized_TEN)
+    return gae_group(standardized_TEN, zeros_TEN, zeros_TEN, end_TEN, end_TEN, gamma, gae_lambda=1.0, forks=False)
+
+
+def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) -> tuple[FloatArray, Baseline]:
+    r"""
+    Subtract a share of the other members' mean advantage: they live through the same noise, which V cannot foresee.
+
+    .. math::
+        b^i = \frac{1}{N-1} \sum_{m \neq i} A^m, \qquad A^i \leftarrow A^i - \beta b^i
+
+    Leaving member i out keeps the policy gradient unbiased: its action has no influence on :math:`b^i`.
+    ``"auto"`` takes the beta in [0, 1] that leaves the least variance over the rollout,
+    :math:`clip(Cov(A, b) / Var(b), 0, 1)`, and 0 where :math:`Var(b) = 0`
+    (the leave-one-out mean is that of RLOO, https://openreview.net/forum?id=r1lgTGL5DE).
+
+    :param advantages_TEN: advantages of all members, shape (T, E, N), N of 2 or more
+    :param beta: share to subtract, in [0, 1], or ``"auto"``
+    :return: the new advantages (same shape and dtype), and what was subtracted
+    :raises ValueError: if the shape is not (T, E, N), there is only one member, or beta is out of range
+    """
+    _check_shapes(advantages_TEN=advantages_TEN)
+    n_members = advantages_TEN.shape[2]
+    if n_members < 2:
+        raise ValueError(
+            f"Received advantages of shape {advantages_TEN.shape}: a group baseline needs N >= 2 members "
+            "(the last axis). Use more samples per state, or leave the baseline out."
+        )
+    others_TEN = (advantages_TEN.sum(axis=2, keepdims=True) - advantages_TEN) / (n_members - 1)
+    weight = _least_variance_beta(advantages_TEN, others_TEN) if beta == "auto" else _check_beta(beta)
+    residual_TEN = advantages_TEN - weight * others_TEN
+    variance = _mean_square(_centred(advantages_TEN))
+    removed = 0.0 if variance == 0.0 else 1.0 - _mean_square(_centred(residual_TEN)) / variance
+    return residual_TEN, Baseline(beta=weight, variance_removed=removed)
+
+
+def _td_errors(
+    rewards_TEN: FloatArray, values_TEN: FloatArray, next_values_TEN: FloatArray, terminated_TEN: BoolArray, gamma: float
+) -> FloatArray:
+    """delta = r + gamma * V(s') * (1 - terminated) - V(s), rounded as in Stable-Baselines3."""
+    terminated_mask_TEN: FloatArray = terminated_TEN.astype(rewards_TEN.dtype)
+    return rewards_TEN + gamma * next_values_TEN * (1 - terminated_mask_TEN) - values_TEN
+
+
+def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray) -> FloatArray:
+    """A_{t+1} as seen from t: member 0's becomes the mean over all who start t+1 in its state."""
+    starts_EN = cut_EN.copy()
+    starts_EN[:, 0] = True
+    met_EN: FloatArray = next_EN.copy()
+    met_EN[:, 0] = np.where(starts_EN, next_EN, 0).sum(axis=1) / starts_EN.sum(axis=1).astype(next_EN.dtype)
+    return met_EN
+
+
+def _least_variance_beta(advantages_TEN: FloatArray, others_TEN: FloatArray) -> float:
+    """Slope of the regression of A on b, kept within [0, 1]; 0 where b does not vary."""
+    centred_others_TEN = _centred(others_TEN)
+    variance = _mean_square(centred_others_TEN)
+    if variance == 0.0:
+        return 0.0
+    covariance = float(np.mean(_centred(advantages_TEN) * centred_others_TEN))
+    return min(max(covariance / variance, 0.0), 1.0)
+
+
+def _centred(array: FloatArray) -> npt.NDArray[np.float64]:
+    """Minus the mean, in float64; exactly zero for equal numbers, whose mean may be rounded."""
+    offsets: npt.NDArray[np.float64] = array.astype(np.float64) - float(array.flat[0])
+    offsets -= offsets.mean()
+    return offsets
+
+
+def _mean_square(array: npt.NDArray[np.float64]) -> float:
+    return float(np.mean(np.square(array)))
+
+
+def _check_beta(beta: float | str) -> float:
+    if isinstance(beta, str) or not 0.0 <= beta <= 1.0:
+        raise ValueError(f'Received beta={beta!r}: use "auto" or a number from 0 (critic alone) to 1 (group mean).')
+    return float(beta)
+
+
+def _check_shapes(**arrays: FloatArray | BoolArray) -> None:
+    """Numpy would broadcast a wrong shape into a wrong number without a word."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    shape = next(iter(shapes.values()))
+    if len(shape) != 3 or len(set(shapes.values())) > 1:
+        raise ValueError(f"Received {shapes}: all arrays must have the same shape (T steps, E envs, N members).")
