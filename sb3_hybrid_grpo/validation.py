@@ -55,8 +55,8 @@ def check_batches(batch_size: int, normalize_advantage: bool, n_steps: int, n_en
         )
     if samples % batch_size > 0:
         warnings.warn(
-            f"You have specified a mini-batch size of {batch_size}, but because the rollout has n_steps * n_envs * n_samples = "
-            f"{n_steps} * {n_envs} * {n_samples} = {samples} samples, there will be a truncated mini-batch of size "
+            f"You have specified a mini-batch size of {batch_size}, but because the rollout has n_steps * n_envs * n_samples "
+            f"= {n_steps} * {n_envs} * {n_samples} = {samples} samples, there will be a truncated mini-batch of size "
             f"{samples % batch_size} in every epoch. We recommend a `batch_size` that is a factor of {samples}.",
             stacklevel=2,
         )
@@ -103,8 +103,8 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
     if estimator != "hybrid" or n_samples < 2 or branch_horizon == "free":
         raise ValueError(
             f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
-            f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to groups "
-            "of at least 2 members that fork. Leave group_baseline at 'auto', or change the others."
+            f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
+            "groups of at least 2 members that fork. Leave group_baseline at 'auto', or change the others."
         )
 
 
