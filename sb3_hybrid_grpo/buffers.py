@@ -44,7 +44,6 @@ class _GroupStorage:
     buffer_size: int
     n_envs: int
     observation_space: spaces.Space[Any]
-    obs_shape: Any
     action_dim: int
     pos: int
     full: bool
@@ -154,9 +153,8 @@ class _GroupStorage:
         :param value: V of the states, one a state
         :param log_prob: Log-probabilities of the actions, ``(N * E,)``
         """
-        if isinstance(self.observation_space, spaces.Discrete):
-            obs = obs.reshape(-1, *self.obs_shape)
-        _each(lambda stored, new: stored.__setitem__(self.pos, new), self.observations, obs)
+        # the reshape gives a discrete observation the axis that SB3 stores it with
+        _each(lambda stored, new: stored.__setitem__(self.pos, new.reshape(stored.shape[1:])), self.observations, obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start  # type: ignore[attr-defined]

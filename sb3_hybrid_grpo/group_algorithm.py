@@ -71,7 +71,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         super().set_env(env, force_reset)
-        self._setup_groups()
+        self._groups = Groups(cast(VecEnv, self.env), self.n_samples, self.branch_horizon)
 
     def _setup_learn(
         self,
@@ -81,11 +81,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        groups = self._the_groups()
         env_is_reset = reset_num_timesteps or self._last_obs is None
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:
             self.num_simulator_steps = 0
-        self._the_groups().start(env_is_reset, self.seed)
+        groups.start(env_is_reset, self.seed)
         return total_and_callback
 
     def _the_groups(self) -> Groups:

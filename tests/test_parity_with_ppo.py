@@ -28,7 +28,9 @@ def parameters(model: OnPolicyAlgorithm) -> list[np.ndarray]:
     return [tensor.detach().numpy().copy() for tensor in tensors]
 
 
-def trained(algorithm: type[OnPolicyAlgorithm], make_env: Callable[[], VecEnv], n_steps: int, **kwargs: Any) -> list[np.ndarray]:
+def trained(
+    algorithm: type[OnPolicyAlgorithm], make_env: Callable[[], VecEnv], n_steps: int, **kwargs: Any
+) -> list[np.ndarray]:
     env = make_env()
     policy = kwargs.pop("policy", "MlpPolicy")
     model: Any = algorithm(policy, env, n_steps=n_steps, n_epochs=3, seed=7, **kwargs)  # type: ignore[call-arg]
@@ -101,9 +103,7 @@ def test_one_member_in_subprocesses_is_ppo() -> None:
 @pytest.mark.parametrize(("n_envs", "n_samples"), [(1, 4), (2, 3)])
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
 def test_free_members_are_ppo_with_as_many_envs(env_id: str, n_envs: int, n_samples: int) -> None:
-    ours = trained(
-        HybridGRPO, lambda: make_vec_env(env_id, n_envs=n_envs), 256, n_samples=n_samples, branch_horizon="free"
-    )
+    ours = trained(HybridGRPO, lambda: make_vec_env(env_id, n_envs=n_envs), 256, n_samples=n_samples, branch_horizon="free")
     theirs = trained(PPO, lambda: make_vec_env(env_id, n_envs=n_envs * n_samples), 256)
     assert_equal(ours, theirs, tolerance=1e-6)
 
@@ -118,7 +118,7 @@ def test_free_members_go_on_over_rollouts_and_learn_calls_as_envs_do() -> None:
     """The second call of learn resets all envs without a seed: siblings too go on with their own random numbers."""
 
     def twice(algorithm: type[OnPolicyAlgorithm], n_envs: int, **kwargs: Any) -> list[np.ndarray]:
-        model: Any = algorithm("MlpPolicy", make_vec_env("CartPole-v1", n_envs=n_envs), n_steps=64, seed=1, **kwargs)  # type: ignore[call-arg]
+        model: Any = algorithm("MlpPolicy", make_vec_env("CartPole-v1", n_envs=n_envs), n_steps=64, seed=1, **kwargs)
         model.learn(64 * n_envs)
         model.learn(64 * n_envs)
         model.learn(64 * n_envs, reset_num_timesteps=False)

@@ -1,0 +1,278 @@
+"""The algorithm as its users see it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnv, IdentityEnvBox
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
+from tests.toy_envs import NoisyWalk, walk
+
+ACTIONS: list[spaces.Space[Any]] = [
+    spaces.Box(-1, 1, (2,), dtype=np.float32),
+    spaces.Discrete(4),
+    spaces.Discrete(3, start=-1),
+    spaces.MultiDiscrete([3, 2]),
+    spaces.MultiBinary(3),
+]
+OBSERVATIONS: dict[str, spaces.Space[Any]] = {
+    "MlpPolicy": spaces.Box(-np.inf, np.inf, (2,), dtype=np.float32),
+    "MlpPolicy discrete": spaces.Discrete(7),
+    "MlpPolicy binary": spaces.MultiBinary(2),
+    "MlpPolicy multi": spaces.MultiDiscrete([2, 2]),
+    "CnnPolicy": spaces.Box(0, 255, (36, 36, 1), dtype=np.uint8),
+    "MultiInputPolicy": spaces.Dict({"a": spaces.Box(-9, 9, (2,), dtype=np.float32), "b": spaces.Discrete(5)}),
+}
+SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2, "seed": 0}
+
+
+class Recorder(KVWriter):
+    """Keeps every table that is logged."""
+
+    def __init__(self) -> None:
+        self.tables: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        self.tables.append(dict(key_values))
+
+    def close(self) -> None: ...
+
+
+def recorded(model: Any, total_timesteps: int, **kwargs: Any) -> list[dict[str, Any]]:
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    model.learn(total_timesteps, **kwargs)
+    return recorder.tables
+
+
+def changed(model: HybridGRPO, total_timesteps: int = 32) -> bool:
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    model.learn(total_timesteps)
+    after = list(model.policy.parameters())
+    assert all(th.isfinite(p).all() for p in after)
+    return any(not th.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("action_space", ACTIONS, ids=str)
+@pytest.mark.parametrize("horizon", [1, 8, "episode", "free"])
+def test_every_action_space_trains(action_space: spaces.Space[Any], horizon: Any) -> None:
+    env = make_vec_env(walk, n_envs=2, env_kwargs={"action_space": action_space, "max_steps": 7})
+    assert changed(HybridGRPO("MlpPolicy", env, branch_horizon=horizon, **SMALL), 64)
+
+
+@pytest.mark.parametrize("name", OBSERVATIONS)
+@pytest.mark.parametrize("horizon", [1, 8, "free"])
+def test_every_observation_space_trains(name: str, horizon: Any) -> None:
+    env = make_vec_env(walk, n_envs=2, env_kwargs={"observation_space": OBSERVATIONS[name], "max_steps": 7})
+    assert changed(HybridGRPO(name.split()[0], env, branch_horizon=horizon, **SMALL), 64)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"branch_horizon": 1, "advantage_estimator": "paper", "reward_transform": "tanh"},
+        {"branch_horizon": 1, "advantage_estimator": "grpo"},
+        {"branch_horizon": 8, "advantage_estimator": "grpo", "gamma": 1.0},
+        {"branch_horizon": "episode", "group_baseline": 1.0},
+        {"group_baseline": 0, "reward_transform": np.arctan},
+        {"use_sde": True, "sde_sample_freq": 4, "policy_kwargs": {"squash_output": True}},
+        {"branch_horizon": 1, "use_sde": True, "target_kl": 0.01, "clip_range_vf": 0.2},
+        {"policy_kwargs": {"share_features_extractor": False, "net_arch": {"pi": [8], "vf": [8, 8]}}, "branch_horizon": 1},
+    ],
+    ids=str,
+)
+def test_every_corner_trains(options: dict[str, Any]) -> None:
+    env = make_vec_env(walk, n_envs=2, env_kwargs={"max_steps": 9})
+    assert changed(HybridGRPO("MlpPolicy", env, **SMALL, **options), 64)
+
+
+def test_without_critic_grpo_leaves_the_critic_alone() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), advantage_estimator="grpo", **SMALL)
+    critic = [p.detach().clone() for p in model.policy.value_net.parameters()]
+    assert changed(model)
+    assert all(th.equal(one, other) for one, other in zip(critic, model.policy.value_net.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"branch_horizon": 1}, {"branch_horizon": 1, "advantage_estimator": "paper"}], ids=str
+)
+def test_identity_discrete(options: dict[str, Any]) -> None:
+    """Learns to name the number that it sees."""
+    env = make_vec_env(lambda: IdentityEnv(ep_length=50), n_envs=1)
+    model = HybridGRPO("MlpPolicy", env, n_steps=128, gamma=0.4, seed=0, ent_coef=0.01, **options).learn(2_500)
+    assert float(evaluate_policy(model, env, 10, warn=False)[0]) > 45  # type: ignore[arg-type]
+
+
+def test_identity_box() -> None:
+    env = make_vec_env(lambda: IdentityEnvBox(eps=0.5, ep_length=50), n_envs=1)
+    model = HybridGRPO("MlpPolicy", env, n_steps=256, gamma=0.4, seed=0, learning_rate=1e-3).learn(6_000)
+    assert float(evaluate_policy(model, env, 10, warn=False)[0]) > 45  # type: ignore[arg-type]
+
+
+def test_steps_are_counted_apart() -> None:
+    env = make_vec_env(walk, n_envs=2)
+    model = HybridGRPO("MlpPolicy", env, n_samples=3, **{**SMALL, "batch_size": 24})
+    model.learn(64)
+    assert (model.num_timesteps, model.num_simulator_steps) == (64, 192)
+    model.learn(64, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.num_simulator_steps) == (128, 384)
+    model.learn(32)
+    assert (model.num_timesteps, model.num_simulator_steps) == (32, 96)
+
+
+def test_the_simulator_takes_as_many_steps_as_are_counted() -> None:
+    steps = 0
+
+    class Counted(NoisyWalk):
+        def step(self, action: Any) -> Any:
+            nonlocal steps
+            before = steps
+            result = super().step(action)
+            steps = before + 1
+            return result
+
+    # the counter is a closure's variable of the class, out of the reach of snapshots of the env
+    model = HybridGRPO("MlpPolicy", Counted(), branch_horizon=8, **SMALL)
+    model.learn(48)
+    assert steps == model.num_simulator_steps == 4 * 48
+
+
+def test_logs_have_ppos_keys_and_the_groups() -> None:
+    theirs = recorded(PPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 96)
+    ours = recorded(HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 96)
+    added = {"time/simulator_steps", "train/group_beta", "train/group_variance_removed", "rollout/sibling_resets"}
+    assert set(ours[-1]) == set(theirs[-1]) | added
+    assert ours[-1]["time/total_timesteps"] == 96 and ours[-1]["time/simulator_steps"] == 384
+    assert 0 <= ours[-1]["train/group_beta"] <= 1
+    # two envs of episodes of 20 steps at most, 16 steps a rollout, 3 siblings each
+    assert sum(table["rollout/sibling_resets"] for table in ours) >= 6
+
+
+def test_a_fixed_baseline_is_logged() -> None:
+    tables = recorded(HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), group_baseline=0.25, **SMALL), 96)
+    assert tables[-1]["train/group_beta"] == 0.25
+
+
+def test_shared_noise_is_removed_by_the_baseline() -> None:
+    """The wind moves the reward far more than the action does, and all members live through the same wind."""
+    tables = recorded(HybridGRPO("MlpPolicy", walk(max_steps=200, bound=99), **{**SMALL, "n_steps": 256}), 768)
+    assert tables[-1]["train/group_variance_removed"] > 0.5 and tables[-1]["train/group_beta"] > 0.5
+
+
+class Watcher(BaseCallback):
+    """Keeps what PPO's callbacks can see, as shapes and as numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: dict[str, Any] = {}
+        self.rewards: list[np.ndarray] = []
+
+    def _on_step(self) -> bool:
+        for name in ("actions", "clipped_actions", "dones", "log_probs", "new_obs", "obs_tensor", "rewards", "values"):
+            self.shapes[name] = tuple(self.locals[name].shape)
+        for name in ("callback", "env", "infos", "n_rollout_steps", "n_steps", "rollout_buffer", "self"):
+            self.shapes[name] = type(self.locals[name]).__name__
+        self.rewards.append(self.locals["rewards"])
+        return True
+
+
+@pytest.mark.parametrize("options", [{"branch_horizon": 4}, {"branch_horizon": 1}], ids=str)
+def test_callbacks_see_member_0_under_ppos_names(options: dict[str, Any]) -> None:
+    theirs, ours = Watcher(), Watcher()
+    PPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL).learn(32, callback=theirs)
+    HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL, **options).learn(32, callback=ours)
+    same = {name for name in theirs.shapes if theirs.shapes[name] == ours.shapes[name]}
+    assert set(theirs.shapes) - same == {"self", "rollout_buffer"}
+    assert len(theirs.rewards) == len(ours.rewards)
+
+
+def test_a_callback_can_stop_and_training_can_go_on() -> None:
+    model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL)
+    model.learn(64, callback=lambda local, _: local["self"].num_timesteps < 20)
+    assert model.num_timesteps == 20
+    model.learn(64, reset_num_timesteps=False)
+    assert model.num_timesteps == 20 + 64
+
+
+def test_episodes_are_those_of_member_0() -> None:
+    model = HybridGRPO("MlpPolicy", walk(max_steps=8, bound=99), **SMALL).learn(64)
+    assert model.ep_info_buffer is not None
+    assert [info["l"] for info in model.ep_info_buffer] == [8] * 8
+
+
+def test_normalisation_statistics_are_those_of_member_0() -> None:
+    env = VecNormalize(make_vec_env(walk, n_envs=2))
+    HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
+    # one observation an env at the reset, and one at each of 32 steps
+    assert isinstance(env.obs_rms, RunningMeanStd)
+    assert env.obs_rms.count == pytest.approx(66, abs=0.01)
+
+
+def test_callback_lists_eval_callback_and_progress_bar() -> None:
+    env, eval_env = VecNormalize(make_vec_env(walk)), VecNormalize(make_vec_env(walk), training=False)
+    evaluated = EvalCallback(eval_env, eval_freq=16, n_eval_episodes=2, verbose=0)
+    HybridGRPO("MlpPolicy", env, **SMALL).learn(32, callback=CallbackList([evaluated, Watcher()]), progress_bar=True)
+    assert len(evaluated.evaluations_timesteps) == 0 and np.isfinite(evaluated.last_mean_reward)
+
+
+def test_learn_needs_no_argument() -> None:
+    class StopAtOnce(BaseCallback):
+        def _on_step(self) -> bool:
+            return False
+
+    model = HybridGRPO("MlpPolicy", walk(), **SMALL)
+    model.learn(callback=StopAtOnce())
+    assert model._total_timesteps == 100_000
+
+
+def test_subprocesses_and_stacked_frames() -> None:
+    env = make_vec_env(walk, n_envs=2, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
+    model = HybridGRPO("MlpPolicy", VecFrameStack(VecNormalize(env), 3), branch_horizon=4, **SMALL)
+    assert changed(model, 64)
+    env.close()
+
+
+@pytest.mark.parametrize("horizon", [1, 8, "free"])
+def test_the_same_seed_gives_the_same_model(horizon: Any) -> None:
+    def run() -> list[np.ndarray]:
+        model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), branch_horizon=horizon, **SMALL).learn(96)
+        return [p.detach().numpy().copy() for p in model.policy.parameters()]
+
+    for one, other in zip(run(), run(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_ctrl_c_leaves_a_usable_model_and_env() -> None:
+    class Interrupt(NoisyWalk):
+        left = 137  # steps, siblings' included; on the class, where no snapshot turns it back
+
+        def step(self, action: Any) -> Any:
+            type(self).left -= 1
+            if type(self).left == 0:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    model = HybridGRPO("MlpPolicy", Interrupt(), **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(64)
+    assert 0 < model.num_timesteps < 64
+    assert model.predict(np.zeros(2, dtype=np.float32))[0].shape == (2,)
+    assert changed(model)
+
+
+def test_another_env() -> None:
+    model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL).learn(32)
+    other = make_vec_env(walk, n_envs=2)
+    model.set_env(other)
+    model.learn(48, reset_num_timesteps=False)
+    assert sum(len(lengths) for lengths in other.env_method("get_episode_lengths")) > 0

@@ -1,0 +1,129 @@
+"""What is saved, and what comes back."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO
+from tests.toy_envs import walk
+
+SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 2}
+
+
+def new_env(seed: int) -> VecEnv:
+    env = make_vec_env(walk, n_envs=2, seed=seed, env_kwargs={"max_steps": 9})
+    return env
+
+
+@pytest.mark.parametrize("horizon", [1, 8, "episode", "free"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_training_goes_on_after_a_load_as_it_would_have_without(tmp_path: Path, horizon: Any, normalize: bool) -> None:
+    first = VecNormalize(new_env(0)) if normalize else new_env(0)
+    model = HybridGRPO("MlpPolicy", first, branch_horizon=horizon, **SMALL).learn(64)
+    model.save(tmp_path / "model")
+    if normalize:
+        first.save(str(tmp_path / "statistics.pkl"))  # type: ignore[attr-defined]
+
+    def go_on(one: HybridGRPO) -> list[np.ndarray]:
+        th.manual_seed(3)
+        np.random.seed(3)
+        one.learn(96, reset_num_timesteps=False)
+        assert (one.num_timesteps, one.num_simulator_steps) == (160, 640)
+        return [p.detach().numpy().copy() for p in one.policy.parameters()]
+
+    def fresh_env() -> VecEnv:
+        # of the same seed for both, since a simulator is no part of a model; with the statistics that were saved
+        env = new_env(1)
+        return VecNormalize.load(str(tmp_path / "statistics.pkl"), env) if normalize else env
+
+    if horizon == "free":  # free siblings take their seeds from the model's
+        model.seed = 5
+    model.set_env(fresh_env())
+    unsaved = go_on(model)
+    loaded = HybridGRPO.load(tmp_path / "model", env=new_env(9) if not normalize else VecNormalize(new_env(9)))
+    loaded.seed = model.seed
+    loaded.set_env(fresh_env())
+    for one, other in zip(unsaved, go_on(loaded), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_arguments_and_predictions_come_back(tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {
+        "n_samples": 3,
+        "branch_horizon": 1,
+        "advantage_estimator": "paper",
+        "reward_transform": "tanh",
+        "clip_range": 0.1,
+    }
+    model = HybridGRPO("MlpPolicy", new_env(0), **{**SMALL, "batch_size": 24}, **kwargs).learn(32)
+    model.save(tmp_path / "model.zip")
+    loaded = HybridGRPO.load(tmp_path / "model")
+    for name in ("n_samples", "branch_horizon", "advantage_estimator", "reward_transform", "group_baseline", "n_steps"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert loaded.clip_range(1.0) == 0.1  # type: ignore[operator]
+    obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    with pytest.raises(ValueError, match="set_env"):
+        loaded.learn(10)
+
+
+def test_a_function_as_transform_is_saved(tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", new_env(0), reward_transform=lambda rewards: rewards / 7, **SMALL)
+    model.save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=new_env(0))
+    assert callable(loaded.reward_transform) and loaded.reward_transform(np.array([7.0])) == 1.0
+    loaded.learn(32)
+
+
+def test_hyperparameters_can_be_replaced_at_load(tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", new_env(0), **SMALL)
+    model.save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=new_env(0), n_samples=2, branch_horizon=4, learning_rate=0.0)
+    loaded.learn(32)
+    assert loaded.num_simulator_steps == 64
+
+
+def test_another_number_of_envs_at_load(tmp_path: Path) -> None:
+    HybridGRPO("MlpPolicy", new_env(0), **SMALL).save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=make_vec_env(walk, n_envs=3))
+    loaded.learn(48)
+    assert loaded.rollout_buffer.rewards.shape == (16, 12)
+
+
+def test_nothing_of_the_simulator_is_in_the_zip(tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", new_env(0), **SMALL).learn(32)
+    model.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        data = archive.read("data").decode()
+    for word in ("_groups", 'rollout_buffer"', "Snapshot", "NoisyWalk", "BranchingWrapper"):
+        assert word not in data
+
+
+def test_save_to_an_open_file() -> None:
+    model = HybridGRPO("MlpPolicy", new_env(0), **SMALL)
+    file = io.BytesIO()
+    model.save(file)
+    file.seek(0)
+    assert HybridGRPO.load(file).n_samples == 4
+
+
+def test_a_save_that_fails_keeps_the_last_good_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HybridGRPO("MlpPolicy", new_env(0), **SMALL)
+    model.save(tmp_path / "model")
+    good = (tmp_path / "model.zip").read_bytes()
+
+    def disk_full(*_: Any, **__: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(th, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(tmp_path / "model")
+    assert (tmp_path / "model.zip").read_bytes() == good
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]

@@ -1,0 +1,192 @@
+"""Bad arguments are refused before anything is built, with what was received, what is needed and how to fix it."""
+
+import re
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.validation import check_arguments, check_batches
+from tests.toy_envs import NoisyWalk, walk
+
+GOOD: dict[str, Any] = {
+    "n_samples": 4,
+    "branch_horizon": 64,
+    "advantage_estimator": "hybrid",
+    "group_baseline": "auto",
+    "batch_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"n_samples": 1},
+        {"n_samples": np.int64(2), "branch_horizon": np.int32(1)},
+        {"branch_horizon": "episode", "group_baseline": 0},
+        {"branch_horizon": "free"},
+        {"branch_horizon": 1, "advantage_estimator": "paper"},
+        {"advantage_estimator": "grpo"},
+        {"group_baseline": np.float64(0.5)},
+        {"group_baseline": 1},
+    ],
+    ids=str,
+)
+def test_good_arguments(changes: dict[str, Any]) -> None:
+    check_arguments(**{**GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"n_samples": 0}, "Use n_samples=4"),
+        ({"n_samples": -1}, "Use n_samples=4"),
+        ({"n_samples": 2.0}, "whole number"),
+        ({"n_samples": True}, "whole number"),
+        ({"n_samples": "4"}, "whole number"),
+        ({"branch_horizon": 0}, "Use branch_horizon=64"),
+        ({"branch_horizon": 1.5}, "whole number"),
+        ({"branch_horizon": "epsiode"}, "'episode' or 'free'"),
+        ({"branch_horizon": None}, "'episode' or 'free'"),
+        ({"advantage_estimator": "gae"}, "one of 'hybrid', 'paper', 'grpo'"),
+        ({"advantage_estimator": "paper"}, "Use branch_horizon=1"),
+        ({"advantage_estimator": "paper", "branch_horizon": "free"}, "Use branch_horizon=1"),
+        ({"advantage_estimator": "grpo", "n_samples": 1}, "n_samples of at least 2"),
+        ({"advantage_estimator": "grpo", "branch_horizon": "free"}, "other than 'free'"),
+        ({"group_baseline": -0.1}, "between 0"),
+        ({"group_baseline": 1.01}, "between 0"),
+        ({"group_baseline": float("nan")}, "between 0"),
+        ({"group_baseline": "learned"}, "must be 'auto'"),
+        ({"group_baseline": True}, "must be 'auto'"),
+        ({"group_baseline": None}, "must be 'auto'"),
+        ({"group_baseline": 0.5, "n_samples": 1}, "would do nothing"),
+        ({"group_baseline": 0.5, "branch_horizon": "free"}, "would do nothing"),
+        ({"group_baseline": 0.5, "advantage_estimator": "grpo"}, "would do nothing"),
+        ({"branch_horizon": 1, "batch_size": 3}, "at least 4"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(changes: dict[str, Any], fix: str) -> None:
+    name, value = next(iter(changes.items()))
+    with pytest.raises(ValueError, match=re.escape(fix)) as caught:
+        check_arguments(**{**GOOD, **changes})
+    assert str(caught.value).startswith("Received ") and name in str(caught.value) and str(value) in str(caught.value)
+    if name != "batch_size":
+        with pytest.raises(ValueError, match=re.escape(fix)):
+            HybridGRPO("MlpPolicy", "CartPole-v1", **changes)
+
+
+def test_batches() -> None:
+    check_batches(64, True, 32, 2, 4)
+    check_batches(1, False, 1, 1, 1)
+    with pytest.raises(ValueError, match="batch_size=1 "):
+        check_batches(1, True, 32, 2, 4)
+    with pytest.raises(ValueError, match="= 1: both must be at least 2"):
+        check_batches(64, True, 1, 1, 1)
+    with pytest.warns(UserWarning, match="truncated mini-batch of size 4 in every epoch"):
+        check_batches(20, True, 4, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        ("tan", "'tanh'"),
+        (3, "reward_transform=3"),
+        (lambda rewards: rewards.mean(axis=2), "shape"),
+        (lambda rewards: np.log(-rewards), "NaN"),
+    ],
+)
+def test_bad_transforms_are_refused_at_once(transform: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        HybridGRPO("MlpPolicy", "CartPole-v1", reward_transform=transform)
+
+
+def test_a_transform_that_gives_nan_later_is_refused_before_the_update() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=16, batch_size=16, reward_transform=lambda rewards: np.log(rewards - 0.9))
+    before = [p.detach().clone() for p in model.policy.parameters()]
+    with pytest.raises(ValueError, match="NaN"):
+        model.learn(16)
+    assert all((one == other).all() for one, other in zip(before, model.policy.parameters(), strict=True))
+
+
+def test_bad_clip_range_vf_and_buffer_class() -> None:
+    with pytest.raises(ValueError, match="clip_range_vf=-1"):
+        HybridGRPO("MlpPolicy", "CartPole-v1", clip_range_vf=-1)
+    with pytest.raises(ValueError, match="HybridRolloutBuffer"):
+        HybridGRPO("MlpPolicy", "CartPole-v1", rollout_buffer_class=RolloutBuffer)
+
+
+class Unknown(VecEnvWrapper):
+    """A VecEnv wrapper that nobody knows."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+class Stream(NoisyWalk):
+    """An env that reads its noise from a generator function, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = (number for number in range(10**9))
+
+
+def test_envs_that_cannot_be_branched_are_refused_at_once_and_train_with_one_member() -> None:
+    small: dict[str, Any] = {"n_steps": 16, "batch_size": 16}
+    with pytest.raises(BranchingError, match=r"Stream\.noise holds a builtins\.generator.*n_samples=1"):
+        HybridGRPO("MlpPolicy", Stream(), **small)
+    HybridGRPO("MlpPolicy", Stream(), n_samples=1, **small).learn(16)
+    with pytest.raises(ValueError, match="wrapped in Unknown"):
+        HybridGRPO("MlpPolicy", Unknown(make_vec_env(walk)), **small)
+    HybridGRPO("MlpPolicy", Unknown(make_vec_env(walk)), n_samples=1, **small).learn(16)
+
+
+def test_set_env_refuses_them_too() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=16, batch_size=16)
+    with pytest.raises(BranchingError, match="Stream"):
+        model.set_env(Stream())
+
+
+def test_subprocesses_that_are_not_branchable() -> None:
+    env = make_vec_env("CartPole-v1", n_envs=2, vec_env_cls=SubprocVecEnv)
+    with pytest.raises(ValueError, match="wrapper_class=make_branchable"):
+        HybridGRPO("MlpPolicy", env)
+    env.close()
+
+
+def test_an_env_that_draws_on_a_screen() -> None:
+    class Shown(NoisyWalk):
+        metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human"]}
+        render_mode = "human"
+
+        def render(self) -> None: ...
+
+    with pytest.raises(ValueError, match="render_mode='human'"):
+        HybridGRPO("MlpPolicy", Shown())
+
+
+def test_nan_of_a_sibling_is_named() -> None:
+    class Breaks(gym.Wrapper[Any, Any, Any, Any]):
+        """Gives NaN at its third step, unless the action is that of member 0 (the policy always says the same)."""
+
+        steps = 0
+
+        def step(self, action: Any) -> Any:
+            Breaks.steps += 1
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            return obs, float("nan") if Breaks.steps == 7 else reward, terminated, truncated, info
+
+    # four members: steps 1 to 3 are those of the siblings, 4 of member 0, 5 to 7 of the siblings again
+    model = HybridGRPO("MlpPolicy", Breaks(walk()), n_steps=16, batch_size=16)
+    with pytest.raises(BranchingError, match=r"reward of member 3 \(a sibling\) of env 0 is NaN at step 2"):
+        model.learn(16)
