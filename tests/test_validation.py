@@ -1,7 +1,7 @@
 """Bad arguments are refused before anything is built, with what was received, what is needed and how to fix it."""
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -166,8 +166,10 @@ def test_subprocesses_that_are_not_branchable() -> None:
 
 def test_an_env_that_draws_on_a_screen() -> None:
     class Shown(NoisyWalk):
-        metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human"]}
-        render_mode = "human"
+        def __init__(self) -> None:
+            super().__init__()
+            self.metadata = {"render_modes": ["human"]}
+            self.render_mode = "human"
 
         def render(self) -> None: ...
 
