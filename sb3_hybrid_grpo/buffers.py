@@ -213,22 +213,34 @@ class _GroupStorage:
         if not self.full:
             raise RuntimeError(f"The buffer has {self.pos} of {self.buffer_size} steps: collect a rollout first.")
         n_states = self.buffer_size * self.n_envs // self.samples_per_state
-        states = np.random.permutation(n_states)
         step = n_states if batch_size is None else batch_size // self.samples_per_state
+        # one copy of everything in the epoch's order: the minibatches are views of it
+        observations, parts = self._gather(np.random.permutation(n_states))
         for start in range(0, n_states, step):
-            yield self._get_samples(states[start : start + step])
+            yield self._minibatch(observations, parts, slice(start, start + step))
 
     def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
-        columns, steps = np.divmod(batch_inds, self.buffer_size)
-        observations = _each(lambda stored: self.to_torch(stored[steps, columns]), self.observations)  # type: ignore[attr-defined]
+        return self._minibatch(*self._gather(batch_inds), slice(None))
+
+    def _gather(self, states: np.ndarray) -> tuple[Any, list[th.Tensor]]:
+        """Observations of states, ``(S, ...)``, and what belongs to their actions, ``(S, samples_per_state, ...)``."""
+        columns, steps = np.divmod(states, self.buffer_size)
         width = self.n_envs // self.samples_per_state
-        all_columns = np.concatenate([columns + sample * width for sample in range(self.samples_per_state)])
-        where = (np.tile(steps, self.samples_per_state), all_columns)
-        # in float32, as SB3 hands out actions of every kind
-        parts = [self.actions[where].astype(np.float32, copy=False)]
-        parts += [part[where] for part in (self.values, self.log_probs, self.advantages, self.returns)]
+        where = (steps[:, None], columns[:, None] + width * np.arange(self.samples_per_state))
+        parts = [part[where] for part in (self.actions, self.values, self.log_probs, self.advantages, self.returns)]
+        parts[0] = parts[0].astype(np.float32, copy=False)  # as SB3 hands out actions of every kind
+        observations = _each(lambda stored: self._to_device(stored[steps, columns]), self.observations)
+        return observations, [self._to_device(part) for part in parts]
+
+    def _to_device(self, array: np.ndarray) -> th.Tensor:
+        tensor: th.Tensor = self.to_torch(array, copy=False)  # type: ignore[attr-defined]
+        return tensor
+
+    def _minibatch(self, observations: Any, parts: list[th.Tensor], rows: slice) -> Any:
         samples = DictRolloutBufferSamples if isinstance(observations, dict) else RolloutBufferSamples
-        return samples(observations, *map(self.to_torch, parts))  # type: ignore[attr-defined]
+        return samples(
+            _each(lambda one: one[rows], observations), *(part[rows].swapaxes(0, 1).flatten(0, 1) for part in parts)
+        )
 
 
 class HybridRolloutBuffer(_GroupStorage, RolloutBuffer):

@@ -176,6 +176,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         clip_range = cast(Schedule, self.clip_range)(progress)
         clip_range_vf = None if self.clip_range_vf is None else cast(Schedule, self.clip_range_vf)(progress)
         logged: dict[str, list[th.Tensor]] = defaultdict(list)
+        parameters = list(self.policy.parameters())
 
         for epoch in range(self.n_epochs):
             go_on = True
@@ -188,7 +189,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
                     break
                 self.policy.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                th.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not go_on:
