@@ -1,5 +1,5 @@
 """
-Cells: the mutable objects that an env is made of, each able to save its contents and to write them back in place.
+Cells of the mutable objects that an env is made of: each saves its contents and writes them back in place.
 
 Identities survive a restore, so that every alias (wrapper and env, env and simulator, two views of an array) stays one.
 """
@@ -7,26 +7,31 @@ Identities survive a restore, so that every alias (wrapper and env, env and simu
 import collections
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from sb3_hybrid_grpo.branching.protocol import ObjectEngine, SupportsBranching
+from sb3_hybrid_grpo.branching.protocol import SupportsBranching
 
 ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
 """Types whose objects never change. Types met on the way are added."""
+
+Copies = list[tuple[np.ndarray, np.ndarray]]
+"""Arrays, each with a copy of its contents."""
 
 
 class StructureChanged(Exception):
     """A container refers to other objects than when the env was walked: walk it again."""
 
 
-class Cell(Protocol):
-    """One mutable object."""
+def is_plain_array(value: Any) -> bool:
+    """Whether a value is an array of numbers, which its holder's :class:`Layout` copies."""
+    return type(value) is np.ndarray and not value.dtype.hasobject
 
-    def save(self, previous: Any) -> Any: ...
 
-    def restore(self, contents: Any) -> None: ...
+def is_plain_tuple(value: Any) -> bool:
+    """Whether a value is a tuple, perhaps a named one, in which nothing can change."""
+    return isinstance(value, tuple) and not hasattr(value, "__dict__") and ATOMS.issuperset(map(type, value))
 
 
 class Layout:
@@ -37,26 +42,30 @@ class Layout:
     Arrays and tuples of atoms may be replaced by new ones at will, as many envs do with their state.
 
     :param values: The container's values
-    :param skip: Positions of values that are no state (records of the constructor's arguments)
+    :param skip: Values whose contents are no state
     """
 
-    def __init__(self, values: Sequence[Any], skip: Iterable[int] = ()) -> None:
-        self.types = list(map(type, values))
-        skipped = set(skip)
+    def __init__(self, values: Iterable[Any], skip: Iterable[Any] = ()) -> None:
+        self.skip = {id(value): value for value in skip}
+        self._classify(values)
+
+    def _classify(self, values: Iterable[Any]) -> None:
+        self.types: list[type] = []
         self.arrays: list[int] = []
         self.tuples: list[int] = []
         self.children: list[tuple[int, Any]] = []
         for position, value in enumerate(values):
-            if type(value) in ATOMS or position in skipped:
+            self.types.append(type(value))
+            if type(value) in ATOMS:
                 continue
-            if type(value) is np.ndarray and not value.dtype.hasobject:
+            if is_plain_array(value):
                 self.arrays.append(position)
-            elif type(value) is tuple and ATOMS.issuperset(map(type, value)):
+            elif is_plain_tuple(value):
                 self.tuples.append(position)
-            else:
+            elif id(value) not in self.skip:
                 self.children.append((position, value))
 
-    def save(self, values: list[Any]) -> list[tuple[np.ndarray, np.ndarray]]:
+    def save(self, values: Sequence[Any]) -> Copies:
         """
         Copy the arrays among the values.
 
@@ -64,63 +73,77 @@ class Layout:
         :return: Each array that can change, and a copy
         :raises StructureChanged: if the container refers to other objects than before
         """
-        types = list(map(type, values))
+        types = [type(value) for value in values]
         if types != self.types:
-            self._accept(types)
+            self._accept(values, types)
         for position, child in self.children:
             if values[position] is not child:
                 raise StructureChanged
         for position in self.tuples:
             if not ATOMS.issuperset(map(type, values[position])):
                 raise StructureChanged
-        copies = []
-        for position in self.arrays:
-            array = values[position]
-            if array.dtype.hasobject:
-                raise StructureChanged
-            while not array.flags.writeable and isinstance(array.base, np.ndarray):
-                array = array.base  # a read-only view of something that may yet be written to
-            if array.flags.writeable:
-                copies.append((array, array.copy()))
-        return copies
+        return [copy for position in self.arrays for copy in _array_copies(values[position])]
 
-    def _accept(self, types: list[type]) -> None:
-        """Go on with other types if all that changed is one atom for another (None for a number, a longer list)."""
+    def _accept(self, values: Sequence[Any], types: list[type]) -> None:
+        """Go on with other values if there is nothing among them that the env must be walked for."""
         if len(types) == len(self.types):
-            same = all(new is old or (new in ATOMS and old in ATOMS) for new, old in zip(types, self.types, strict=True))
+            changed = [kind for pair in zip(types, self.types) if pair[0] is not pair[1] for kind in pair]  # noqa: B905  hot
         else:
-            same = ATOMS.issuperset(types) and ATOMS.issuperset(self.types)
-        if not same:
+            changed = [*types, *self.types]
+        if ATOMS.issuperset(changed):
+            self.types = types
+            return
+        children = self.children
+        self._classify(values)
+        if not identical([child for _, child in children], [child for _, child in self.children]):
             raise StructureChanged
-        self.types = types
+
+
+def _array_copies(array: np.ndarray) -> Copies:
+    if array.dtype.hasobject:
+        raise StructureChanged
+    while not array.flags.writeable:
+        if not isinstance(array.base, np.ndarray):
+            return []  # constant
+        array = array.base  # a read-only view of something that may yet be written to
+    return [(array, array.copy())]
+
+
+def _write_back(copies: Copies) -> None:
+    for array, copy in copies:
+        array[...] = copy
 
 
 class AttributesCell:
     """
-    The attributes of an object (its ``__dict__``).
+    The attributes (``__dict__``) of all objects at once.
 
-    :param obj: The object
-    :param skip: Names of attributes whose contents are no state
+    :param objects: The objects
+    :param skip: Values whose contents are no state
     """
 
-    def __init__(self, obj: Any, skip: frozenset[str] = frozenset()) -> None:
-        self.obj, self.attributes = obj, obj.__dict__
-        positions = [position for position, name in enumerate(self.attributes) if name in skip]
-        self.layout = Layout(list(self.attributes.values()), positions)
+    def __init__(self, objects: Sequence[Any], skip: Iterable[Any] = ()) -> None:
+        self.objects = [(obj, vars(obj)) for obj in objects]
+        self.layout = Layout([value for _, attributes in self.objects for value in attributes.values()], skip)
 
     def save(self, previous: Any) -> Any:
-        if self.obj.__dict__ is not self.attributes:
-            raise StructureChanged
-        contents = self.attributes.copy()
-        return contents, self.layout.save(list(contents.values()))
+        contents: list[dict[str, Any]] = []
+        values: list[Any] = []
+        for obj, attributes in self.objects:
+            if obj.__dict__ is not attributes:
+                raise StructureChanged
+            contents.append(attributes.copy())
+            values += attributes.values()
+        return contents, self.layout.save(values)
 
     def restore(self, contents: Any) -> None:
-        attributes, arrays = contents
-        self.attributes.update(attributes)
-        if len(self.attributes) != len(attributes):
-            self.attributes.clear()
-            self.attributes.update(attributes)
-        for array, copy in arrays:
+        all_attributes, copies = contents
+        for (obj, attributes), saved in zip(self.objects, all_attributes):  # noqa: B905  strict costs as much as the rest
+            if obj.__dict__ is not attributes:
+                object.__setattr__(obj, "__dict__", attributes)
+            attributes.clear()  # for what is new, and for the order
+            attributes.update(saved)
+        for array, copy in copies:
             array[...] = copy
 
 
@@ -129,29 +152,34 @@ class SlotsCell:
     The ``__slots__`` of an object.
 
     :param obj: The object
-    :param names: The names of its slots, over all its classes
+    :param slots: The descriptors of its slots, over all its classes
     """
 
-    def __init__(self, obj: Any, names: Sequence[str]) -> None:
-        self.obj, self.names = obj, names
-        self.layout = Layout(list(self._read().values()))
+    def __init__(self, obj: Any, slots: Sequence[Any]) -> None:
+        self.obj, self.slots = obj, slots
+        self.layout = Layout(self.read().values())
 
-    def _read(self) -> dict[str, Any]:
-        return {name: getattr(self.obj, name) for name in self.names if hasattr(self.obj, name)}
+    def read(self) -> dict[Any, Any]:
+        """Read the slots that are filled."""
+        contents = {}
+        for slot in self.slots:
+            try:
+                contents[slot] = slot.__get__(self.obj)
+            except AttributeError:
+                continue
+        return contents
 
     def save(self, previous: Any) -> Any:
-        contents = self._read()
+        contents = self.read()
         return contents, self.layout.save(list(contents.values()))
 
     def restore(self, contents: Any) -> None:
-        slots, arrays = contents
-        for name in self.names:
-            if name in slots:
-                object.__setattr__(self.obj, name, slots[name])
-            elif hasattr(self.obj, name):
-                object.__delattr__(self.obj, name)
-        for array, copy in arrays:
-            array[...] = copy
+        filled, copies = contents
+        for slot in self.read().keys() - filled.keys():
+            slot.__delete__(self.obj)
+        for slot, value in filled.items():
+            slot.__set__(self.obj, value)
+        _write_back(copies)
 
 
 class MappingCell:
@@ -161,26 +189,33 @@ class MappingCell:
     :param mapping: The dict
     """
 
-    def __init__(self, mapping: dict[Any, Any]) -> None:
+    def __init__(self, mapping: Any) -> None:
         self.mapping = mapping
-        self.kind = collections.OrderedDict if isinstance(mapping, collections.OrderedDict) else dict
-        self.layout = Layout(list(mapping.values()))
-        # keys are compared only where they can be more than names or numbers
-        self.keys = None if ATOMS.issuperset(map(type, mapping)) else list(mapping)
+        self.ordered = isinstance(mapping, collections.OrderedDict)
+        contents = self._read()
+        self.layout = Layout(contents.values())
+        self.keys = _objects(contents)
+
+    def _read(self) -> dict[Any, Any]:
+        # an OrderedDict has an order of its own, which copy() of a dict does not know
+        return dict(collections.OrderedDict.items(self.mapping)) if self.ordered else dict.copy(self.mapping)
 
     def save(self, previous: Any) -> Any:
-        contents = list(self.kind.items(self.mapping))
-        if self.keys is not None and not _identical(self.keys, [key for key, _ in contents]):
+        contents = self._read()
+        if not ATOMS.issuperset(map(type, contents)) and not identical(self.keys, _objects(contents)):
             raise StructureChanged
-        return contents, self.layout.save([value for _, value in contents])
+        return contents, self.layout.save(list(contents.values()))
 
     def restore(self, contents: Any) -> None:
-        items, arrays = contents
-        self.kind.clear(self.mapping)
-        for key, value in items:  # update() of an OrderedDict would call a subclass's __setitem__
-            self.kind.__setitem__(self.mapping, key, value)
-        for array, copy in arrays:
-            array[...] = copy
+        items, copies = contents
+        if self.ordered:
+            collections.OrderedDict.clear(self.mapping)
+            for key, value in items.items():  # update() would call a subclass's __setitem__
+                collections.OrderedDict.__setitem__(self.mapping, key, value)
+        else:
+            dict.clear(self.mapping)
+            dict.update(self.mapping, items)
+        _write_back(copies)
 
 
 class SequenceCell:
@@ -188,25 +223,24 @@ class SequenceCell:
     A list, a deque, a set or an array of objects.
 
     :param obj: The container
+    :param read: Makes a list of its values
     :param write: Writes a list of values back into it
     """
 
-    def __init__(self, obj: Any, write: Callable[[Any, list[Any]], None]) -> None:
-        self.obj, self.write = obj, write
-        self.layout = Layout(self._read())
-
-    def _read(self) -> list[Any]:
-        return list(self.obj.flat) if isinstance(self.obj, np.ndarray) else list(self.obj)
+    def __init__(self, obj: Any, read: Callable[[Any], list[Any]], write: Callable[[Any, list[Any]], None]) -> None:
+        self.obj, self.read, self.write = obj, read, write
+        self.layout = Layout(read(obj))
 
     def save(self, previous: Any) -> Any:
-        contents = self._read()
+        contents = self.read(self.obj)
         return contents, self.layout.save(contents)
 
     def restore(self, contents: Any) -> None:
-        values, arrays = contents
-        self.write(self.obj, values)
-        for array, copy in arrays:
-            array[...] = copy
+        values, copies = contents
+        # what is as it was stays untouched: a set written anew may be run through in another order
+        if not identical(values, self.read(self.obj)):
+            self.write(self.obj, values)
+        _write_back(copies)
 
 
 class ArrayCell:
@@ -219,18 +253,16 @@ class ArrayCell:
     def __init__(self, array: np.ndarray) -> None:
         self.array = array.view(np.ndarray)
 
-    def save(self, previous: Any) -> np.ndarray:
-        contents: np.ndarray = self.array.copy()
-        return contents
+    def save(self, previous: Any) -> Copies:
+        return _array_copies(self.array)
 
-    def restore(self, contents: np.ndarray) -> None:
-        if self.array.flags.writeable:
-            self.array[...] = contents
+    def restore(self, contents: Copies) -> None:
+        _write_back(contents)
 
 
 class ReferenceCell:
     """
-    One reference, of an object that is otherwise constant: a space's generator, a closure's variable.
+    One reference, of an object that is otherwise constant: a closure's variable.
 
     :param read: Reads it
     :param write: Writes it
@@ -241,32 +273,33 @@ class ReferenceCell:
         self.layout = Layout([read()])
 
     def save(self, previous: Any) -> Any:
-        value = self.read()
-        return value, self.layout.save([value])
+        contents = (self.read(),)
+        return contents, self.layout.save(contents)
 
     def restore(self, contents: Any) -> None:
-        value, arrays = contents
+        (value,), copies = contents
         self.write(value)
-        for array, copy in arrays:
-            array[...] = copy
+        _write_back(copies)
 
 
-class ObjectCell:
+class SpacesCell:
     """
-    An object whose state Python cannot see, through its engine.
+    The generators of all spaces; a space is constant otherwise.
 
-    :param obj: The object
-    :param engine: Its engine
+    :param spaces: The spaces
     """
 
-    def __init__(self, obj: Any, engine: ObjectEngine) -> None:
-        self.obj, self.engine = obj, engine
+    def __init__(self, spaces: Sequence[Any]) -> None:
+        self.spaces = spaces
+        self.generators = [space._np_random for space in spaces]
 
-    def save(self, previous: Any) -> Any:
-        return self.engine.save(self.obj, previous)
+    def save(self, previous: Any) -> None:
+        if [space._np_random for space in self.spaces] != self.generators:
+            raise StructureChanged
 
-    def restore(self, contents: Any) -> None:
-        self.engine.restore(self.obj, contents)
+    def restore(self, contents: None) -> None:
+        for space, generator in zip(self.spaces, self.generators):  # noqa: B905  strict costs as much as the rest
+            space._np_random = generator
 
 
 class HookCell:
@@ -286,5 +319,11 @@ class HookCell:
         self.env.restore_state(contents)
 
 
-def _identical(one: Sequence[Any], other: Sequence[Any]) -> bool:
+def _objects(keys: Iterable[Any]) -> list[Any]:
+    """Those of a dict's keys that the env must be walked for."""
+    return [key for key in keys if type(key) not in ATOMS and not is_plain_tuple(key)]
+
+
+def identical(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    """Whether two sequences hold the very same objects in the same order."""
     return len(one) == len(other) and all(map(operator.is_, one, other))

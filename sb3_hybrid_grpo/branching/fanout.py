@@ -1,5 +1,6 @@
 """Steps the siblings of every env of a VecEnv, in its processes where it has some."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,10 @@ class Fanout:
                 f"Received a {type(self.base).__name__}, in which no siblings can be stepped. "
                 "Use a DummyVecEnv or a SubprocVecEnv, or n_samples=1 (plain PPO)."
             )
-        self._keys, _, self._dtypes = obs_space_info(self.base.observation_space)
+        self._keys, _, dtypes = obs_space_info(self.base.observation_space)
+        # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
+        self._casts = not isinstance(self.base, SubprocVecEnv)
+        self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
 
     def step(self, actions: np.ndarray, forks: np.ndarray, keep: np.ndarray, reset_ended: bool) -> list[SiblingSteps]:
         """
@@ -61,14 +65,7 @@ class Fanout:
         :raises BranchingError: if a sibling's step fails
         """
         arguments = [(actions[:, e], forks[:, e], bool(keep[e]), reset_ended) for e in range(self.base.num_envs)]
-        results: list[SiblingSteps | SiblingFailure] = self._call("step_siblings", arguments)
-        for index, result in enumerate(results):
-            if isinstance(result, SiblingFailure):
-                raise BranchingError(
-                    f"The step of member {result.member} (a sibling) of env {index} failed: {result.error}. "
-                    f"Its traceback:\n{result.traceback}"
-                )
-        return results  # type: ignore[return-value]  # no failure is among them
+        return self._call("step_siblings", arguments)
 
     def reset(self, seeds: list[list[int | None]]) -> list[list[Any]]:
         """
@@ -76,6 +73,7 @@ class Fanout:
 
         :param seeds: The seeds of each env's siblings; None: go on with the sibling's own random numbers
         :return: The first observations of each env's siblings
+        :raises BranchingError: if a sibling's reset fails
         """
         return self._call("reset_siblings", [(one,) for one in seeds])
 
@@ -92,35 +90,68 @@ class Fanout:
             batch[key] = np.array(values, dtype=self._dtypes[key])
         return dict_to_obs(self.base.observation_space, batch)
 
+    def rewards(self, rewards: list[float]) -> np.ndarray:
+        """
+        Make a batch of rewards, with the dtype that a VecEnv gives them.
+
+        :param rewards: One reward after another
+        :return: The batch
+        """
+        return np.array(rewards, dtype=np.float32 if self._casts else None)
+
     def _call(self, method: str, arguments: list[Any]) -> list[Any]:
-        if not isinstance(self.base, SubprocVecEnv):
-            return [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
-        # all commands are sent before any answer is read: env_method would send the same arguments to every process
-        for remote, its in zip(self.base.remotes, arguments, strict=True):
-            remote.send(("env_method", (method, its, {})))
-        answers: list[Any] = []
-        try:
-            for remote in self.base.remotes:
-                answers.append(remote.recv())
-        except (EOFError, ConnectionError) as error:
-            raise BranchingError(
-                f"The process of env {len(answers)} died while it stepped the env's siblings (killed, or out of memory?). "
-                "Make the envs anew and load the last checkpoint."
-            ) from error
-        except KeyboardInterrupt:
-            self._drain(len(answers))
-            raise
+        if isinstance(self.base, SubprocVecEnv):
+            answers = _call_processes(self.base.remotes, self.base.processes, method, arguments)
+        else:
+            answers = [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
+        for index, answer in enumerate(answers):
+            if isinstance(answer, SiblingFailure):
+                what = method.removesuffix("_siblings")
+                raise BranchingError(
+                    f"The {what} of member {answer.member} (a sibling) of env {index} failed: {answer.error}. "
+                    f"Its traceback:\n{answer.traceback}"
+                )
         return answers
 
-    def _drain(self, first: int) -> None:
-        """Read the answers still under way, so that no later command takes one of them for its own."""
-        assert isinstance(self.base, SubprocVecEnv)
-        for remote in self.base.remotes[first:]:
-            try:
-                if remote.poll(5.0):
-                    remote.recv()
-            except (EOFError, OSError):  # the interrupt has ended the process too
-                continue
+
+def _call_processes(remotes: Sequence[Any], processes: Sequence[Any], method: str, arguments: list[Any]) -> list[Any]:
+    """All commands are sent before any answer is read: ``env_method`` would send the same arguments to every process."""
+    answers: list[Any] = []
+    sent = 0
+    try:
+        for remote, its in zip(remotes, arguments, strict=True):
+            remote.send(("env_method", (method, its, {})))
+            sent += 1
+        for remote, process in zip(remotes, processes, strict=True):
+            answers.append(_receive(remote, process))
+    except (EOFError, ConnectionError) as error:
+        dead = len(answers) if sent == len(remotes) else sent
+        raise BranchingError(
+            f"The process of env {dead} died while it stepped the env's siblings (killed, or out of memory?). "
+            "Make the envs anew and load the last checkpoint."
+        ) from error
+    except KeyboardInterrupt:
+        _drain(remotes[len(answers) : sent])
+        raise
+    return answers
+
+
+def _receive(remote: Any, process: Any) -> Any:
+    """Read an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
+    while not remote.poll(1.0):
+        if not process.is_alive() and not remote.poll():
+            raise EOFError
+    return remote.recv()
+
+
+def _drain(remotes: Sequence[Any]) -> None:
+    """Read the answers still under way, so that no later command takes one of them for its own."""
+    for remote in remotes:
+        try:
+            if remote.poll(5.0):
+                remote.recv()
+        except (EOFError, OSError):  # the interrupt has ended the process too
+            continue
 
 
 def _base_of(env: VecEnv) -> VecEnv:

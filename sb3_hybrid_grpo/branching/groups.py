@@ -31,6 +31,14 @@ class GroupStep(NamedTuple):
     """How many siblings' episodes ended."""
 
 
+class _Siblings(NamedTuple):
+    """What the siblings saw in a step, before any VecEnv wrapper."""
+
+    steps: list[SiblingSteps]
+    observations: Observations
+    rewards: np.ndarray
+
+
 class _Part(NamedTuple):
     """Member 0's or the siblings' part of a step."""
 
@@ -141,24 +149,24 @@ class Groups:
             sibling_ends=ends,
         )
 
-    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> list[SiblingSteps]:
+    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> _Siblings:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         forks_ME = self._forks_ME
         for stage in self._stages:
             stage.fork(forks_ME)
-        return self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
+        steps = self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
+        observations = self._fanout.stacked([one.observations[m] for m in range(len(actions_ME)) for one in steps])
+        rewards = self._fanout.rewards([one.rewards[m] for m in range(len(actions_ME)) for one in steps])
+        self._check_numbers(observations, rewards)
+        return _Siblings(steps, observations, rewards)
 
-    def _siblings_part(self, steps: list[SiblingSteps], dropped_E: np.ndarray) -> tuple[_Part, int]:
+    def _siblings_part(self, siblings: _Siblings, dropped_E: np.ndarray) -> tuple[_Part, int]:
         """
-        :param steps: What each env's siblings saw
+        :param siblings: What the siblings saw
         :param dropped_E: Whether all siblings of a group fork at the next step
         :return: The siblings' part of the step, and how many of their episodes ended
         """
-        m_siblings, n_envs = self._shape
-        order = [(m, e) for m in range(m_siblings) for e in range(n_envs)]
-        observations = self._fanout.stacked([steps[e].observations[m] for m, e in order])
-        rewards = np.array([steps[e].rewards[m] for m, e in order], dtype=np.float32)
-        self._check_numbers(observations, rewards)
+        steps, observations, rewards = siblings
         for stage in self._stages:
             observations, rewards = stage.step(observations), stage.rewards(rewards)
         terminated_ME = np.array([one.terminated for one in steps]).T
@@ -209,10 +217,8 @@ class Groups:
             else {"observation": observations}
         )
         for name, values in named.items():
-            if not np.issubdtype(values.dtype, np.floating):
-                continue
-            bad = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
-            if len(bad):
+            if values.dtype.kind == "f" and np.isnan(values).any():
+                bad = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
                 member, index = divmod(int(bad[0]), self._shape[1])
                 raise BranchingError(
                     f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._age_E[index] + 1} "

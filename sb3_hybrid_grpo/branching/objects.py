@@ -1,4 +1,4 @@
-"""Engines for single objects whose state is not in Python attributes."""
+"""Cells of single objects whose state is not in Python attributes: generators of random numbers, simulators."""
 
 import array
 import ctypes
@@ -8,179 +8,246 @@ from typing import Any
 
 import numpy as np
 
-from sb3_hybrid_grpo.branching.protocol import ObjectEngine
+from sb3_hybrid_grpo.branching.protocol import Cell
 
 
-class PCG64Engine:
+class PCG64Cell:
     """
-    numpy's default generator, through its raw state: a save costs a fourth of one through ``bit_generator.state``.
+    numpy's default generator, through its raw state: a twentieth of the cost of ``bit_generator.state``.
 
     numpy documents ``ctypes.state_address`` as the address of the C struct
     ``{pcg64_random_t *state; int has_uint32; uint32_t uinteger;}``, with 32 bytes behind the pointer.
+
+    :param generator: The generator
     """
 
-    @staticmethod
-    def readable(generator: np.random.Generator) -> bool:
-        """
-        Check the layout against the public state.
-
-        :param generator: A generator
-        :return: Whether its raw state is where this engine looks for it
-        """
-        bit_generator = generator.bit_generator
-        if type(bit_generator) is not np.random.PCG64:
-            return False
-        public = bit_generator.state
-        expected = {public["state"]["state"], public["state"]["inc"]}
-        (low, high), tail = PCG64Engine._addresses(generator)
-        halves = [ctypes.string_at(address, 16) for address in (low, high)]
-        found = [{int.from_bytes(h, "little") for h in halves}, {_swapped(h) for h in halves}]
-        counters = (public["has_uint32"], public["uinteger"])
-        return expected in found and counters == tuple(np.frombuffer(ctypes.string_at(tail, 8), dtype=np.uint32))
-
-    @staticmethod
-    def _addresses(generator: np.random.Generator) -> tuple[tuple[int, int], int]:
+    def __init__(self, generator: np.random.Generator) -> None:
+        self.generator = generator  # keeps the memory alive
         address = generator.bit_generator.ctypes.state_address
         state = ctypes.c_void_p.from_address(address).value
         if state is None:
             raise RuntimeError("numpy's PCG64 has no state")
-        return (state, state + 16), address + 8
+        self.numbers = (ctypes.c_char * 32).from_address(state)
+        self.counters = (ctypes.c_char * 8).from_address(address + 8)
 
-    def save(self, obj: np.random.Generator, previous: Any) -> tuple[int, bytes, int, bytes]:
-        if previous is None:
-            (state, _), tail = self._addresses(obj)
-        else:
-            state, _, tail, _ = previous
-        return state, ctypes.string_at(state, 32), tail, ctypes.string_at(tail, 8)
+    @classmethod
+    def readable(cls, generator: np.random.Generator) -> bool:
+        """
+        Check the layout against the public state.
 
-    def restore(self, obj: np.random.Generator, state: tuple[int, bytes, int, bytes]) -> None:
-        address, contents, tail, counters = state
-        ctypes.memmove(address, contents, 32)
-        ctypes.memmove(tail, counters, 8)
+        :param generator: A generator
+        :return: Whether its raw state is where this cell looks for it
+        """
+        bit_generator = generator.bit_generator
+        if type(bit_generator) is not np.random.PCG64 or sys.byteorder != "little":
+            return False
+        public = bit_generator.state
+        cell = cls(generator)
+        halves = (cell.numbers.raw[:16], cell.numbers.raw[16:])
+        # compilers without a type of 128 bits store the high word first
+        found = [{int.from_bytes(h, "little") for h in halves}, {int.from_bytes(h[8:] + h[:8], "little") for h in halves}]
+        counters = (public["has_uint32"], public["uinteger"])
+        return {public["state"]["state"], public["state"]["inc"]} in found and counters == tuple(
+            np.frombuffer(cell.counters.raw, dtype=np.uint32)
+        )
 
+    def save(self, previous: Any) -> tuple[bytes, bytes]:
+        return self.numbers.raw, self.counters.raw
 
-def _swapped(half: bytes) -> int:
-    """The 128-bit number as compilers without such a type store it: high word first."""
-    return int.from_bytes(half[8:] + half[:8], "little")
-
-
-class GeneratorEngine:
-    """Any ``numpy.random.Generator``, through its public state."""
-
-    def save(self, obj: np.random.Generator, previous: Any) -> Any:
-        return obj.bit_generator.state
-
-    def restore(self, obj: np.random.Generator, state: Any) -> None:
-        obj.bit_generator.state = state
-
-
-class BitGeneratorEngine:
-    """A numpy bit generator held without its ``Generator``."""
-
-    def save(self, obj: np.random.BitGenerator, previous: Any) -> Any:
-        return obj.state
-
-    def restore(self, obj: np.random.BitGenerator, state: Any) -> None:
-        obj.state = state
+    def restore(self, contents: tuple[bytes, bytes]) -> None:
+        self.numbers.raw, self.counters.raw = contents
 
 
-class RandomStateEngine:
-    """numpy's legacy ``RandomState``."""
+class GeneratorCell:
+    """
+    Any ``numpy.random.Generator``, or a bit generator without one, through its public state.
 
-    def save(self, obj: np.random.RandomState, previous: Any) -> Any:
-        return obj.get_state(legacy=False)
+    :param generator: The generator
+    """
 
-    def restore(self, obj: np.random.RandomState, state: Any) -> None:
-        obj.set_state(state)
+    def __init__(self, generator: "np.random.Generator | np.random.BitGenerator") -> None:
+        self.bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
 
+    def save(self, previous: Any) -> Any:
+        return self.bits.state
 
-class PythonRandomEngine:
-    """Python's own ``random.Random``."""
-
-    def save(self, obj: random.Random, previous: Any) -> Any:
-        return obj.getstate()
-
-    def restore(self, obj: random.Random, state: Any) -> None:
-        obj.setstate(state)
+    def restore(self, contents: Any) -> None:
+        self.bits.state = contents
 
 
-class ArrayArrayEngine:
-    """``array.array``."""
+class SeedSequenceCell:
+    """
+    What a generator spawns others from.
 
-    def save(self, obj: "array.array[Any]", previous: Any) -> Any:
-        return obj[:]
+    :param sequence: The seed sequence
+    """
 
-    def restore(self, obj: "array.array[Any]", state: Any) -> None:
-        obj[:] = state
+    def __init__(self, sequence: np.random.SeedSequence) -> None:
+        self.sequence: Any = sequence
+
+    def save(self, previous: Any) -> int:
+        spawned: int = self.sequence.n_children_spawned
+        return spawned
+
+    def restore(self, contents: int) -> None:
+        one = self.sequence
+        if one.n_children_spawned != contents:  # not writable, but pickle writes it
+            one.__setstate__((one.entropy, contents, one.pool, one.pool_size, one.spawn_key))
 
 
-class MujocoEngine:
+class RandomStateCell:
+    """
+    numpy's legacy ``RandomState``.
+
+    :param generator: The generator
+    """
+
+    def __init__(self, generator: np.random.RandomState) -> None:
+        self.generator = generator
+
+    def save(self, previous: Any) -> Any:
+        return self.generator.get_state(legacy=False)
+
+    def restore(self, contents: Any) -> None:
+        self.generator.set_state(contents)
+
+
+class PythonRandomCell:
+    """
+    Python's own ``random.Random``.
+
+    :param generator: The generator
+    """
+
+    def __init__(self, generator: random.Random) -> None:
+        if isinstance(generator, random.SystemRandom):
+            raise TypeError("the operating system's random numbers cannot be drawn twice")
+        self.generator = generator
+
+    def save(self, previous: Any) -> Any:
+        return self.generator.getstate()
+
+    def restore(self, contents: Any) -> None:
+        self.generator.setstate(contents)
+
+
+class NumbersCell:
+    """
+    ``array.array`` or ``bytearray``.
+
+    :param obj: The array
+    """
+
+    def __init__(self, obj: Any) -> None:
+        self.obj = obj
+
+    def save(self, previous: Any) -> Any:
+        return self.obj[:]
+
+    def restore(self, contents: Any) -> None:
+        self.obj[:] = contents
+
+
+class RecordCell:
+    """
+    A row of a structured array, which shares the array's memory.
+
+    :param record: The row
+    """
+
+    def __init__(self, record: np.void) -> None:
+        if record.dtype.hasobject:
+            raise TypeError("a record that refers to Python objects")
+        self.record: Any = record
+
+    def save(self, previous: Any) -> Any:
+        return self.record.copy()
+
+    def restore(self, contents: Any) -> None:
+        for name in self.record.dtype.names or ():
+            self.record[name] = contents[name]
+
+
+class MujocoCell:
     """
     MuJoCo's ``MjData``, all of it: observations and rewards read derived arrays (``xpos``, ``cinert``, …) that lag behind
     ``qpos``, so that none of MuJoCo's own state signatures (``mjSTATE_*``) is exact for every env.
+
+    :param data: The MjData
     """
 
-    def save(self, obj: Any, previous: Any) -> Any:
+    def __init__(self, data: Any) -> None:
         import mujoco
 
-        copy = mujoco.MjData(obj.model) if previous is None else previous
-        mujoco.mj_copyData(copy, obj.model, obj)
-        return copy
+        self.data, self.model = data, data.model
+        self.make, self.copy = mujoco.MjData, mujoco.mj_copyData
 
-    def restore(self, obj: Any, state: Any) -> None:
-        import mujoco
+    def save(self, previous: Any) -> Any:
+        contents = self.make(self.model) if previous is None else previous
+        self.copy(contents, self.model, self.data)
+        return contents
 
-        mujoco.mj_copyData(obj, obj.model, state)
-
-
-class OldMujocoEngine:
-    """``MjData`` before mujoco 3.5 gave Python ``mj_copyData``: the integration state and every array of fixed size."""
-
-    def save(self, obj: Any, previous: Any) -> Any:
-        import mujoco
-
-        spec = mujoco.mjtState.mjSTATE_INTEGRATION
-        integration = np.empty(mujoco.mj_stateSize(obj.model, spec))
-        mujoco.mj_getState(obj.model, obj, integration, spec)
-        return integration, {name: getattr(obj, name).copy() for name in self._fixed_arrays(obj)}
-
-    def restore(self, obj: Any, state: Any) -> None:
-        import mujoco
-
-        integration, arrays = state
-        mujoco.mj_setState(obj.model, obj, integration, mujoco.mjtState.mjSTATE_INTEGRATION)
-        for name, contents in arrays.items():
-            getattr(obj, name)[...] = contents
-
-    @staticmethod
-    def _fixed_arrays(data: Any) -> list[str]:
-        # constraints (efc_*, iefc_*) and contacts live in an arena and change their size with every step
-        names = [name for name in dir(data) if not name.startswith(("_", "efc_", "iefc_", "contact"))]
-        return [name for name in names if isinstance(getattr(data, name, None), np.ndarray)]
+    def restore(self, contents: Any) -> None:
+        self.copy(self.data, self.model, contents)
 
 
-def engine_of(obj: Any) -> ObjectEngine | None:
+class OldMujocoCell:
     """
-    Find the engine of an object. The place to add a simulator of one's own to.
+    ``MjData`` before mujoco 3.5 gave Python ``mj_copyData``: the integration state and every array of fixed size.
+
+    :param data: The MjData
+    """
+
+    def __init__(self, data: Any) -> None:
+        import mujoco
+
+        self.data, self.model, self.mujoco = data, data.model, mujoco
+        self.signature = mujoco.mjtState.mjSTATE_INTEGRATION
+        # what changes its size with every step (contacts, constraints, islands) lives in an arena, empty in a new MjData
+        new = mujoco.MjData(self.model)
+        arrays = {name: getattr(new, name, None) for name in dir(new) if not name.startswith("_")}
+        self.names = [name for name, one in arrays.items() if isinstance(one, np.ndarray) and one.size]
+
+    def save(self, previous: Any) -> Any:
+        integration = np.empty(self.mujoco.mj_stateSize(self.model, self.signature))
+        self.mujoco.mj_getState(self.model, self.data, integration, self.signature)
+        return integration, {name: getattr(self.data, name).copy() for name in self.names}
+
+    def restore(self, contents: Any) -> None:
+        integration, arrays = contents
+        self.mujoco.mj_setState(self.model, self.data, integration, self.signature)
+        for name, array_contents in arrays.items():
+            getattr(self.data, name)[...] = array_contents
+
+
+def cell_of(obj: Any) -> Cell | None:
+    """
+    Find the cell of an object whose state Python cannot see. The place to add a simulator of one's own to.
 
     :param obj: The object
-    :return: Its engine, or None if it has none
+    :return: Its cell, or None if there is none for objects of its type
+    :raises TypeError: if its state cannot be copied
     """
-    if isinstance(obj, np.random.Generator):
-        return PCG64Engine() if sys.byteorder == "little" and PCG64Engine.readable(obj) else GeneratorEngine()
-    for kind, engine in _ENGINES.items():
-        if isinstance(obj, kind):
-            return engine
-    if type(obj).__name__ == "MjData" and type(obj).__module__.startswith("mujoco"):
+    kind = type(obj)
+    if issubclass(kind, np.random.Generator):
+        return PCG64Cell(obj) if PCG64Cell.readable(obj) else GeneratorCell(obj)
+    for base, cell in _CELLS.items():
+        if issubclass(kind, base):
+            made: Cell = cell(obj)
+            return made
+    if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):
         import mujoco
 
-        return MujocoEngine() if hasattr(mujoco, "mj_copyData") else OldMujocoEngine()
+        return MujocoCell(obj) if hasattr(mujoco, "mj_copyData") else OldMujocoCell(obj)
     return None
 
 
-_ENGINES: dict[type, ObjectEngine] = {
-    np.random.BitGenerator: BitGeneratorEngine(),
-    np.random.RandomState: RandomStateEngine(),
-    random.Random: PythonRandomEngine(),
-    array.array: ArrayArrayEngine(),
+_CELLS: dict[type, Any] = {
+    np.random.BitGenerator: GeneratorCell,
+    np.random.SeedSequence: SeedSequenceCell,
+    np.random.RandomState: RandomStateCell,
+    random.Random: PythonRandomCell,
+    array.array: NumbersCell,
+    bytearray: NumbersCell,
+    np.void: RecordCell,
 }

@@ -59,22 +59,20 @@ class Engine(Protocol):
         """
 
 
-class ObjectEngine(Protocol):
-    """A way to save and restore one object whose state Python cannot see: a simulator, a generator of random numbers."""
+class Cell(Protocol):
+    """A way to save and restore one mutable object."""
 
-    def save(self, obj: Any, previous: Any) -> Any:
+    def save(self, previous: Any) -> Any:
         """
-        Save the object.
+        Copy the object's contents.
 
-        :param obj: The object
         :param previous: What an earlier call returned and nobody needs any more (its memory may be used again), or None
-        :return: Its state
+        :return: The contents
         """
 
-    def restore(self, obj: Any, state: Any) -> None:
+    def restore(self, contents: Any) -> None:
         """
-        Put the object back, in place.
+        Write contents back into the object.
 
-        :param obj: The object
-        :param state: What ``save`` returned
+        :param contents: What ``save`` returned; it can be restored any number of times
         """

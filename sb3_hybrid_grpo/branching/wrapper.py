@@ -12,7 +12,6 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
-from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
 """Wrappers that write down what happens: siblings pass them by."""
@@ -31,7 +30,7 @@ class SiblingSteps(NamedTuple):
 
 
 class SiblingFailure(NamedTuple):
-    """A sibling's step raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv."""
+    """A sibling's step or reset raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv."""
 
     member: int
     error: str
@@ -49,7 +48,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._recorders = _links_to_recorders(env)
+        self._recorders = _links_to_recorders(self)
         with self._without_recorders():
             self._engine: Engine = InPlaceEngine(self.env)
         self._origin: Snapshot | None = None
@@ -69,8 +68,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         """
         steps = SiblingSteps([], [], [], [], {})
         member = 0
-        with self._standing_still() as origin:
-            try:
+        try:
+            with self._standing_still() as origin:
                 for member, action in enumerate(actions):
                     self._engine.restore(origin if forks[member] else self._siblings[member])
                     observation, reward, terminated, truncated, _ = self.env.step(action)
@@ -82,26 +81,27 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                         steps.resets[member] = _copied(self.env.reset()[0])
                     if keep:
                         self._siblings[member] = self._engine.save(self._siblings.get(member))
-            except BranchingError:
-                raise
-            except Exception as error:
-                return SiblingFailure(member + 1, repr(error), traceback.format_exc())
+        except Exception as error:
+            return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return steps
 
-    def reset_siblings(self, seeds: list[int | None]) -> list[Any]:
+    def reset_siblings(self, seeds: list[int | None]) -> list[Any] | SiblingFailure:
         """
         Start an episode of its own in every sibling.
 
         :param seeds: One seed a sibling; None: go on with the sibling's own random numbers
-        :return: The siblings' first observations
+        :return: The siblings' first observations, or which of them failed
         """
         observations = []
-        with self._standing_still():
-            for member, seed in enumerate(seeds):
-                if seed is None:
-                    self._engine.restore(self._siblings[member])
-                observations.append(_copied(self.env.reset(seed=seed)[0]))
-                self._siblings[member] = self._engine.save(self._siblings.get(member))
+        member = 0
+        try:
+            with self._standing_still() as origin:
+                for member, seed in enumerate(seeds):
+                    self._engine.restore(self._siblings[member] if seed is None else origin)
+                    observations.append(_copied(self.env.reset(seed=seed)[0]))
+                    self._siblings[member] = self._engine.save(self._siblings.get(member))
+        except Exception as error:
+            return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return observations
 
     @contextmanager
@@ -112,7 +112,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             try:
                 yield origin
             finally:
-                self._engine.restore(origin)
+                try:
+                    self._engine.restore(origin)
+                except KeyboardInterrupt:
+                    self._engine.restore(origin)  # again, from its beginning
+                    raise
 
     @contextmanager
     def _without_recorders(self) -> Iterator[None]:
