@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from sb3_hybrid_grpo.branching.cells import (
     ArrayCell,
     AttributesCell,
-    Layout,
     MappingCell,
     ReferenceCell,
     SequenceCell,
     SlotsCell,
-    StructureChanged,
-    identical,
 )
+from sb3_hybrid_grpo.branching.layout import Layout, StructureChanged, identical
 
 
 class Thing:

@@ -5,116 +5,47 @@ Identities survive a restore, so that every alias (wrapper and env, env and simu
 """
 
 import collections
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from sb3_hybrid_grpo.branching.layout import (
+    ATOMS,
+    Copies,
+    Layout,
+    StructureChanged,
+    array_copies,
+    identical,
+    is_plain_tuple,
+    write_back,
+)
 from sb3_hybrid_grpo.branching.protocol import SupportsBranching
 
-ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
-"""Types whose objects never change. Types met on the way are added."""
 
-Copies = list[tuple[np.ndarray, np.ndarray]]
-"""Arrays, each with a copy of its contents."""
+class ContainerCell:
+    """What containers have in common: contents are the values, and copies of the arrays among them."""
 
+    layout: Layout
 
-class StructureChanged(Exception):
-    """A container refers to other objects than when the env was walked: walk it again."""
+    def read(self) -> Any:
+        """Copy the container, not what it refers to."""
+        raise NotImplementedError
 
+    def values(self, contents: Any) -> Sequence[Any]:
+        """List the values in such a copy."""
+        values: Sequence[Any] = contents
+        return values
 
-def is_plain_array(value: Any) -> bool:
-    """Whether a value is an array of numbers, which its holder's :class:`Layout` copies."""
-    return type(value) is np.ndarray and not value.dtype.hasobject
+    def save(self, previous: Any) -> Any:
+        contents = self.read()
+        return contents, self.layout.save(self.values(contents))
 
-
-def is_plain_tuple(value: Any) -> bool:
-    """Whether a value is a tuple, perhaps a named one, in which nothing can change."""
-    return isinstance(value, tuple) and not hasattr(value, "__dict__") and ATOMS.issuperset(map(type, value))
-
-
-class Layout:
-    """
-    What a container's values were when the env was walked, so that a save sees in a few calls into C whether they still are.
-
-    Contents are copied at every save, whether they changed before or not; only the *shape* of the graph is remembered.
-    Arrays and tuples of atoms may be replaced by new ones at will, as many envs do with their state.
-
-    :param values: The container's values
-    :param skip: Values whose contents are no state
-    """
-
-    def __init__(self, values: Iterable[Any], skip: Iterable[Any] = ()) -> None:
-        self.skip = {id(value): value for value in skip}
-        self._classify(values)
-
-    def _classify(self, values: Iterable[Any]) -> None:
-        self.types: list[type] = []
-        self.arrays: list[int] = []
-        self.tuples: list[int] = []
-        self.children: list[tuple[int, Any]] = []
-        for position, value in enumerate(values):
-            self.types.append(type(value))
-            if type(value) in ATOMS:
-                continue
-            if is_plain_array(value):
-                self.arrays.append(position)
-            elif is_plain_tuple(value):
-                self.tuples.append(position)
-            elif id(value) not in self.skip:
-                self.children.append((position, value))
-
-    def save(self, values: Sequence[Any]) -> Copies:
-        """
-        Copy the arrays among the values.
-
-        :param values: The container's values now
-        :return: Each array that can change, and a copy
-        :raises StructureChanged: if the container refers to other objects than before
-        """
-        types = [type(value) for value in values]
-        if types != self.types:
-            self._accept(values, types)
-        for position, child in self.children:
-            if values[position] is not child:
-                raise StructureChanged
-        for position in self.tuples:
-            if not ATOMS.issuperset(map(type, values[position])):
-                raise StructureChanged
-        return [copy for position in self.arrays for copy in _array_copies(values[position])]
-
-    def _accept(self, values: Sequence[Any], types: list[type]) -> None:
-        """Go on with other values if there is nothing among them that the env must be walked for."""
-        if len(types) == len(self.types):
-            changed = [kind for pair in zip(types, self.types) if pair[0] is not pair[1] for kind in pair]  # noqa: B905  hot
-        else:
-            changed = [*types, *self.types]
-        if ATOMS.issuperset(changed):
-            self.types = types
-            return
-        children = self.children
-        self._classify(values)
-        if not identical([child for _, child in children], [child for _, child in self.children]):
-            raise StructureChanged
+    def resave(self, shared: Any, previous: Any) -> Any:
+        return self.read(), [(array, array.copy()) for array, _ in shared[1]]
 
 
-def _array_copies(array: np.ndarray) -> Copies:
-    if array.dtype.hasobject:
-        raise StructureChanged
-    while not array.flags.writeable:
-        if not isinstance(array.base, np.ndarray):
-            return []  # constant
-        array = array.base  # a read-only view of something that may yet be written to
-    return [(array, array.copy())]
-
-
-def _write_back(copies: Copies) -> None:
-    for array, copy in copies:
-        array[...] = copy
-
-
-class AttributesCell:
+class AttributesCell(ContainerCell):
     """
     The attributes (``__dict__``) of all objects at once.
 
@@ -126,28 +57,29 @@ class AttributesCell:
         self.objects = [(obj, vars(obj)) for obj in objects]
         self.layout = Layout([value for _, attributes in self.objects for value in attributes.values()], skip)
 
-    def save(self, previous: Any) -> Any:
-        contents: list[dict[str, Any]] = []
-        values: list[Any] = []
+    def read(self) -> list[dict[str, Any]]:
+        return [obj.__dict__.copy() for obj, _ in self.objects]
+
+    def values(self, contents: list[dict[str, Any]]) -> list[Any]:
         for obj, attributes in self.objects:
             if obj.__dict__ is not attributes:
                 raise StructureChanged
-            contents.append(attributes.copy())
-            values += attributes.values()
-        return contents, self.layout.save(values)
+        return [value for attributes in contents for value in attributes.values()]
 
     def restore(self, contents: Any) -> None:
         all_attributes, copies = contents
         for (obj, attributes), saved in zip(self.objects, all_attributes):  # noqa: B905  strict costs as much as the rest
             if obj.__dict__ is not attributes:
                 object.__setattr__(obj, "__dict__", attributes)
-            attributes.clear()  # for what is new, and for the order
             attributes.update(saved)
+            if list(attributes) != list(saved):  # what is new goes, and the order is as it was
+                attributes.clear()
+                attributes.update(saved)
         for array, copy in copies:
             array[...] = copy
 
 
-class SlotsCell:
+class SlotsCell(ContainerCell):
     """
     The ``__slots__`` of an object.
 
@@ -160,7 +92,6 @@ class SlotsCell:
         self.layout = Layout(self.read().values())
 
     def read(self) -> dict[Any, Any]:
-        """Read the slots that are filled."""
         contents = {}
         for slot in self.slots:
             try:
@@ -169,9 +100,8 @@ class SlotsCell:
                 continue
         return contents
 
-    def save(self, previous: Any) -> Any:
-        contents = self.read()
-        return contents, self.layout.save(list(contents.values()))
+    def values(self, contents: dict[Any, Any]) -> list[Any]:
+        return list(contents.values())
 
     def restore(self, contents: Any) -> None:
         filled, copies = contents
@@ -179,10 +109,10 @@ class SlotsCell:
             slot.__delete__(self.obj)
         for slot, value in filled.items():
             slot.__set__(self.obj, value)
-        _write_back(copies)
+        write_back(copies)
 
 
-class MappingCell:
+class MappingCell(ContainerCell):
     """
     A dict, or one of a subclass: the methods are those of the built-in class, so that a subclass's own see nothing.
 
@@ -192,19 +122,18 @@ class MappingCell:
     def __init__(self, mapping: Any) -> None:
         self.mapping = mapping
         self.ordered = isinstance(mapping, collections.OrderedDict)
-        contents = self._read()
+        contents = self.read()
         self.layout = Layout(contents.values())
         self.keys = _objects(contents)
 
-    def _read(self) -> dict[Any, Any]:
+    def read(self) -> dict[Any, Any]:
         # an OrderedDict has an order of its own, which copy() of a dict does not know
         return dict(collections.OrderedDict.items(self.mapping)) if self.ordered else dict.copy(self.mapping)
 
-    def save(self, previous: Any) -> Any:
-        contents = self._read()
+    def values(self, contents: dict[Any, Any]) -> list[Any]:
         if not ATOMS.issuperset(map(type, contents)) and not identical(self.keys, _objects(contents)):
             raise StructureChanged
-        return contents, self.layout.save(list(contents.values()))
+        return list(contents.values())
 
     def restore(self, contents: Any) -> None:
         items, copies = contents
@@ -215,32 +144,31 @@ class MappingCell:
         else:
             dict.clear(self.mapping)
             dict.update(self.mapping, items)
-        _write_back(copies)
+        write_back(copies)
 
 
-class SequenceCell:
+class SequenceCell(ContainerCell):
     """
     A list, a deque, a set or an array of objects.
 
     :param obj: The container
-    :param read: Makes a list of its values
+    :param values_of: Makes a list of its values
     :param write: Writes a list of values back into it
     """
 
-    def __init__(self, obj: Any, read: Callable[[Any], list[Any]], write: Callable[[Any, list[Any]], None]) -> None:
-        self.obj, self.read, self.write = obj, read, write
-        self.layout = Layout(read(obj))
+    def __init__(self, obj: Any, values_of: Callable[[Any], list[Any]], write: Callable[[Any, list[Any]], None]) -> None:
+        self.obj, self.values_of, self.write = obj, values_of, write
+        self.layout = Layout(self.read())
 
-    def save(self, previous: Any) -> Any:
-        contents = self.read(self.obj)
-        return contents, self.layout.save(contents)
+    def read(self) -> list[Any]:
+        return self.values_of(self.obj)
 
     def restore(self, contents: Any) -> None:
         values, copies = contents
         # what is as it was stays untouched: a set written anew may be run through in another order
-        if not identical(values, self.read(self.obj)):
+        if not identical(values, self.read()):
             self.write(self.obj, values)
-        _write_back(copies)
+        write_back(copies)
 
 
 class ArrayCell:
@@ -254,13 +182,16 @@ class ArrayCell:
         self.array = array.view(np.ndarray)
 
     def save(self, previous: Any) -> Copies:
-        return _array_copies(self.array)
+        return array_copies(self.array)
+
+    def resave(self, shared: Copies, previous: Any) -> Copies:
+        return [(array, array.copy()) for array, _ in shared]
 
     def restore(self, contents: Copies) -> None:
-        _write_back(contents)
+        write_back(contents)
 
 
-class ReferenceCell:
+class ReferenceCell(ContainerCell):
     """
     One reference, of an object that is otherwise constant: a closure's variable.
 
@@ -269,17 +200,16 @@ class ReferenceCell:
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]) -> None:
-        self.read, self.write = read, write
-        self.layout = Layout([read()])
+        self.get, self.write = read, write
+        self.layout = Layout(self.read())
 
-    def save(self, previous: Any) -> Any:
-        contents = (self.read(),)
-        return contents, self.layout.save(contents)
+    def read(self) -> tuple[Any]:
+        return (self.get(),)
 
     def restore(self, contents: Any) -> None:
         (value,), copies = contents
         self.write(value)
-        _write_back(copies)
+        write_back(copies)
 
 
 class SpacesCell:
@@ -293,16 +223,32 @@ class SpacesCell:
         self.spaces = spaces
         self.generators = [space._np_random for space in spaces]
 
-    def save(self, previous: Any) -> None:
-        if [space._np_random for space in self.spaces] != self.generators:
-            raise StructureChanged
-
-    def restore(self, contents: None) -> None:
+    def save(self, previous: Any) -> list[Any]:
         for space, generator in zip(self.spaces, self.generators):  # noqa: B905  strict costs as much as the rest
-            space._np_random = generator
+            if space._np_random is not generator:
+                raise StructureChanged
+        return self.generators
+
+    def resave(self, shared: list[Any], previous: Any) -> list[Any]:
+        return [space._np_random for space in self.spaces]
+
+    def restore(self, contents: list[Any]) -> None:
+        for space, generator in zip(self.spaces, contents):  # noqa: B905  strict costs as much as the rest
+            if space._np_random is not generator:
+                space._np_random = generator
 
 
-class HookCell:
+class OpaqueCell:
+    """What objects have in common whose state Python cannot see: it is theirs alone, and saved whole."""
+
+    def save(self, previous: Any) -> Any:
+        raise NotImplementedError
+
+    def resave(self, shared: Any, previous: Any) -> Any:
+        return self.save(previous)
+
+
+class HookCell(OpaqueCell):
     """
     An env that saves itself.
 
@@ -322,8 +268,3 @@ class HookCell:
 def _objects(keys: Iterable[Any]) -> list[Any]:
     """Those of a dict's keys that the env must be walked for."""
     return [key for key in keys if type(key) not in ATOMS and not is_plain_tuple(key)]
-
-
-def identical(one: Sequence[Any], other: Sequence[Any]) -> bool:
-    """Whether two sequences hold the very same objects in the same order."""
-    return len(one) == len(other) and all(map(operator.is_, one, other))

@@ -39,15 +39,6 @@ class _Siblings(NamedTuple):
     rewards: np.ndarray
 
 
-class _Part(NamedTuple):
-    """Member 0's or the siblings' part of a step."""
-
-    reached: Observations
-    rewards: np.ndarray
-    terminated: np.ndarray
-    cut: np.ndarray
-
-
 class Groups:
     """
     A VecEnv of E envs as E groups of N members each. Member 0 is the env itself, stepped by ``env.step`` and by nothing else;
@@ -132,21 +123,23 @@ class Groups:
         last_step_E = self._age_E + 1 >= self._horizon
         siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
         observations, rewards, dones, infos = self.env.step(actions_NE[0])
-        bootstraps_E = np.array([_is_truncated(info) for info in infos]) & dones
-        parts = [_Part(_rows(infos, bootstraps_E), np.asarray(rewards)[None], (dones & ~bootstraps_E)[None], dones[None])]
+
+        shape = (self.n_samples, len(dones))
+        rewards_NE, terminated_NE, cut_NE = np.empty(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
+        rewards_NE[0], cut_NE[0] = rewards, dones
+        reached: list[Observations] = []
+        if dones.any():
+            truncated_E = dones & [_is_truncated(info) for info in infos]
+            terminated_NE[0] = dones & ~truncated_E
+            reached += _rows(infos, truncated_E)
         ends = 0
         if siblings is not None:
-            part, ends = self._siblings_part(siblings, dones | last_step_E)
-            parts.append(part)
+            rewards_NE[1:], terminated_NE[1:], cut_NE[1:], rows, ends = self._settle(siblings, dones | last_step_E)
+            reached += rows
             self._age_E = np.where(dones | last_step_E, 0, self._age_E + 1)
         self._stepping = False
         return GroupStep(
-            *(observations, rewards, dones, infos),
-            rewards_NE=np.concatenate([part.rewards for part in parts], dtype=np.float32),
-            terminated_NE=np.concatenate([part.terminated for part in parts]),
-            cut_NE=np.concatenate([part.cut for part in parts]),
-            reached=_joined([part.reached for part in parts if part.reached is not None]),
-            sibling_ends=ends,
+            *(observations, rewards, dones, infos), rewards_NE, terminated_NE, cut_NE, _joined(reached), sibling_ends=ends
         )
 
     def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> _Siblings:
@@ -160,11 +153,13 @@ class Groups:
         self._check_numbers(observations, rewards)
         return _Siblings(steps, observations, rewards)
 
-    def _siblings_part(self, siblings: _Siblings, dropped_E: np.ndarray) -> tuple[_Part, int]:
+    def _settle(
+        self, siblings: _Siblings, dropped_E: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Observations], int]:
         """
         :param siblings: What the siblings saw
         :param dropped_E: Whether all siblings of a group fork at the next step
-        :return: The siblings' part of the step, and how many of their episodes ended
+        :return: Rewards, terminations and cuts ``(M, E)``, rows for ``GroupStep.reached``, and how many episodes ended
         """
         steps, observations, rewards = siblings
         for stage in self._stages:
@@ -173,15 +168,12 @@ class Groups:
         ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         cut_ME = ended_ME if self.free else ended_ME | dropped_E
         reached = (cut_ME & ~terminated_ME).reshape(-1)
-        part = _Part(
-            _each(lambda theirs: theirs[reached], observations) if reached.any() else None,
-            *(rewards.reshape(self._shape), terminated_ME, cut_ME),
-        )
+        rows = [_each(lambda theirs: theirs[reached], observations)] if reached.any() else []
         if self.free:
             self._restart([steps[e].resets[m] for m, e in zip(*np.nonzero(ended_ME), strict=True)], ended_ME, observations)
         self.starts_ME = cut_ME
         self._observations_ME = observations
-        return part, int(ended_ME.sum())
+        return rewards.reshape(self._shape), terminated_ME, cut_ME, rows, int(ended_ME.sum())
 
     def _restart(self, firsts: list[Any], restarted_ME: np.ndarray, observations: Observations) -> None:
         """Put the first observations of siblings that reset by themselves into those of all siblings."""
@@ -231,15 +223,16 @@ def _is_truncated(info: dict[str, Any]) -> bool:
     return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
 
 
-def _rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> Observations:
-    """The last observations of the episodes of member 0 that were truncated, as a batch; None if there are none."""
+def _rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> list[Observations]:
+    """The last observations of these envs' episodes, as a batch in a list, which is empty if there are none."""
     rows = [info["terminal_observation"] for info, wanted in zip(infos, wanted_E, strict=True) if wanted]
     if not rows:
-        return None
-    return {key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)
+        return []
+    return [{key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)]
 
 
 def _joined(batches: list[Observations]) -> Observations:
+    """Batches one after another; None without one."""
     if len(batches) < 2:
         return batches[0] if batches else None
     return _each(lambda *parts: np.concatenate(parts), *batches)

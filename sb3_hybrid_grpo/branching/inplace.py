@@ -1,21 +1,19 @@
 """Save and restore an env in place: the contents of every mutable object reachable from it."""
 
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.cells import ATOMS, AttributesCell, SpacesCell, StructureChanged
+from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
+from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.protocol import Cell
 from sb3_hybrid_grpo.branching.visitors import Found, visit
 from sb3_hybrid_grpo.errors import BranchingError
 
 
-class InPlaceSnapshot(NamedTuple):
-    """The cells of an env, and the contents of each."""
-
-    cells: list[Cell]
-    contents: list[Any]
+InPlaceSnapshot = tuple[list[Cell], list[Any]]
+"""The cells of an env, and the contents of each."""
 
 
 class InPlaceEngine:
@@ -38,16 +36,21 @@ class InPlaceEngine:
     def save(self, previous: InPlaceSnapshot | None = None) -> InPlaceSnapshot:
         cells = self._cells
         try:
-            if previous is None or previous.cells is not cells:
-                return InPlaceSnapshot(cells, [cell.save(None) for cell in cells])
-            return InPlaceSnapshot(cells, [cell.save(old) for cell, old in zip(cells, previous.contents)])  # noqa: B905  hot
+            if previous is None or previous[0] is not cells:
+                return cells, [cell.save(None) for cell in cells]
+            return cells, [cell.save(old) for cell, old in zip(cells, previous[1])]  # noqa: B905  hot
         except StructureChanged:
             cells = self._cells = self._walk()
-            return InPlaceSnapshot(cells, [cell.save(None) for cell in cells])
+            return cells, [cell.save(None) for cell in cells]
+
+    def resave(self, start: InPlaceSnapshot, previous: InPlaceSnapshot | None = None) -> InPlaceSnapshot:
+        cells, all_shared = start
+        old = previous[1] if previous is not None and previous[0] is cells else [None] * len(cells)
+        return cells, [cell.resave(shared, one) for cell, shared, one in zip(cells, all_shared, old)]  # noqa: B905  hot
 
     def restore(self, snapshot: InPlaceSnapshot) -> None:
-        self._cells = snapshot.cells  # a member may refer to other objects than another: its own generator, say
-        for cell, contents in zip(snapshot.cells, snapshot.contents):  # noqa: B905  hot
+        cells, all_contents = snapshot
+        for cell, contents in zip(cells, all_contents):  # noqa: B905  hot
             cell.restore(contents)
 
     def _walk(self) -> list[Cell]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sb3_hybrid_grpo.branching.cells import OpaqueCell
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 
-class PCG64Cell:
+class PCG64Cell(OpaqueCell):
     """
     numpy's default generator, through its raw state: a twentieth of the cost of ``bit_generator.state``.
 
@@ -58,7 +59,7 @@ class PCG64Cell:
         self.numbers.raw, self.counters.raw = contents
 
 
-class GeneratorCell:
+class GeneratorCell(OpaqueCell):
     """
     Any ``numpy.random.Generator``, or a bit generator without one, through its public state.
 
@@ -75,7 +76,7 @@ class GeneratorCell:
         self.bits.state = contents
 
 
-class SeedSequenceCell:
+class SeedSequenceCell(OpaqueCell):
     """
     What a generator spawns others from.
 
@@ -95,7 +96,7 @@ class SeedSequenceCell:
             one.__setstate__((one.entropy, contents, one.pool, one.pool_size, one.spawn_key))
 
 
-class RandomStateCell:
+class RandomStateCell(OpaqueCell):
     """
     numpy's legacy ``RandomState``.
 
@@ -112,7 +113,7 @@ class RandomStateCell:
         self.generator.set_state(contents)
 
 
-class PythonRandomCell:
+class PythonRandomCell(OpaqueCell):
     """
     Python's own ``random.Random``.
 
@@ -131,7 +132,7 @@ class PythonRandomCell:
         self.generator.setstate(contents)
 
 
-class NumbersCell:
+class NumbersCell(OpaqueCell):
     """
     ``array.array`` or ``bytearray``.
 
@@ -148,7 +149,7 @@ class NumbersCell:
         self.obj[:] = contents
 
 
-class RecordCell:
+class RecordCell(OpaqueCell):
     """
     A row of a structured array, which shares the array's memory.
 
@@ -168,7 +169,7 @@ class RecordCell:
             self.record[name] = contents[name]
 
 
-class MujocoCell:
+class MujocoCell(OpaqueCell):
     """
     MuJoCo's ``MjData``, all of it: observations and rewards read derived arrays (``xpos``, ``cinert``, …) that lag behind
     ``qpos``, so that none of MuJoCo's own state signatures (``mjSTATE_*``) is exact for every env.
@@ -191,7 +192,7 @@ class MujocoCell:
         self.copy(self.data, self.model, contents)
 
 
-class OldMujocoCell:
+class OldMujocoCell(OpaqueCell):
     """
     ``MjData`` before mujoco 3.5 gave Python ``mj_copyData``: the integration state and every array of fixed size.
 

@@ -51,11 +51,23 @@ class Engine(Protocol):
         :return: The snapshot
         """
 
+    def resave(self, start: Snapshot, previous: Snapshot | None = None) -> Snapshot:
+        """
+        Save the env again after some steps from a snapshot: only what members that started from it share. What a member made
+        in the meantime no other member can reach, and it stays as it is until the member goes on.
+
+        Nothing else may start from such a snapshot than the member that goes on.
+
+        :param start: The snapshot that was restored before the steps
+        :param previous: A snapshot that is not needed any more; its memory may be used again
+        :return: The snapshot
+        """
+
     def restore(self, snapshot: Snapshot) -> None:
         """
         Put the env back.
 
-        :param snapshot: What ``save`` returned; it can be restored any number of times
+        :param snapshot: What ``save`` or ``resave`` returned; it can be restored any number of times
         """
 
 
@@ -67,6 +79,15 @@ class Cell(Protocol):
         Copy the object's contents.
 
         :param previous: What an earlier call returned and nobody needs any more (its memory may be used again), or None
+        :return: The contents
+        """
+
+    def resave(self, shared: Any, previous: Any) -> Any:
+        """
+        Copy the object's contents after some steps from a snapshot, see :meth:`Engine.resave`.
+
+        :param shared: The contents that were restored before the steps
+        :param previous: As in :meth:`save`
         :return: The contents
         """
 

@@ -28,15 +28,14 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from sb3_hybrid_grpo.branching.cells import (
-    ATOMS,
     ArrayCell,
     HookCell,
     MappingCell,
     ReferenceCell,
     SequenceCell,
     SlotsCell,
-    is_plain_array,
 )
+from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array
 from sb3_hybrid_grpo.branching.objects import cell_of
 from sb3_hybrid_grpo.branching.protocol import Cell
 
@@ -54,7 +53,9 @@ _CONSTANT: tuple[type, ...] = (
 _CONSTANT_MODULES = ("mujoco", "pygame", "glfw", "OpenGL", "typing")  # models, views and windows; MjData has an engine
 _CYTHON_FUNCTION = "cython_function_or_method"  # each compiled module brings a type of this name
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
-_CHECKERS = (OrderEnforcing, PassiveEnvChecker)  # they remember what they have checked, and change nothing
+CHECKERS = (OrderEnforcing, PassiveEnvChecker)
+"""Wrappers that remember what they have checked, and change nothing."""
+
 # written in Python, and yet no copy of their attributes brings them back
 _LIVING: tuple[type, ...] = (
     *(threading.Thread, threading.Event, threading.Condition, threading.Semaphore),
@@ -95,7 +96,7 @@ def visit(obj: Any, found: Found) -> Children:
         return ()
     if issubclass(kind, _LIVING):
         raise TypeError(f"{kind} is alive")
-    if kind in _CHECKERS:
+    if kind in CHECKERS:
         return [(".env", obj.env)]
     for base, visitor in _VISITORS.items():
         if issubclass(kind, base):

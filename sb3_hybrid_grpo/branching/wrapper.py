@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
+from sb3_hybrid_grpo.branching.visitors import CHECKERS
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
 """Wrappers that write down what happens: siblings pass them by."""
@@ -48,9 +49,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._recorders = _links_to_recorders(self)
-        with self._without_recorders():
+        self._shortcuts = _shortcuts(self)
+        self._take(shortcut=True)
+        try:
             self._engine: Engine = InPlaceEngine(self.env)
+        finally:
+            self._take(shortcut=False)
         self._origin: Snapshot | None = None
         self._siblings: dict[int, Snapshot] = {}
 
@@ -69,18 +73,19 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         steps = SiblingSteps([], [], [], [], {})
         member = 0
         try:
-            with self._standing_still() as origin:
+            with self._standing_still(bool(forks.any())) as origin:
                 for member, action in enumerate(actions):
-                    self._engine.restore(origin if forks[member] else self._siblings[member])
+                    start = origin if forks[member] else self._siblings[member]
+                    self._engine.restore(start)
                     observation, reward, terminated, truncated, _ = self.env.step(action)
-                    steps.observations.append(_copied(observation))
+                    steps.observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
                     steps.rewards.append(float(reward))
                     steps.terminated.append(bool(terminated))
                     steps.truncated.append(bool(truncated))
                     if reset_ended and (terminated or truncated):
                         steps.resets[member] = _copied(self.env.reset()[0])
                     if keep:
-                        self._siblings[member] = self._engine.save(self._siblings.get(member))
+                        self._siblings[member] = self._engine.resave(start, self._siblings.get(member))
         except Exception as error:
             return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return steps
@@ -95,20 +100,30 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         observations = []
         member = 0
         try:
-            with self._standing_still() as origin:
+            with self._standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
-                    self._engine.restore(self._siblings[member] if seed is None else origin)
+                    start = self._siblings[member] if seed is None else origin
+                    self._engine.restore(start)
                     observations.append(_copied(self.env.reset(seed=seed)[0]))
-                    self._siblings[member] = self._engine.save(self._siblings.get(member))
+                    self._siblings[member] = self._engine.resave(start, self._siblings.get(member))
         except Exception as error:
             return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return observations
 
     @contextmanager
-    def _standing_still(self) -> Iterator[Snapshot]:
-        """The env is after the block what it was before, whatever happens in between."""
-        with self._without_recorders():
-            origin = self._origin = self._engine.save(self._origin)
+    def _standing_still(self, as_start: bool) -> Iterator[Snapshot]:
+        """
+        The env is after the block what it was before, whatever happens in between.
+
+        :param as_start: Whether siblings start from here, or only go on with what they started from before
+        """
+        self._take(shortcut=True)
+        try:
+            if as_start or self._origin is None:
+                origin = self._engine.save(self._origin)
+            else:
+                origin = self._engine.resave(self._origin, self._origin)
+            self._origin = origin
             try:
                 yield origin
             finally:
@@ -117,17 +132,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                 except KeyboardInterrupt:
                     self._engine.restore(origin)  # again, from its beginning
                     raise
-
-    @contextmanager
-    def _without_recorders(self) -> Iterator[None]:
-        """Take recorders that lie between wrappers out of the chain."""
-        for wrapper, _recorder, inner in self._recorders:
-            wrapper.env = inner
-        try:
-            yield
         finally:
-            for wrapper, recorder, _inner in self._recorders:
-                wrapper.env = recorder
+            self._take(shortcut=False)
+
+    def _take(self, shortcut: bool) -> None:
+        """Link the chain of wrappers past those that siblings pass by, or through them again."""
+        for wrapper, above, below in self._shortcuts:
+            wrapper.env = below if shortcut else above
 
 
 def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
@@ -163,16 +174,20 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
-def _links_to_recorders(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]]:
-    """Each wrapper right above some recorders, the first of them, and what lies below the last."""
+def _shortcuts(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]]:
+    """Each wrapper right above some that siblings pass by, the first of those, and what lies below the last."""
     links: list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]] = []
     for layer in _layers(env):
-        if isinstance(layer, gym.Wrapper) and not isinstance(layer, RECORDERS) and isinstance(layer.env, RECORDERS):
-            inner: gym.Env[Any, Any] = layer.env
-            while isinstance(inner, RECORDERS):
-                inner = inner.env
-            links.append((layer, layer.env, inner))
+        if isinstance(layer, gym.Wrapper) and not _is_passed_by(layer) and _is_passed_by(layer.env):
+            below: Any = layer.env
+            while _is_passed_by(below):
+                below = below.env
+            links.append((layer, layer.env, below))
     return links
+
+
+def _is_passed_by(env: gym.Env[Any, Any]) -> bool:
+    return isinstance(env, RECORDERS) or type(env) in CHECKERS
 
 
 def _copied(observation: Any) -> Any:
