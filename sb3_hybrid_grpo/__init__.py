@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import sb3_hybrid_grpo.envs  # noqa: F401  registers the environments
 from sb3_hybrid_grpo.branching import make_branchable
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 
