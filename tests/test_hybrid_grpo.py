@@ -16,6 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
+from sb3_hybrid_grpo.branching.copies import TRIAL_STEPS
 from tests.toy_envs import NoisyWalk, walk
 
 ACTIONS: list[spaces.Space[Any]] = [
@@ -144,7 +145,8 @@ def test_the_simulator_takes_as_many_steps_as_are_counted() -> None:
     # the counter is a closure's variable of the class, out of the reach of snapshots of the env
     model = HybridGRPO("MlpPolicy", Counted(), branch_horizon=8, **SMALL)
     model.learn(48)
-    assert steps == model.num_simulator_steps == 4 * 48
+    assert model.num_simulator_steps == 4 * 48
+    assert steps == model.num_simulator_steps + 3 * TRIAL_STEPS  # once, to see whether copies of the env are exact
 
 
 def test_logs_have_ppos_keys_and_the_groups() -> None:

@@ -11,6 +11,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
 
 from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.branching.copies import TRIAL_STEPS
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.validation import check_arguments, check_batches
 from tests.toy_envs import NoisyWalk, walk
@@ -179,9 +180,9 @@ def test_an_env_that_draws_on_a_screen() -> None:
 
 def test_nan_of_a_sibling_is_named() -> None:
     class Breaks(gym.Wrapper[Any, Any, Any, Any]):
-        """Gives NaN at its third step, unless the action is that of member 0 (the policy always says the same)."""
+        """Gives NaN at its seventh step after the trial of copies, counted over all members."""
 
-        steps = 0
+        steps = -3 * TRIAL_STEPS
 
         def step(self, action: Any) -> Any:
             Breaks.steps += 1

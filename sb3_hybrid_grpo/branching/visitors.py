@@ -41,7 +41,7 @@ from sb3_hybrid_grpo.branching.protocol import Cell
 
 # Objects that never change, or whose changes are no part of a simulation. By type only: which *values* change cannot be
 # learned from watching an env, rare events are missed.
-_CONSTANT: tuple[type, ...] = (
+CONSTANT: tuple[type, ...] = (
     *(int, float, complex, str, bytes, type, range, slice, property, staticmethod, classmethod, enum.Enum),
     *(types.ModuleType, types.CodeType, types.MappingProxyType, types.GenericAlias, types.NotImplementedType),
     *(types.MethodDescriptorType, types.WrapperDescriptorType, weakref.ProxyType, weakref.CallableProxyType),
@@ -52,12 +52,12 @@ _CONSTANT: tuple[type, ...] = (
 )
 _CONSTANT_MODULES = ("mujoco", "pygame", "glfw", "OpenGL", "typing")  # models, views and windows; MjData has an engine
 _CYTHON_FUNCTION = "cython_function_or_method"  # each compiled module brings a type of this name
-_RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
+RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
 CHECKERS = (OrderEnforcing, PassiveEnvChecker)
 """Wrappers that remember what they have checked, and change nothing."""
 
 # written in Python, and yet no copy of their attributes brings them back
-_LIVING: tuple[type, ...] = (
+LIVING: tuple[type, ...] = (
     *(threading.Thread, threading.Event, threading.Condition, threading.Semaphore),
     *(multiprocessing.process.BaseProcess, multiprocessing.connection.Connection, subprocess.Popen),
 )
@@ -90,11 +90,11 @@ def visit(obj: Any, found: Found) -> Children:
     if cell is not None:
         found.cells.append(cell)
         return [*_visit_attributes(obj, found), *_seed_sequence(obj)]
-    if issubclass(kind, _CONSTANT) or kind.__module__.split(".")[0] in _CONSTANT_MODULES or kind.__name__ == _CYTHON_FUNCTION:
+    if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in _CONSTANT_MODULES or kind.__name__ == _CYTHON_FUNCTION:
         if not isinstance(obj, type):
             ATOMS.add(kind)
         return ()
-    if issubclass(kind, _LIVING):
+    if issubclass(kind, LIVING):
         raise TypeError(f"{kind} is alive")
     if kind in CHECKERS:
         return [(".env", obj.env)]
@@ -113,8 +113,8 @@ def _seed_sequence(obj: Any) -> Children:
 
 def _visit_object(obj: Any, found: Found) -> Children:
     """An instance of a class written in Python: its attributes and slots."""
-    slots = _slots_of(type(obj))
-    if _hidden_bytes(type(obj), len(slots)):
+    slots = slots_of(type(obj))
+    if has_hidden_fields(type(obj), len(slots)):
         raise TypeError(f"{type(obj)} has fields that Python cannot see")
     children = _visit_attributes(obj, found)
     if not slots:
@@ -129,7 +129,7 @@ def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
     if not hasattr(obj, "__dict__"):
         return []
     found.objects.append(obj)
-    records = [name for name in _RECORDS_OF_ENVS if name in vars(obj)] if isinstance(obj, gym.Env) else []
+    records = [name for name in RECORDS_OF_ENVS if name in vars(obj)] if isinstance(obj, gym.Env) else []
     found.records.extend(vars(obj)[name] for name in records)
     return _walked((f".{name}", value) for name, value in vars(obj).items() if name not in records)
 
@@ -264,7 +264,7 @@ _VISITORS: dict[type, Visitor] = {
 }
 
 
-def _slots_of(kind: type) -> list[Any]:
+def slots_of(kind: type) -> list[Any]:
     """The descriptors of a class's slots: they read a slot where an attribute of a subclass hides it."""
     slots: list[Any] = []
     for base in kind.__mro__:
@@ -275,7 +275,7 @@ def _slots_of(kind: type) -> list[Any]:
     return [slot for slot in slots if isinstance(slot, types.MemberDescriptorType)]
 
 
-def _hidden_bytes(kind: type, n_slots: int) -> bool:
+def has_hidden_fields(kind: type, n_slots: int) -> bool:
     """Whether instances have room for more than a header, a ``__dict__``, weak references and slots: fields in C."""
     known = object.__basicsize__ + 8 * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + n_slots)
     return kind.__basicsize__ > known or kind.__itemsize__ > 0

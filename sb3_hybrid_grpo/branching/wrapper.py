@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
+from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy, copies_are_exact
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.visitors import CHECKERS
@@ -40,8 +41,10 @@ class SiblingFailure(NamedTuple):
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
-    Lets siblings live beside an env: other members of the env's group, each a snapshot of the simulator, that are stepped in
-    the env's own simulator while the env itself stands still. ``step`` and ``reset`` are those of the env.
+    Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env.
+
+    A sibling that goes on for more than a step is a copy of the env, where copies of this env are shown to be exact; that
+    takes a few steps once. Else it is a snapshot, stepped in the env's own simulator while the env itself stands still.
 
     :param env: The env, without the recorders (:class:`Monitor` and its like) that siblings must not write to
     :raises BranchingError: if the env cannot be branched
@@ -56,7 +59,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         finally:
             self._take(shortcut=False)
         self._origin: Snapshot | None = None
-        self._siblings: dict[int, Snapshot] = {}
+        self._siblings: dict[int, Snapshot | EnvCopy] = {}
+        self._copyable: bool | None = None  # until it is tried
 
     def step_siblings(
         self, actions: np.ndarray, forks: np.ndarray, keep: bool, reset_ended: bool = False
@@ -73,19 +77,24 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         steps = SiblingSteps([], [], [], [], {})
         member = 0
         try:
-            with self._standing_still(bool(forks.any())) as origin:
+            if keep and forks.any():
+                self._copy_for(np.flatnonzero(forks).tolist())
+            in_place = [not self._lives_in_copy(m) or (forks[m] and not keep) for m in range(len(actions))]
+            with self._standing_still(bool(forks.any())) if any(in_place) else nullcontext() as origin:
                 for member, action in enumerate(actions):
-                    start = origin if forks[member] else self._siblings[member]
-                    self._engine.restore(start)
-                    observation, reward, terminated, truncated, _ = self.env.step(action)
+                    if in_place[member]:
+                        start = origin if forks[member] else self._siblings[member]
+                        self._engine.restore(start)
+                    env = self.env if in_place[member] else self._siblings[member].env
+                    observation, reward, terminated, truncated, _ = env.step(action)
                     steps.observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
                     steps.rewards.append(float(reward))
                     steps.terminated.append(bool(terminated))
                     steps.truncated.append(bool(truncated))
                     if reset_ended and (terminated or truncated):
-                        steps.resets[member] = _copied(self.env.reset()[0])
-                    if keep:
-                        self._siblings[member] = self._engine.resave(start, self._siblings.get(member))
+                        steps.resets[member] = _copied(env.reset()[0])
+                    if in_place[member] and keep:
+                        self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
             return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return steps
@@ -100,15 +109,39 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         observations = []
         member = 0
         try:
+            self._copy_for([m for m, seed in enumerate(seeds) if seed is not None])
             with self._standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
+                    if self._lives_in_copy(member):
+                        observations.append(_copied(self._siblings[member].env.reset(seed=seed)[0]))
+                        continue
                     start = self._siblings[member] if seed is None else origin
                     self._engine.restore(start)
                     observations.append(_copied(self.env.reset(seed=seed)[0]))
-                    self._siblings[member] = self._engine.resave(start, self._siblings.get(member))
+                    self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
             return SiblingFailure(member + 1, repr(error), traceback.format_exc())
         return observations
+
+    def _copy_for(self, members: list[int]) -> None:
+        """Make a copy of the env for siblings that start from here, if copies of this env are exact."""
+        self._take(shortcut=True)
+        try:
+            if self._copyable is None:
+                self._copyable = copies_are_exact(self.env, self._engine)
+            old = {member: self._siblings.pop(member, None) for member in members}
+            for member, previous in old.items() if self._copyable else ():
+                self._siblings[member] = EnvCopy(self.env, previous if isinstance(previous, EnvCopy) else None)
+        except CannotCopyError:  # since the env holds something that it did not hold before
+            self._copyable = False
+        finally:
+            self._take(shortcut=False)
+
+    def _lives_in_copy(self, member: int) -> bool:
+        return isinstance(self._siblings.get(member), EnvCopy)
+
+    def _snapshot_of(self, member: int) -> Snapshot | None:
+        return None if self._lives_in_copy(member) else self._siblings.get(member)
 
     @contextmanager
     def _standing_still(self, as_start: bool) -> Iterator[Snapshot]:

@@ -1,0 +1,254 @@
+"""
+Copies of an env that live beside it: what a sibling is, where an env can be copied.
+
+``copy.deepcopy`` cannot do it: where a class says how it is pickled (gymnasium's ``EzPickle``) it builds a new env, silently
+in another state. Here every object is copied by what it is made of, and an env with an object of an unknown kind is not.
+"""
+
+import collections
+import copy
+import functools
+import pickle
+import random
+import types
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_tuple
+from sb3_hybrid_grpo.branching.protocol import Engine
+from sb3_hybrid_grpo.branching.visitors import (
+    CONSTANT,
+    LIVING,
+    RECORDS_OF_ENVS,
+    has_hidden_fields,
+    slots_of,
+)
+
+
+TRIAL_STEPS = 4
+"""Steps of an env that it takes to see whether copies of it are exact: three times as many, once, before siblings are made."""
+
+
+class CannotCopyError(TypeError):
+    """An env holds an object that only a snapshot in place can save."""
+
+
+# Constant for the env, but they lead back to it: a copy's would lead to the original.
+_LEADS_BACK = (weakref.ref, weakref.ProxyType, weakref.CallableProxyType, functools._lru_cache_wrapper, types.MappingProxyType)
+
+
+class EnvCopy:
+    """
+    A copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env what
+    never changes, and nothing else.
+
+    :param env: The env
+    :param previous: An earlier copy that is not needed any more; its simulator and generators are used again
+    :raises CannotCopyError: if the env holds an object of an unknown kind
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None) -> None:
+        self.spare = {} if previous is None else previous.dear
+        self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
+        self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
+        self.env: gym.Env[Any, Any] = self.copy(env)
+        self.made = self.spare = {}
+
+    def copy(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind in ATOMS:
+            return obj
+        if id(obj) in self.made:
+            return self.made[id(obj)][1]
+        copier = _COPIERS.get(kind)
+        if copier is not None:
+            return copier(self, obj)
+        if issubclass(kind, gym.Space):
+            return self.instance(obj, {"_np_random", "spaces"})
+        if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):
+            return self.mujoco_data(obj)
+        if _is_shared(kind):
+            return obj
+        if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
+            return self.remember(obj, tuple.__new__(kind, [self.copy(one) for one in obj]))
+        if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
+            raise CannotCopyError(f"{kind} saves itself")
+        if issubclass(kind, LIVING) or hasattr(kind, "__del__"):
+            raise CannotCopyError(f"{kind} is alive, or does something when it is thrown away")
+        return self.instance(obj)
+
+    def remember(self, obj: Any, made: Any) -> Any:
+        self.made[id(obj)] = (obj, made)
+        return made
+
+    def instance(self, obj: Any, only: set[str] | None = None) -> Any:
+        """An instance of a class written in Python. Attributes that are not among ``only`` are shared."""
+        kind = type(obj)
+        slots = slots_of(kind)
+        if has_hidden_fields(kind, len(slots)):
+            raise CannotCopyError(f"{kind} has fields that Python cannot see")
+        made = self.remember(obj, object.__new__(kind))
+        shared = RECORDS_OF_ENVS if issubclass(kind, gym.Env) else ()
+        if hasattr(obj, "__dict__"):
+            attributes = made.__dict__
+            for name, value in vars(obj).items():
+                is_own = name not in shared and (only is None or name in only)
+                attributes[name] = self.copy(value) if is_own else value
+        for slot in slots:
+            try:
+                slot.__set__(made, self.copy(slot.__get__(obj)))
+            except AttributeError:
+                continue
+        return made
+
+    def mujoco_data(self, obj: Any) -> Any:
+        import mujoco
+
+        if not hasattr(mujoco, "mj_copyData"):
+            raise CannotCopyError("this version of mujoco cannot copy MjData")
+        made = self.spare[id(obj)][1] if id(obj) in self.spare else mujoco.MjData(obj.model)
+        mujoco.mj_copyData(made, obj.model, obj)
+        self.dear[id(obj)] = (obj, made)
+        return self.remember(obj, made)
+
+    def mapping(self, obj: Any) -> Any:
+        if not all(type(key) in ATOMS or is_plain_tuple(key) for key in obj):
+            raise CannotCopyError("a dict with objects as keys")
+        made = self.remember(obj, type(obj)())
+        for key, value in obj.items():
+            made[key] = self.copy(value)
+        return made
+
+    def default_dict(self, obj: Any) -> Any:
+        made = self.mapping(obj)
+        made.default_factory = self.copy(obj.default_factory)
+        return made
+
+    def list(self, obj: Any) -> Any:
+        made = self.remember(obj, [])
+        made.extend(self.copy(one) for one in obj)
+        return made
+
+    def deque(self, obj: Any) -> Any:
+        made = self.remember(obj, collections.deque(maxlen=obj.maxlen))
+        made.extend(self.copy(one) for one in obj)
+        return made
+
+    def tuple(self, obj: Any) -> Any:
+        return self.remember(obj, tuple(self.copy(one) for one in obj))
+
+    def set(self, obj: Any) -> Any:
+        if len(obj) > 1:  # the order in which a copy is run through may be another
+            raise CannotCopyError("a set of several objects")
+        return self.remember(obj, type(obj)(self.copy(one) for one in obj))
+
+    def array(self, obj: np.ndarray) -> Any:
+        if obj.dtype.hasobject:
+            raise CannotCopyError("an array of objects")
+        if obj.base is None:
+            return self.remember(obj, obj.copy() if obj.flags.c_contiguous else obj.copy(order="K"))
+        root: Any = obj
+        while isinstance(root, np.ndarray) and root.base is not None:
+            root = root.base
+        if type(root) is not np.ndarray or not root.flags.c_contiguous or root.dtype.hasobject:
+            raise CannotCopyError("an array that is a view of something else's memory")
+        offset = obj.ctypes.data - root.ctypes.data
+        made = np.ndarray(obj.shape, obj.dtype, self.copy(root).data, offset, obj.strides)
+        made.flags.writeable = obj.flags.writeable
+        return self.remember(obj, made)
+
+    def generator(self, obj: Any) -> Any:
+        made = self.spare[id(obj)][1] if id(obj) in self.spare else copy.deepcopy(obj)
+        if _spawned(made) != _spawned(obj):
+            made = copy.deepcopy(obj)
+        made.bit_generator.state = obj.bit_generator.state
+        self.dear[id(obj)] = (obj, made)
+        return self.remember(obj, made)
+
+    def small_generator(self, obj: Any) -> Any:
+        return self.remember(obj, copy.deepcopy(obj))
+
+    def function(self, obj: Any) -> Any:
+        # a variable of a closure can be assigned anew; super() has a closure too, with the class in it
+        closure = [cell.cell_contents for cell in obj.__closure__ or ()]
+        defaults = (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values())
+        if vars(obj) or not all(isinstance(one, type) for one in closure) or not is_plain_tuple(defaults):
+            raise CannotCopyError("a function with state")
+        return obj
+
+    def method(self, obj: Any) -> Any:
+        return self.remember(obj, types.MethodType(self.copy(obj.__func__), self.copy(obj.__self__)))
+
+    def builtin(self, obj: Any) -> Any:
+        if not isinstance(obj.__self__, types.ModuleType | type | None):
+            raise CannotCopyError("a bound method of an object written in C")
+        return obj
+
+
+def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
+    """
+    Try it: the env, a copy, and the env again play the same few actions from here. The env is put back in place.
+
+    :param env: The env
+    :param engine: Its engine
+    :return: Whether all three saw the same, bit for bit
+    """
+    start = engine.save()
+    space = copy.deepcopy(env.action_space)  # the env's own may be drawn from by the env
+    space.seed(0)
+    actions = [space.sample() for _ in range(TRIAL_STEPS)]
+    try:
+        truth = _played(env, actions)
+        engine.restore(start)
+        same = _played(EnvCopy(env).env, actions) == truth
+        return same and _played(env, actions) == truth
+    except Exception:  # of whatever kind, and an env that fails by itself will say so when it is stepped
+        return False
+    finally:
+        engine.restore(start)
+
+
+def _played(env: gym.Env[Any, Any], actions: Sequence[Any]) -> list[bytes]:
+    """What an env shows when it plays some actions, until an episode ends."""
+    seen = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen.append(pickle.dumps((observation, float(reward), bool(terminated), bool(truncated))))
+        if terminated or truncated:
+            break
+    return seen
+
+
+def _is_shared(kind: type) -> bool:
+    if issubclass(kind, _LEADS_BACK):
+        raise CannotCopyError(f"{kind} may lead back to the original")
+    package = kind.__module__.split(".")[0]
+    return issubclass(kind, CONSTANT) or (package == "mujoco" and kind.__name__ == "MjModel") or package == "typing"
+
+
+def _spawned(generator: np.random.Generator) -> int | None:
+    spawned: int | None = getattr(generator.bit_generator.seed_seq, "n_children_spawned", None)
+    return spawned
+
+
+_COPIERS: dict[type, Callable[[EnvCopy, Any], Any]] = {
+    dict: EnvCopy.mapping,
+    collections.OrderedDict: EnvCopy.mapping,
+    collections.defaultdict: EnvCopy.default_dict,
+    list: EnvCopy.list,
+    collections.deque: EnvCopy.deque,
+    tuple: EnvCopy.tuple,
+    set: EnvCopy.set,
+    frozenset: EnvCopy.set,
+    np.ndarray: EnvCopy.array,
+    np.random.Generator: EnvCopy.generator,
+    np.random.RandomState: EnvCopy.small_generator,
+    random.Random: EnvCopy.small_generator,
+    types.FunctionType: EnvCopy.function,
+    types.MethodType: EnvCopy.method,
+    types.BuiltinFunctionType: EnvCopy.builtin,
+}

@@ -1,0 +1,135 @@
+"""What is copied goes on by itself, bit for bit; what cannot be copied is said so."""
+
+import collections
+import weakref
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.wrappers import TimeLimit
+
+from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
+from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy, copies_are_exact
+from tests.stateful_envs import Noisy
+
+IDS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "Taxi-v4", "HalfCheetah-v5", "Ant-v5", "Hopper-v5"]
+
+
+def play(env: gym.Env[Any, Any], actions: list[Any]) -> list[Any]:
+    """Play actions, with a reset at every end."""
+    seen = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen.append((np.asarray(observation).tolist(), reward, terminated, truncated))
+        if terminated or truncated:
+            seen.append(np.asarray(env.reset()[0]).tolist())
+    return seen
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_a_copy_lives_the_life_of_the_original_and_neither_disturbs_the_other(name: str) -> None:
+    env, twin = gym.make(name), gym.make(name)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(60)]
+    for one in (env, twin):
+        one.reset(seed=3)
+        play(one, actions[:15])
+    copied = EnvCopy(env)
+    other = EnvCopy(env)
+    play(other.env, actions[::-1])
+    expected = play(twin, actions)
+    assert play(copied.env, actions) == expected
+    assert play(env, actions) == expected
+    again = EnvCopy(env, copied)  # in the memory of the first
+    expected = play(twin, actions)
+    play(other.env, actions)
+    assert play(again.env, actions) == expected
+    assert play(env, actions) == expected
+
+
+def test_references_stay_what_they_are_and_nothing_is_shared_that_changes() -> None:
+    env = Noisy()
+    inner: Any = env
+    inner.array = np.arange(6.0)
+    inner.view, inner.same = inner.array[2:4], inner.array
+    inner.nested = {"a": [inner.array, (inner, [1])], "d": collections.deque([1, 2], maxlen=2)}
+    inner.counts = collections.defaultdict(list, {"x": [1]})
+    inner.bound = inner.reset
+    inner.reset(seed=0)
+    other: Any = EnvCopy(env).env
+    assert other is not env and other.same is other.array and other.nested["a"][0] is other.array
+    assert other.nested["a"][1][0] is other and other.bound.__self__ is other and other.nested["d"].maxlen == 2
+    other.array[2] = 100
+    other.counts["y"].append(2)
+    other.nested["a"][1][1].append(2)
+    assert other.view[0] == 100 and inner.view[0] == 2
+    assert dict(inner.counts) == {"x": [1]} and inner.nested["a"][1][1] == [1]
+    assert other.np_random is not inner.np_random and other.np_random.random() == inner.np_random.random()
+
+
+class Thrown(list[int]):
+    """A subclass of a container."""
+
+
+class Dying:
+    def __del__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda env: {1, 2},
+        lambda env: weakref.ref(env),
+        lambda env: lambda: env,
+        lambda env: Thrown([1]),
+        lambda env: Dying(),
+        lambda env: {env: 1},
+        lambda env: np.array([env]),
+        lambda env: [].append,
+        lambda env: (n for n in range(3)),
+        lambda env: np.random.PCG64(1),
+    ],
+    ids=["set", "weakref", "closure", "subclass", "finalizer", "key", "objects", "bound", "generator", "bits"],
+)
+def test_what_a_copy_could_get_wrong_is_not_copied(make: Any) -> None:
+    env: Any = Noisy()
+    env.reset(seed=0)
+    EnvCopy(env)
+    env.held = make(env)
+    with pytest.raises(CannotCopyError):
+        EnvCopy(env)
+
+
+_registry: dict[int, list[float]] = {}
+
+
+class Registered(Noisy):
+    """Keeps its state in a place that a copy does not lead to, under its own identity."""
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        _registry.setdefault(id(self), [0.0])[0] += 1
+        return (result[0] + _registry[id(self)][0], *result[1:])
+
+
+def test_a_trial_finds_out_what_types_do_not_show() -> None:
+    good, bad = TimeLimit(Noisy(), 50), TimeLimit(Registered(), 50)
+    for env in (good, bad):
+        env.reset(seed=0)
+        env.step(1)
+    assert copies_are_exact(good, InPlaceEngine(good))
+    assert not copies_are_exact(bad, InPlaceEngine(bad))
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_siblings_that_go_on_are_copies_and_others_are_not(name: str) -> None:
+    env = make_branchable(gym.make(name))
+    env.reset(seed=0)
+    step_siblings = env.get_wrapper_attr("step_siblings")
+    actions = np.array([env.action_space.sample() for _ in range(2)])
+    before = len(env.get_wrapper_attr("_siblings"))
+    step_siblings(actions, np.ones(2, bool), False)
+    assert len(env.get_wrapper_attr("_siblings")) == before == 0
+    step_siblings(actions, np.ones(2, bool), True)
+    assert all(isinstance(one, EnvCopy) for one in env.get_wrapper_attr("_siblings").values())
