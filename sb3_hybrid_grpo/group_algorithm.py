@@ -70,6 +70,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         )
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        self._groups = None  # where the new env is refused, the old one is not trained in
         super().set_env(env, force_reset)
         self._groups = Groups(cast(VecEnv, self.env), self.n_samples, self.branch_horizon)
 

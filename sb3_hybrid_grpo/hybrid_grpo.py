@@ -14,7 +14,7 @@ from sb3_hybrid_grpo import losses
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridRolloutBuffer
 from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
-from sb3_hybrid_grpo.sampling import evaluate_actions
+from sb3_hybrid_grpo.sampling import DIVERGED, evaluate_actions
 from sb3_hybrid_grpo.transforms import RewardTransform
 from sb3_hybrid_grpo.validation import check_arguments, check_batches
 
@@ -153,7 +153,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         check_arguments(self.n_samples, self.branch_horizon, self.advantage_estimator, self.group_baseline, self.batch_size)
-        check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples)
+        shared = self.branch_horizon == 1
+        check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples, shared)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._setup_groups()
@@ -195,6 +196,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
             if not go_on:
                 break
 
+        if not th.stack(logged["loss"]).isfinite().all():
+            raise ValueError(f"The loss is no finite number any more, and the update has spoilt the policy. {DIVERGED}")
         for name, values in logged.items():
             self.logger.record(f"train/{name}", th.stack(values).mean().item())
         self._log_update(clip_range, clip_range_vf)
@@ -226,7 +229,9 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
 
     def _log_update(self, clip_range: float, clip_range_vf: float | None) -> None:
         buffer = cast(HybridRolloutBuffer, self.rollout_buffer)
-        self.logger.record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+        if self.advantage_estimator != "grpo":  # which has no critic
+            explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
+            self.logger.record("train/explained_variance", explained)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

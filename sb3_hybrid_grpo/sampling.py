@@ -14,6 +14,12 @@ Rows = TypeVar("Rows", th.Tensor, dict[str, th.Tensor], PyTorchObs)
 _WHOLE_PASSES = ("forward", "evaluate_actions", "extract_features")
 
 
+DIVERGED = (
+    "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. "
+    "Lower the learning rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
+)
+
+
 def sample_actions(policy: ActorCriticPolicy, obs: PyTorchObs, n_samples: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
     """
     Sample N actions in each of B states. Features and values are computed once a state.
@@ -30,13 +36,13 @@ def sample_actions(policy: ActorCriticPolicy, obs: PyTorchObs, n_samples: int) -
     with _without_validation():
         latent_pi, latent_vf = _latents(policy, obs)
         distribution = policy._get_action_dist_from_latent(_repeated(latent_pi, n_samples))
-        actions = distribution.get_actions()
+        try:
+            actions = distribution.get_actions()
+        except RuntimeError as error:  # torch's, of probabilities that are no numbers
+            raise ValueError(DIVERGED) from error
         log_prob = distribution.log_prob(actions)
     if th.isnan(log_prob).any():
-        raise ValueError(
-            "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. "
-            "Lower the learning rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
-        )
+        raise ValueError(DIVERGED)
     return actions.reshape((-1, *(policy.action_space.shape or ()))), policy.value_net(latent_vf), log_prob
 
 

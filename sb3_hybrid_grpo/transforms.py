@@ -51,22 +51,22 @@ def apply_transform(transform: RewardTransform | None, rewards_TEN: FloatArray) 
     :param transform: f, or None for raw rewards
     :param rewards_TEN: raw rewards, shape (T steps, E envs, N members); never written to
     :return: transformed rewards, same shape and dtype
-    :raises ValueError: if f changes the shape, or gives NaN for a reward that is a number
+    :raises ValueError: if f changes the shape, or gives NaN or infinity for a reward that is a finite number
     """
     if transform is None:
         return rewards_TEN
-    # A copy, because f may work in place. Numpy's warnings are silenced: NaN is an error below
-    with np.errstate(invalid="ignore", divide="ignore"):
+    # A copy, because f may work in place. Numpy's warnings are silenced: what they warn of is an error below
+    with np.errstate(all="ignore"):
         transformed_TEN = np.asarray(transform(rewards_TEN.copy()))
     if transformed_TEN.shape != rewards_TEN.shape:
         raise ValueError(
             f"The reward transform turned shape {rewards_TEN.shape} into {transformed_TEN.shape}: "
             "it must work element by element, or keep reduced axes (keepdims=True) and return one number per reward."
         )
-    bad_TEN = np.isnan(transformed_TEN) & ~np.isnan(rewards_TEN)
+    bad_TEN = ~np.isfinite(transformed_TEN) & np.isfinite(rewards_TEN)
     if bad_TEN.any():
         raise ValueError(
-            f"The reward transform gave NaN for {bad_TEN.sum()} of {bad_TEN.size} rewards, "
+            f"The reward transform gave NaN or infinity for {bad_TEN.sum()} of {bad_TEN.size} rewards, "
             f"for example for {float(rewards_TEN[bad_TEN][0])!r}: make it defined for every reward of the env "
             "(clip the input of a log or square root, add a small number to a divisor)."
         )

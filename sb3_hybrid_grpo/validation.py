@@ -4,6 +4,8 @@ import numbers
 import warnings
 from typing import Any, get_args
 
+import numpy as np
+
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
 
@@ -26,6 +28,8 @@ def check_arguments(
             f"Received n_samples={n_samples!r}: it must be a whole number of at least 1, the number of actions "
             "tried in each state. Use n_samples=4, or n_samples=1 for plain PPO."
         )
+    if not _is_whole(batch_size) or batch_size < 1:
+        raise ValueError(f"Received batch_size={batch_size!r}: it must be a whole number of at least 1. Use batch_size=64.")
     _check_horizon(branch_horizon)
     _check_estimator(n_samples, branch_horizon, advantage_estimator)
     _check_baseline(n_samples, branch_horizon, advantage_estimator, group_baseline)
@@ -36,7 +40,9 @@ def check_arguments(
         )
 
 
-def check_batches(batch_size: int, normalize_advantage: bool, n_steps: int, n_envs: int, n_samples: int) -> None:
+def check_batches(
+    batch_size: int, normalize_advantage: bool, n_steps: int, n_envs: int, n_samples: int, shared_states: bool
+) -> None:
     """
     Check that advantages can be normalized in every minibatch. Warns of minibatches of unequal size.
 
@@ -45,6 +51,7 @@ def check_batches(batch_size: int, normalize_advantage: bool, n_steps: int, n_en
     :param n_steps: Steps a rollout and env
     :param n_envs: Number of envs
     :param n_samples: Members of a group
+    :param shared_states: Whether a minibatch has all the samples of a state, or none
     :raises ValueError: if a minibatch or a rollout has a single sample
     """
     samples = n_steps * n_envs * n_samples
@@ -52,6 +59,13 @@ def check_batches(batch_size: int, normalize_advantage: bool, n_steps: int, n_en
         raise ValueError(
             f"Received batch_size={batch_size} and n_steps * n_envs * n_samples = {samples}: both must be at least 2, because "
             "the advantage is normalized in each minibatch. Use larger ones, or normalize_advantage=False."
+        )
+    if shared_states and batch_size % n_samples > 0:
+        batch_size -= batch_size % n_samples
+        warnings.warn(
+            f"With branch_horizon=1 the {n_samples} samples of a state stay in one minibatch, which therefore has "
+            f"{batch_size} samples. We recommend a `batch_size` that is a multiple of n_samples={n_samples}.",
+            stacklevel=2,
         )
     if samples % batch_size > 0:
         warnings.warn(
@@ -95,7 +109,7 @@ def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> Non
 def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_baseline: Any) -> None:
     if group_baseline == "auto":
         return
-    if isinstance(group_baseline, bool) or not isinstance(group_baseline, (int, float)) or not 0 <= group_baseline <= 1:
+    if not _is_number(group_baseline) or not 0 <= group_baseline <= 1:
         raise ValueError(
             f"Received group_baseline={group_baseline!r}: it must be 'auto' (learned from every rollout) or a number between "
             "0 (the critic's baseline alone, as in PPO) and 1 (the group's, as in GRPO)."
@@ -106,6 +120,10 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
             f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
             "groups of at least 2 members that fork. Leave group_baseline at 'auto', or change the others."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:

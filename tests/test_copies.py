@@ -10,7 +10,8 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
-from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy, copies_are_exact
+from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
+from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from tests.stateful_envs import Noisy
 
 IDS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "Taxi-v4", "HalfCheetah-v5", "Ant-v5", "Hopper-v5"]

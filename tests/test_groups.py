@@ -142,11 +142,15 @@ def test_free_siblings_reset_by_themselves() -> None:
     assert here == [[1000, 102], [2002, 1104], [1006, 2103]]
 
 
-def test_a_training_that_goes_on_forks_anew_but_free_siblings_go_on() -> None:
+def test_a_training_that_goes_on_leaves_siblings_where_they_are() -> None:
     run = Run(10)
     run.act([[1, 1], [2, 2], [3, 3]])
     run.groups.start(False, None)
-    assert run.act([[1, 1]] * 3)[0] == [[1, 101]] * 3
+    assert run.act([[1, 1]] * 3)[0] == [[1, 101], [2, 102], [3, 103]]
+    run.last = run.groups.env.reset()
+    run.groups.start(True, None)
+    here = run.act([[1, 1]] * 3)[0]
+    assert here[0] == here[1] == here[2]
     free = Run("free")
     free.act([[1, 1], [2, 2], [3, 3]])
     free.groups.start(False, None)

@@ -13,10 +13,10 @@ from stable_baselines3.common.envs import IdentityEnv, IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
-from sb3_hybrid_grpo.branching.copies import TRIAL_STEPS
+from sb3_hybrid_grpo.branching.trial import TRIAL_STEPS
 from tests.toy_envs import NoisyWalk, walk
 
 ACTIONS: list[spaces.Space[Any]] = [
@@ -252,6 +252,25 @@ def test_the_same_seed_gives_the_same_model(horizon: Any) -> None:
 
     for one, other in zip(run(), run(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("horizon", [1, 8, "episode", "free"])
+def test_learning_in_two_calls_is_learning_in_one(horizon: Any) -> None:
+    def run(calls: list[int]) -> list[np.ndarray]:
+        model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), branch_horizon=horizon, **SMALL)
+        for number, steps in enumerate(calls):
+            model.learn(steps, reset_num_timesteps=number == 0)
+        return [p.detach().numpy().copy() for p in model.policy.parameters()]
+
+    for one, other in zip(run([96]), run([64, 32]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_attributes_that_a_vec_env_sets_reach_the_env() -> None:
+    env = DummyVecEnv([NoisyWalk])
+    HybridGRPO("MlpPolicy", env, **SMALL)
+    env.set_attr("bound", 7.0)
+    assert env.get_attr("unwrapped")[0].bound == 7.0
 
 
 def test_ctrl_c_leaves_a_usable_model_and_env() -> None:

@@ -100,13 +100,13 @@ def test_changed_shape_is_found_in_training() -> None:
 
 
 def test_nan_is_found_before_training() -> None:
-    with pytest.raises(ValueError, match=r"NaN for 4 of 4 rewards"):
+    with pytest.raises(ValueError, match=r"NaN or infinity for 4 of 4 rewards"):
         resolve_transform(lambda rewards_TEN: np.sqrt(-rewards_TEN))
 
 
 @pytest.mark.filterwarnings("error")
 def test_nan_in_training_is_counted_with_an_example_and_the_fix() -> None:
-    with pytest.raises(ValueError, match=r"NaN for 2 of 3 rewards, for example for -4\.0: .*clip"):
+    with pytest.raises(ValueError, match=r"NaN or infinity for 2 of 3 rewards, for example for -4\.0: .*clip"):
         apply_transform(np.sqrt, rewards_of(9.0, -4.0, -1.0))
 
 

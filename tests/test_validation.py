@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnvWrapper
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
 
-from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.branching.copies import TRIAL_STEPS
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
+from sb3_hybrid_grpo.branching.trial import TRIAL_STEPS
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.validation import check_arguments, check_batches
 from tests.toy_envs import NoisyWalk, walk
@@ -36,6 +37,7 @@ GOOD: dict[str, Any] = {
         {"branch_horizon": 1, "advantage_estimator": "paper"},
         {"advantage_estimator": "grpo"},
         {"group_baseline": np.float64(0.5)},
+        {"group_baseline": np.float32(0.5)},
         {"group_baseline": 1},
     ],
     ids=str,
@@ -71,6 +73,8 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"group_baseline": 0.5, "branch_horizon": "free"}, "would do nothing"),
         ({"group_baseline": 0.5, "advantage_estimator": "grpo"}, "would do nothing"),
         ({"branch_horizon": 1, "batch_size": 3}, "at least 4"),
+        ({"batch_size": 0}, "Use batch_size=64"),
+        ({"batch_size": 64.0}, "Use batch_size=64"),
     ],
     ids=str,
 )
@@ -85,14 +89,16 @@ def test_bad_arguments(changes: dict[str, Any], fix: str) -> None:
 
 
 def test_batches() -> None:
-    check_batches(64, True, 32, 2, 4)
-    check_batches(1, False, 1, 1, 1)
+    check_batches(64, True, 32, 2, 4, False)
+    check_batches(1, False, 1, 1, 1, False)
     with pytest.raises(ValueError, match="batch_size=1 "):
-        check_batches(1, True, 32, 2, 4)
+        check_batches(1, True, 32, 2, 4, False)
     with pytest.raises(ValueError, match="= 1: both must be at least 2"):
-        check_batches(64, True, 1, 1, 1)
+        check_batches(64, True, 1, 1, 1, False)
     with pytest.warns(UserWarning, match="truncated mini-batch of size 4 in every epoch"):
-        check_batches(20, True, 4, 2, 3)
+        check_batches(20, True, 4, 2, 3, False)
+    with pytest.warns(UserWarning, match="which therefore has 63 samples"):
+        check_batches(64, True, 21, 1, 3, True)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,7 @@ def test_batches() -> None:
         (3, "reward_transform=3"),
         (lambda rewards: rewards.mean(axis=2), "shape"),
         (lambda rewards: np.log(-rewards), "NaN"),
+        (lambda rewards: 1 / (rewards - 1), "infinity"),
     ],
 )
 def test_bad_transforms_are_refused_at_once(transform: Any, message: str) -> None:
@@ -156,6 +163,58 @@ def test_set_env_refuses_them_too() -> None:
     model = HybridGRPO("MlpPolicy", walk(), n_steps=16, batch_size=16)
     with pytest.raises(BranchingError, match="Stream"):
         model.set_env(Stream())
+
+
+def test_an_env_refused_by_set_env_leaves_none_to_train_in() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=16, batch_size=16).learn(16)
+    with pytest.raises(BranchingError):
+        model.set_env(Stream())
+    with pytest.raises(ValueError, match="set_env"):
+        model.learn(16)
+
+
+class Doubled(gym.RewardWrapper[Any, Any]):
+    """A wrapper that siblings must not escape."""
+
+    def reward(self, reward: Any) -> float:
+        return 2.0 * float(reward)
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_siblings_do_not_escape_a_wrapper_put_above_make_branchable(kind: Any) -> None:
+    env = kind([lambda: Doubled(make_branchable(walk()))])
+    with pytest.raises(ValueError, match=r"below Doubled.*make_branchable\(Wrapper\(env\)\)"):
+        HybridGRPO("MlpPolicy", env)
+    env.close()
+
+
+class Scaling(Monitor[Any, Any]):
+    """A recorder that does more than record."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return (observation, 2.0 * float(reward), *rest)
+
+
+class ScalingVecEnv(DummyVecEnv):
+    """A VecEnv that does more than step its envs."""
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, 2 * rewards, dones, infos
+
+
+def test_what_siblings_would_miss_in_a_subclass_is_refused() -> None:
+    with pytest.raises(BranchingError, match=r"Scaling records episodes.*step\(\) of its own"):
+        HybridGRPO("MlpPolicy", Scaling(walk()))
+    with pytest.raises(ValueError, match="ScalingVecEnv, in which no siblings"):
+        HybridGRPO("MlpPolicy", ScalingVecEnv([walk]))
+
+
+def test_an_update_that_spoils_the_policy_is_an_error() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=32, batch_size=16, n_epochs=3, learning_rate=1e30)
+    with pytest.raises(ValueError, match="Lower the learning rate"):
+        model.learn(64)
 
 
 def test_subprocesses_that_are_not_branchable() -> None:

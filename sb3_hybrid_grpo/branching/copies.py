@@ -8,18 +8,16 @@ in another state. Here every object is copied by what it is made of, and an env 
 import collections
 import copy
 import functools
-import pickle
 import random
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_tuple
-from sb3_hybrid_grpo.branching.protocol import Engine
 from sb3_hybrid_grpo.branching.visitors import (
     CONSTANT,
     LIVING,
@@ -27,10 +25,6 @@ from sb3_hybrid_grpo.branching.visitors import (
     has_hidden_fields,
     slots_of,
 )
-
-
-TRIAL_STEPS = 4
-"""Steps of an env that it takes to see whether copies of it are exact: three times as many, once, before siblings are made."""
 
 
 class CannotCopyError(TypeError):
@@ -187,40 +181,6 @@ class EnvCopy:
         if not isinstance(obj.__self__, types.ModuleType | type | None):
             raise CannotCopyError("a bound method of an object written in C")
         return obj
-
-
-def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
-    """
-    Try it: the env, a copy, and the env again play the same few actions from here. The env is put back in place.
-
-    :param env: The env
-    :param engine: Its engine
-    :return: Whether all three saw the same, bit for bit
-    """
-    start = engine.save()
-    space = copy.deepcopy(env.action_space)  # the env's own may be drawn from by the env
-    space.seed(0)
-    actions = [space.sample() for _ in range(TRIAL_STEPS)]
-    try:
-        truth = _played(env, actions)
-        engine.restore(start)
-        same = _played(EnvCopy(env).env, actions) == truth
-        return same and _played(env, actions) == truth
-    except Exception:  # of whatever kind, and an env that fails by itself will say so when it is stepped
-        return False
-    finally:
-        engine.restore(start)
-
-
-def _played(env: gym.Env[Any, Any], actions: Sequence[Any]) -> list[bytes]:
-    """What an env shows when it plays some actions, until an episode ends."""
-    seen = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append(pickle.dumps((observation, float(reward), bool(terminated), bool(truncated))))
-        if terminated or truncated:
-            break
-    return seen
 
 
 def _is_shared(kind: type) -> bool:

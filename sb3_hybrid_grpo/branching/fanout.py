@@ -30,11 +30,11 @@ class Fanout:
                 "Make the training env without a render_mode, and watch the policy in an env of its own."
             )
         self.base: VecEnv = _base_of(env)
-        if isinstance(self.base, DummyVecEnv):
+        if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
             methods = (self.base.get_attr("step_siblings"), self.base.get_attr("reset_siblings"))
             self._methods = dict(zip(("step_siblings", "reset_siblings"), methods, strict=True))
-        elif isinstance(self.base, SubprocVecEnv):
+        elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
                 raise ValueError(
                     "Received a SubprocVecEnv whose envs cannot be branched from outside their processes. "
@@ -48,6 +48,12 @@ class Fanout:
                 f"Received a {type(self.base).__name__}, in which no siblings can be stepped. "
                 "Use a DummyVecEnv or a SubprocVecEnv, or n_samples=1 (plain PPO)."
             )
+        for above in self.base.env_method("wrappers_above"):
+            if above:
+                raise ValueError(
+                    f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
+                    "Call make_branchable last: make_branchable(Wrapper(env)), not Wrapper(make_branchable(env))."
+                )
         self._keys, _, dtypes = obs_space_info(self.base.observation_space)
         # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
         self._casts = not isinstance(self.base, SubprocVecEnv)
@@ -106,6 +112,8 @@ class Fanout:
             answers = [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
         for index, answer in enumerate(answers):
             if isinstance(answer, SiblingFailure):
+                if answer.refused:
+                    raise BranchingError(answer.error)
                 what = method.removesuffix("_siblings")
                 raise BranchingError(
                     f"The {what} of member {answer.member} (a sibling) of env {index} failed: {answer.error}. "
@@ -152,6 +160,11 @@ def _drain(remotes: Sequence[Any]) -> None:
                 remote.recv()
         except (EOFError, OSError):  # the interrupt has ended the process too
             continue
+
+
+def _steps_as(env: VecEnv, kind: type[VecEnv]) -> bool:
+    """Whether a VecEnv of a subclass takes a step as its class does."""
+    return type(env).step_wait is kind.step_wait and type(env).step_async is kind.step_async
 
 
 def _base_of(env: VecEnv) -> VecEnv:

@@ -65,6 +65,7 @@ class Groups:
         self._observations_ME: Observations = None
         self._started = False
         self._stepping = False
+        self._n_steps = 0
 
     @property
     def shares_states(self) -> bool:
@@ -78,20 +79,21 @@ class Groups:
 
     def start(self, env_was_reset: bool, seed: int | None) -> None:
         """
-        Begin a training: siblings fork from where member 0 is now; free ones go on, or reset when member 0 was reset.
+        Begin or go on with a training: siblings go on, unless member 0 was reset. Then they fork from it; free ones reset.
 
         :param env_was_reset: Whether the env has just been reset
         :param seed: Free siblings are reset with ``seed + m * E + e``, as a VecEnv of N·E envs would seed them;
             None: with fresh entropy
         """
-        if self.n_samples == 1:
+        goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
+        if self.n_samples == 1 or goes_on:
             return
-        if not self.free:
+        if self.free:
+            self._reset_siblings(seed)
+        else:
             self.starts_ME = np.ones(self._shape, dtype=bool)
             self._age_E[:] = 0
-        elif env_was_reset or not self._started or self._stepping:  # a step that was broken off leaves them anywhere
-            self._reset_siblings(seed)
-        self._started = True
+        self._started, self._stepping = True, False
 
     def observations(self, of_member_0: Observations) -> Observations:
         """
@@ -120,6 +122,7 @@ class Groups:
         :raises BranchingError: if a sibling's step fails, or gives NaN
         """
         self._stepping = True
+        self._n_steps += 1
         last_step_E = self._age_E + 1 >= self._horizon
         siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
         observations, rewards, dones, infos = self.env.step(actions_NE[0])
@@ -213,8 +216,8 @@ class Groups:
                 bad = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
                 member, index = divmod(int(bad[0]), self._shape[1])
                 raise BranchingError(
-                    f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._age_E[index] + 1} "
-                    f"after its fork: {values[bad[0]]}. Find out what the env does with the actions it was given; "
+                    f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._n_steps} "
+                    f"of the training: {values[bad[0]]}. Find out what the env does with the actions it was given; "
                     "VecCheckNan finds a NaN of member 0."
                 )
 

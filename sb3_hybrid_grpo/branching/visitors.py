@@ -50,6 +50,7 @@ CONSTANT: tuple[type, ...] = (
     *(operator.itemgetter, operator.attrgetter, operator.methodcaller, functools._lru_cache_wrapper),
     *(EnvSpec, logging.Logger, logging.Handler, type(threading.Lock()), type(threading.RLock()), type(Ellipsis)),
 )
+_NUMBERS_AND_TEXTS = (int, float, complex, str, bytes)
 _CONSTANT_MODULES = ("mujoco", "pygame", "glfw", "OpenGL", "typing")  # models, views and windows; MjData has an engine
 _CYTHON_FUNCTION = "cython_function_or_method"  # each compiled module brings a type of this name
 RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
@@ -91,6 +92,8 @@ def visit(obj: Any, found: Found) -> Children:
         found.cells.append(cell)
         return [*_visit_attributes(obj, found), *_seed_sequence(obj)]
     if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in _CONSTANT_MODULES or kind.__name__ == _CYTHON_FUNCTION:
+        if issubclass(kind, _NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):  # of a subclass, with attributes
+            return _visit_attributes(obj, found)
         if not isinstance(obj, type):
             ATOMS.add(kind)
         return ()
@@ -113,25 +116,25 @@ def _seed_sequence(obj: Any) -> Children:
 
 def _visit_object(obj: Any, found: Found) -> Children:
     """An instance of a class written in Python: its attributes and slots."""
-    slots = slots_of(type(obj))
-    if has_hidden_fields(type(obj), len(slots)):
+    if has_hidden_fields(type(obj), len(slots_of(type(obj)))):
         raise TypeError(f"{type(obj)} has fields that Python cannot see")
-    children = _visit_attributes(obj, found)
-    if not slots:
-        return children
-    cell = SlotsCell(obj, slots)
-    found.cells.append(cell)
-    return [*children, *_walked((f".{slot.__name__}", value) for slot, value in cell.read().items())]
+    return _visit_attributes(obj, found)
 
 
 def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
-    """The attributes of an object that has any, be it an instance of a subclass of a container."""
+    """The attributes and slots of an object that has any, be it an instance of a subclass of a container."""
+    slots = slots_of(type(obj))
+    children = []
+    if slots:
+        cell = SlotsCell(obj, slots)
+        found.cells.append(cell)
+        children = _walked((f".{slot.__name__}", value) for slot, value in cell.read().items())
     if not hasattr(obj, "__dict__"):
-        return []
+        return children
     found.objects.append(obj)
     records = [name for name in RECORDS_OF_ENVS if name in vars(obj)] if isinstance(obj, gym.Env) else []
     found.records.extend(vars(obj)[name] for name in records)
-    return _walked((f".{name}", value) for name, value in vars(obj).items() if name not in records)
+    return children + _walked((f".{name}", value) for name, value in vars(obj).items() if name not in records)
 
 
 def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:

@@ -1,5 +1,6 @@
 """The wrapper that lets siblings live beside an env."""
 
+import gc
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,10 +11,12 @@ import numpy as np
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy, copies_are_exact
+from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
+from sb3_hybrid_grpo.branching.trial import copies_are_exact, model_contents, refuse_changes
 from sb3_hybrid_grpo.branching.visitors import CHECKERS
+from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
 """Wrappers that write down what happens: siblings pass them by."""
@@ -37,6 +40,20 @@ class SiblingFailure(NamedTuple):
     member: int
     error: str
     traceback: str
+    refused: bool
+    """Whether it is this package that cannot go on, with a message of its own."""
+
+    @classmethod
+    def of(cls, member: int, error: Exception) -> "SiblingFailure":
+        """
+        Describe a failure, to be called where the error is handled.
+
+        :param member: The member
+        :param error: What was raised
+        :return: The failure
+        """
+        refused = isinstance(error, BranchingError)
+        return cls(member, str(error) if refused else repr(error), traceback.format_exc(), refused)
 
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
@@ -62,6 +79,27 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self._siblings: dict[int, Snapshot | EnvCopy] = {}
         self._copyable: bool | None = None  # until it is tried
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
+        if name == "env" or name.startswith("_") or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.env, name, value)
+
+    def wrappers_above(self) -> list[str]:
+        """
+        Name the wrappers above this one that siblings would escape.
+
+        :return: The names of their classes, innermost first
+        """
+        above, layer = [], self
+        wrappers = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
+        while holders := [one for one in wrappers if vars(one).get("env") is layer]:
+            layer = holders[0]
+            if not is_recorder(layer):
+                above.append(type(layer).__name__)
+        return above
+
     def step_siblings(
         self, actions: np.ndarray, forks: np.ndarray, keep: bool, reset_ended: bool = False
     ) -> SiblingSteps | SiblingFailure:
@@ -77,8 +115,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         steps = SiblingSteps([], [], [], [], {})
         member = 0
         try:
-            if keep and forks.any():
-                self._copy_for(np.flatnonzero(forks).tolist())
+            if self._copyable is None or (keep and forks.any()):
+                self._copy_for(np.flatnonzero(forks).tolist() if keep else [])
             in_place = [not self._lives_in_copy(m) or (forks[m] and not keep) for m in range(len(actions))]
             with self._standing_still(bool(forks.any())) if any(in_place) else nullcontext() as origin:
                 for member, action in enumerate(actions):
@@ -96,7 +134,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                     if in_place[member] and keep:
                         self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
-            return SiblingFailure(member + 1, repr(error), traceback.format_exc())
+            return SiblingFailure.of(member + 1, error)
         return steps
 
     def reset_siblings(self, seeds: list[int | None]) -> list[Any] | SiblingFailure:
@@ -110,17 +148,20 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         member = 0
         try:
             self._copy_for([m for m, seed in enumerate(seeds) if seed is not None])
+            model = model_contents(self.env)
             with self._standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
                     if self._lives_in_copy(member):
                         observations.append(_copied(self._siblings[member].env.reset(seed=seed)[0]))
+                        refuse_changes(self.env, model, "reset")
                         continue
                     start = self._siblings[member] if seed is None else origin
                     self._engine.restore(start)
                     observations.append(_copied(self.env.reset(seed=seed)[0]))
+                    refuse_changes(self.env, model, "reset")
                     self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
-            return SiblingFailure(member + 1, repr(error), traceback.format_exc())
+            return SiblingFailure.of(member + 1, error)
         return observations
 
     def _copy_for(self, members: list[int]) -> None:
@@ -191,8 +232,8 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return env
     lowest: Any = None
     layer = env
-    while isinstance(layer, RECORDERS):
-        lowest, layer = layer, layer.env
+    while is_recorder(layer):
+        lowest, layer = layer, layer.env  # type: ignore[attr-defined]
     branchable = BranchingWrapper(layer)
     if lowest is None:
         return branchable
@@ -219,8 +260,27 @@ def _shortcuts(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym
     return links
 
 
+def is_recorder(env: gym.Env[Any, Any]) -> bool:
+    """
+    Whether a wrapper records and does nothing else.
+
+    :param env: A wrapper, or an env
+    :return: True for the known recorders, and for their subclasses with no ``step`` of their own
+    :raises BranchingError: for a recorder with a ``step`` of its own, which may do anything
+    """
+    if not isinstance(env, RECORDERS):
+        return False
+    if type(env).step not in [kind.step for kind in RECORDERS]:
+        raise BranchingError(
+            f"{env} cannot be branched: {type(env).__name__} records episodes, which siblings must not do, and has a step() "
+            "of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a plain "
+            f"{type(env).__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
+        )
+    return True
+
+
 def _is_passed_by(env: gym.Env[Any, Any]) -> bool:
-    return isinstance(env, RECORDERS) or type(env) in CHECKERS
+    return is_recorder(env) or type(env) in CHECKERS
 
 
 def _copied(observation: Any) -> Any:
