@@ -154,7 +154,8 @@ def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) ->
     .. math::
         b^i = \frac{1}{N-1} \sum_{m \neq i} A^m, \qquad A^i \leftarrow A^i - \beta b^i
 
-    Leaving member i out keeps the policy gradient unbiased: its action has no influence on :math:`b^i`.
+    Leaving member i out keeps the policy gradient unbiased: its action has no influence on :math:`b^i`, with one exception.
+    Where member 0's episode ends, its siblings are cut, and :math:`b^0` depends on that end as far as V is wrong there.
     ``"auto"`` takes the beta in [0, 1] that leaves the least variance over the rollout,
     :math:`clip(Cov(A, b) / Var(b), 0, 1)`, and 0 where :math:`Var(b) = 0`
     (the leave-one-out mean is that of RLOO, https://openreview.net/forum?id=r1lgTGL5DE).

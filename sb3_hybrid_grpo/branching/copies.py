@@ -17,10 +17,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_tuple
 from sb3_hybrid_grpo.branching.visitors import (
     CONSTANT,
     LIVING,
+    NUMBERS_AND_TEXTS,
     RECORDS_OF_ENVS,
     has_hidden_fields,
     slots_of,
@@ -31,6 +31,8 @@ class CannotCopyError(TypeError):
     """An env holds an object that only a snapshot in place can save."""
 
 
+# A fixed set: what is constant for snapshots in place (a weak reference, say) need not be for a copy.
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_})
 # Constant for the env, but they lead back to it: a copy's would lead to the original.
 _LEADS_BACK = (weakref.ref, weakref.ProxyType, weakref.CallableProxyType, functools._lru_cache_wrapper, types.MappingProxyType)
 
@@ -54,7 +56,7 @@ class EnvCopy:
 
     def copy(self, obj: Any) -> Any:
         kind = type(obj)
-        if kind in ATOMS:
+        if kind in _ATOMS:
             return obj
         if id(obj) in self.made:
             return self.made[id(obj)][1]
@@ -62,10 +64,10 @@ class EnvCopy:
         if copier is not None:
             return copier(self, obj)
         if issubclass(kind, gym.Space):
-            return self.instance(obj, {"_np_random", "spaces"})
+            return self.instance(obj, only_state=True)
         if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):
             return self.mujoco_data(obj)
-        if _is_shared(kind):
+        if _is_shared(obj):
             return obj
         if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
             return self.remember(obj, tuple.__new__(kind, [self.copy(one) for one in obj]))
@@ -79,8 +81,8 @@ class EnvCopy:
         self.made[id(obj)] = (obj, made)
         return made
 
-    def instance(self, obj: Any, only: set[str] | None = None) -> Any:
-        """An instance of a class written in Python. Attributes that are not among ``only`` are shared."""
+    def instance(self, obj: Any, only_state: bool = False) -> Any:
+        """An instance of a class written in Python; of a space only what has state: its generator, and spaces in it."""
         kind = type(obj)
         slots = slots_of(kind)
         if has_hidden_fields(kind, len(slots)):
@@ -90,7 +92,8 @@ class EnvCopy:
         if hasattr(obj, "__dict__"):
             attributes = made.__dict__
             for name, value in vars(obj).items():
-                is_own = name not in shared and (only is None or name in only)
+                has_state = isinstance(value, gym.Space) or name in ("_np_random", "spaces") or not only_state
+                is_own = has_state and name not in shared
                 attributes[name] = self.copy(value) if is_own else value
         for slot in slots:
             try:
@@ -110,7 +113,7 @@ class EnvCopy:
         return self.remember(obj, made)
 
     def mapping(self, obj: Any) -> Any:
-        if not all(type(key) in ATOMS or is_plain_tuple(key) for key in obj):
+        if not all(_is_plain(key) for key in obj):
             raise CannotCopyError("a dict with objects as keys")
         made = self.remember(obj, type(obj)())
         for key, value in obj.items():
@@ -143,6 +146,8 @@ class EnvCopy:
     def array(self, obj: np.ndarray) -> Any:
         if obj.dtype.hasobject:
             raise CannotCopyError("an array of objects")
+        if not _can_change(obj):
+            return obj
         if obj.base is None:
             return self.remember(obj, obj.copy() if obj.flags.c_contiguous else obj.copy(order="K"))
         root: Any = obj
@@ -156,11 +161,14 @@ class EnvCopy:
         return self.remember(obj, made)
 
     def generator(self, obj: Any) -> Any:
+        if id(obj.bit_generator) in self.made:
+            raise CannotCopyError("two generators that share a bit generator")
         made = self.spare[id(obj)][1] if id(obj) in self.spare else copy.deepcopy(obj)
         if _spawned(made) != _spawned(obj):
             made = copy.deepcopy(obj)
         made.bit_generator.state = obj.bit_generator.state
         self.dear[id(obj)] = (obj, made)
+        self.remember(obj.bit_generator, made.bit_generator)
         return self.remember(obj, made)
 
     def small_generator(self, obj: Any) -> Any:
@@ -170,7 +178,7 @@ class EnvCopy:
         # a variable of a closure can be assigned anew; super() has a closure too, with the class in it
         closure = [cell.cell_contents for cell in obj.__closure__ or ()]
         defaults = (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values())
-        if vars(obj) or not all(isinstance(one, type) for one in closure) or not is_plain_tuple(defaults):
+        if vars(obj) or not all(isinstance(one, type) for one in closure) or not _is_plain(defaults):
             raise CannotCopyError("a function with state")
         return obj
 
@@ -183,9 +191,28 @@ class EnvCopy:
         return obj
 
 
-def _is_shared(kind: type) -> bool:
-    if issubclass(kind, _LEADS_BACK):
+def _is_plain(value: Any) -> bool:
+    """Whether nothing can change in a value: an atom, or a tuple of such."""
+    return type(value) in _ATOMS or (type(value) is tuple and all(map(_is_plain, value)))
+
+
+def _can_change(array: np.ndarray) -> bool:
+    """Whether an array, or what it is a view of, can be written to."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return base is not None
+
+
+def _is_shared(obj: Any) -> bool:
+    """Whether an object that a copier is not known for never changes, so that a copy can have it too."""
+    kind = type(obj)
+    if issubclass(kind, _LEADS_BACK) or (issubclass(kind, np.ufunc) and getattr(np, obj.__name__, None) is not obj):
         raise CannotCopyError(f"{kind} may lead back to the original")
+    if issubclass(kind, np.void) or (issubclass(kind, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__")):
+        raise CannotCopyError(f"{kind} has state")
     package = kind.__module__.split(".")[0]
     return issubclass(kind, CONSTANT) or (package == "mujoco" and kind.__name__ == "MjModel") or package == "typing"
 

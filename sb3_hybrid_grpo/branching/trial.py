@@ -22,8 +22,8 @@ def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
 
     :param env: The env
     :param engine: Its engine
-    :return: Whether all three saw the same, bit for bit
-    :raises BranchingError: if the env's step changes what members share
+    :return: Whether the copy saw the same, bit for bit
+    :raises BranchingError: if the env itself did not the second time, or if its step changes what members share
     """
     space = copy.deepcopy(env.action_space)  # the env's own may be drawn from by the env
     space.seed(0)
@@ -34,14 +34,21 @@ def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
         truth = _played(env, actions)
         engine.restore(start)
         refuse_changes(env, model, "step")
-        same = _played(EnvCopy(env).env, actions) == truth
-        return same and _played(env, actions) == truth
-    except BranchingError:
-        raise
-    except Exception:  # of whatever kind, and an env that fails by itself will say so when it is stepped
-        return False
+        try:
+            same = _played(EnvCopy(env).env, actions) == truth
+        except Exception:  # of whatever kind: the env itself has just played the same
+            same = False
+        again = _played(env, actions)
     finally:
         engine.restore(start)
+    if again != truth:
+        raise BranchingError(
+            f"{env} cannot be branched: put back to where it was, it played the same actions differently. It keeps state "
+            "outside of itself (class attributes, module globals, the global np.random, another process), or reads a clock. "
+            "Move that state into the env and draw random numbers from self.np_random, give the env the two methods of "
+            "sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1 (plain PPO)."
+        )
+    return same
 
 
 def model_contents(env: gym.Env[Any, Any]) -> dict[str, bytes]:

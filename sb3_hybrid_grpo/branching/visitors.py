@@ -50,7 +50,7 @@ CONSTANT: tuple[type, ...] = (
     *(operator.itemgetter, operator.attrgetter, operator.methodcaller, functools._lru_cache_wrapper),
     *(EnvSpec, logging.Logger, logging.Handler, type(threading.Lock()), type(threading.RLock()), type(Ellipsis)),
 )
-_NUMBERS_AND_TEXTS = (int, float, complex, str, bytes)
+NUMBERS_AND_TEXTS = (int, float, complex, str, bytes)
 _CONSTANT_MODULES = ("mujoco", "pygame", "glfw", "OpenGL", "typing")  # models, views and windows; MjData has an engine
 _CYTHON_FUNCTION = "cython_function_or_method"  # each compiled module brings a type of this name
 RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
@@ -87,12 +87,14 @@ def visit(obj: Any, found: Found) -> Children:
     kind = type(obj)  # not obj.__class__, which a proxy borrows
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
         return _visit_hooked(obj, found)
+    if issubclass(kind, gym.Wrapper) and hasattr(kind, "step_siblings"):
+        raise TypeError("the env refers to the wrapper that branches it")
     cell = cell_of(obj)
     if cell is not None:
         found.cells.append(cell)
         return [*_visit_attributes(obj, found), *_seed_sequence(obj)]
     if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in _CONSTANT_MODULES or kind.__name__ == _CYTHON_FUNCTION:
-        if issubclass(kind, _NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):  # of a subclass, with attributes
+        if issubclass(kind, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):  # of a subclass, with attributes
             return _visit_attributes(obj, found)
         if not isinstance(obj, type):
             ATOMS.add(kind)
@@ -157,7 +159,8 @@ def _visit_space(space: Any, found: Found) -> Children:
     """A space is constant but for its generator, which some envs draw from."""
     found.spaces.append(space)
     inner = getattr(space, "spaces", ())
-    return [("._np_random", space._np_random), *_values(inner.values() if isinstance(inner, dict) else inner)]
+    spaces = [(f".{name}", value) for name, value in vars(space).items() if isinstance(value, gym.Space)]
+    return [("._np_random", space._np_random), *spaces, *_values(inner.values() if isinstance(inner, dict) else inner)]
 
 
 def _visit_mapping(obj: Any, found: Found) -> Children:

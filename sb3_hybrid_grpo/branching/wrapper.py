@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
+from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.trial import copies_are_exact, model_contents, refuse_changes
@@ -92,13 +92,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
         :return: The names of their classes, innermost first
         """
-        above, layer = [], self
-        wrappers = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
-        while holders := [one for one in wrappers if vars(one).get("env") is layer]:
-            layer = holders[0]
-            if not is_recorder(layer):
-                above.append(type(layer).__name__)
-        return above
+        gc.collect()  # wrappers that nobody holds any more
+        wrappers: list[Any] = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
+        above: list[Any] = [self]
+        for layer in above:
+            above += [one for one in wrappers if vars(one).get("env") is layer and all(one is not known for known in above)]
+        return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
 
     def step_siblings(
         self, actions: np.ndarray, forks: np.ndarray, keep: bool, reset_ended: bool = False
@@ -173,7 +172,9 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             old = {member: self._siblings.pop(member, None) for member in members}
             for member, previous in old.items() if self._copyable else ():
                 self._siblings[member] = EnvCopy(self.env, previous if isinstance(previous, EnvCopy) else None)
-        except CannotCopyError:  # since the env holds something that it did not hold before
+        except BranchingError:
+            raise
+        except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
             self._copyable = False
         finally:
             self._take(shortcut=False)
