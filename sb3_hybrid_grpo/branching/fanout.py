@@ -7,7 +7,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
-from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, make_branchable
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, layers_above, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 
 Observations = Any
@@ -48,7 +48,7 @@ class Fanout:
                 f"Received a {type(self.base).__name__}, in which no siblings can be stepped. "
                 "Use a DummyVecEnv or a SubprocVecEnv, or n_samples=1 (plain PPO)."
             )
-        for above in self.base.env_method("wrappers_above"):
+        for above in self._wrappers_above():
             if above:
                 raise ValueError(
                     f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
@@ -58,6 +58,12 @@ class Fanout:
         # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
         self._casts = not isinstance(self.base, SubprocVecEnv)
         self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
+
+    def _wrappers_above(self) -> list[list[str]]:
+        """The wrappers of each env that its siblings would escape."""
+        if isinstance(self.base, DummyVecEnv):
+            return [layers_above(one) for one in self.base.envs]
+        return self.base.env_method("wrappers_above")
 
     def step(self, actions: np.ndarray, forks: np.ndarray, keep: np.ndarray, reset_ended: bool) -> list[SiblingSteps]:
         """

@@ -1,6 +1,7 @@
 """The wrapper that lets siblings live beside an env."""
 
 import gc
+import itertools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -88,7 +89,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def wrappers_above(self) -> list[str]:
         """
-        Name the wrappers above this one that siblings would escape.
+        Name the wrappers above this one that siblings would escape. In a process of a SubprocVecEnv nothing leads to the
+        outermost of them; :func:`layers_above` is for where something does.
 
         :return: The names of their classes, innermost first
         """
@@ -240,6 +242,17 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return branchable
     lowest.env = branchable
     return env
+
+
+def layers_above(env: gym.Env[Any, Any]) -> list[str]:
+    """
+    Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape.
+
+    :param env: The env's outermost layer
+    :return: The names of their classes, outermost first
+    """
+    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), _layers(env))
+    return [type(layer).__name__ for layer in above if not is_recorder(layer)]
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
