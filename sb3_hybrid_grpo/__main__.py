@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sb3_hybrid_grpo import __version__, train
+from sb3_hybrid_grpo.benchmark import compare
 from sb3_hybrid_grpo.cli import CommandError
 
 
@@ -25,6 +26,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train HybridGRPO on one env, evaluate it, save the policy", train.add_arguments, train.run),
+    "compare": Command("compare HybridGRPO with PPO and TRPO at equal simulator steps", compare.add_arguments, compare.run),
 }
 
 

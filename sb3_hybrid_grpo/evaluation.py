@@ -1,13 +1,57 @@
-"""Evaluation of a policy beside a random one."""
+"""Envs, and the evaluation of a policy in them, beside a random one."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_hybrid_grpo.cli import CommandError, install_command
+
+
+def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
+    """
+    Make monitored envs in this process.
+
+    :param env_id: The env's id.
+    :param n_envs: How many.
+    :param seed: Seed of the first; the others count up.
+    :return: The vectorised env.
+    """
+    try:
+        return make_vec_env(env_id, n_envs=n_envs, seed=seed)
+    except gym.error.DependencyNotInstalled as error:
+        raise CommandError(
+            f"--env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}"
+        ) from error
+    except gym.error.Error as error:
+        raise CommandError(
+            f"--env received {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
+            "for one that your own module registers, module:Env-v0"
+        ) from error
+    except ImportError as error:
+        raise CommandError(f"--env received {env_id!r}, but an import failed: {error}") from error
+
+
+def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
+    """
+    Show a policy its observations as it saw them in training; rewards stay the env's own.
+
+    :param model: The model that was trained.
+    :param env: Envs of the evaluation.
+    :return: The envs, under the statistics of the model's VecNormalize if it has one.
+    """
+    trained = model.get_vec_normalize_env()
+    if trained is None:
+        return env
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    normalized.obs_rms = trained.obs_rms  # read only: training=False
+    return normalized
 
 
 class RandomPolicy:

@@ -10,15 +10,13 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.cli import (
     CommandError,
-    install_command,
     next_run_folder,
     replacing,
     require_modules,
@@ -26,7 +24,7 @@ from sb3_hybrid_grpo.cli import (
     write_text,
 )
 from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.evaluation import Evaluation, RandomPolicy, evaluate
+from sb3_hybrid_grpo.evaluation import Evaluation, RandomPolicy, evaluate, make_env, normalized_like
 from sb3_hybrid_grpo.learning_curve import save_learning_curve
 from sb3_hybrid_grpo.train_arguments import add_arguments, parse_hyperparams, with_schedules
 
@@ -37,30 +35,6 @@ DEFAULT_HYPERPARAMS: dict[str, Any] = {"n_steps": 128}
 # Evaluation and the random policy see seeds that training (seed, seed + 1, ... one per env) does not reach.
 EVALUATION_SEED_OFFSET = 1_000_000
 RANDOM_SEED_OFFSET = 2_000_000
-
-
-def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
-    """
-    Make monitored envs in this process.
-
-    :param env_id: The env's id.
-    :param n_envs: How many.
-    :param seed: Seed of the first; the others count up.
-    :return: The vectorised env.
-    """
-    try:
-        return make_vec_env(env_id, n_envs=n_envs, seed=seed)
-    except gym.error.DependencyNotInstalled as error:
-        raise CommandError(
-            f"--env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}"
-        ) from error
-    except gym.error.Error as error:
-        raise CommandError(
-            f"--env received {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
-            "for one that your own module registers, module:Env-v0"
-        ) from error
-    except ImportError as error:
-        raise CommandError(f"--env received {env_id!r}, but an import failed: {error}") from error
 
 
 def default_policy(observation_space: gym.Space[Any]) -> str:
@@ -162,11 +136,7 @@ def evaluate_model(model: HybridGRPO, options: argparse.Namespace) -> tuple[Eval
     :return: The policy's evaluation and the random policy's.
     """
     n_envs = min(4, options.eval_episodes)
-    env = make_env(options.env, n_envs, options.seed + EVALUATION_SEED_OFFSET)
-    trained = model.get_vec_normalize_env()
-    if trained is not None:
-        env = VecNormalize(env, training=False, norm_reward=False)
-        env.obs_rms = trained.obs_rms  # read only: training=False
+    env = normalized_like(model, make_env(options.env, n_envs, options.seed + EVALUATION_SEED_OFFSET))
     seed = options.seed + RANDOM_SEED_OFFSET
     random_env = make_env(options.env, n_envs, seed)
     random_policy = RandomPolicy(random_env, seed)

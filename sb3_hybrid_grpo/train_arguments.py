@@ -3,9 +3,11 @@
 import argparse
 import ast
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
 from sb3_hybrid_grpo import HybridGRPO
@@ -74,21 +76,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-episodes", type=positive_int, default=20, help="episodes of the evaluation")
 
 
-def parse_hyperparams(items: list[str]) -> dict[str, Any]:
+def parse_hyperparams(
+    items: Sequence[str], algorithm: type[OnPolicyAlgorithm] = HybridGRPO, option: str = "--hyperparams"
+) -> dict[str, Any]:
     """
     Read ``key:value`` pairs; a value that is no Python literal is taken as a word.
 
     :param items: What the user typed, for example ``["gamma:0.9", "branch_horizon:free"]``.
-    :return: Arguments of HybridGRPO.
+    :param algorithm: The class whose arguments they are.
+    :param option: What the user typed them behind, for messages.
+    :return: The arguments.
+    :raises CommandError: if an item is no pair, or no argument of the class
     """
-    accepted = [name for name in inspect.signature(HybridGRPO).parameters if name not in OWN_OPTIONS]
+    accepted = [name for name in inspect.signature(algorithm).parameters if name not in OWN_OPTIONS]
     hyperparams: dict[str, Any] = {}
     for item in items:
         key, colon, text = item.partition(":")
         if not colon:
-            raise CommandError(f"--hyperparams received {item!r}, needs key:value, for example gamma:0.9")
+            raise CommandError(f"{option} received {item!r}, needs key:value, for example gamma:0.9")
         if key not in accepted:
-            raise CommandError(f"--hyperparams received the unknown key {key!r}; accepted are: {', '.join(accepted)}")
+            raise CommandError(f"{option} received the unknown key {key!r}; accepted are: {', '.join(accepted)}")
         try:
             hyperparams[key] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_hybrid_grpo import HybridGRPO, __version__, train
 from sb3_hybrid_grpo.__main__ import main
 from sb3_hybrid_grpo.cli import CommandError, next_run_folder, replacing
+from sb3_hybrid_grpo.evaluation import make_env
 from sb3_hybrid_grpo.learning_curve import moving_mean, save_learning_curve
 from sb3_hybrid_grpo.train_arguments import parse_hyperparams, positive_int, with_schedules
 
@@ -81,7 +82,7 @@ def test_saved_model_loads(tmp_path: Path) -> None:
 
 def test_normalize_saves_the_statistics(tmp_path: Path) -> None:
     assert main([*train_args(tmp_path, "gamma:0.9"), "--normalize"]) == 0
-    env = train.make_env("CartPole-v1", 1, seed=0)
+    env = make_env("CartPole-v1", 1, seed=0)
     statistics = VecNormalize.load(str(tmp_path / "CartPole-v1_1" / "vecnormalize.pkl"), env)
     assert statistics.gamma == 0.9
     assert isinstance(statistics.obs_rms, RunningMeanStd)

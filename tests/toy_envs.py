@@ -1,5 +1,6 @@
 """Small envs for tests, registered with gymnasium where a test needs an id."""
 
+import os
 from typing import Any
 
 import gymnasium as gym
@@ -67,3 +68,22 @@ def walk(max_steps: int = 20, **kwargs: Any) -> gym.Env[Any, Any]:
     :return: The env
     """
     return gym.wrappers.TimeLimit(NoisyWalk(**kwargs), max_steps)
+
+
+class Unbranchable(NoisyWalk):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = (number for number in range(10))
+
+
+class Dying(NoisyWalk):
+    """Ends its process, as a crash in a simulator's C code does."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        os._exit(77)
+
+
+gym.register("Unbranchable-v0", Unbranchable, max_episode_steps=20)
+gym.register("Dying-v0", Dying, max_episode_steps=20)

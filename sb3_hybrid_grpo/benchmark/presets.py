@@ -1,0 +1,56 @@
+"""How each env is compared: the settings that all algorithms share."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    What the runs on an env share.
+
+    :param budget: Simulator steps of a run, siblings' included.
+    :param seeds: Runs of each algorithm with each of its settings.
+    :param evaluations: How often the policy is evaluated, besides before the training.
+    :param episodes: Episodes of an evaluation.
+    :param normalize: Whether observations and rewards are normalised (VecNormalize).
+    :param n_steps: Longest stretch that an env executes between two updates; shorter where the update is smaller.
+    :param update_sizes: Samples of an update, all envs and members together: every algorithm is run with each.
+    :param batch_sizes: Samples of a minibatch, likewise.
+    :param hyperparams: Arguments of every algorithm that has them.
+    """
+
+    budget: int = 163_840
+    seeds: int = 5
+    evaluations: int = 16
+    episodes: int = 50
+    normalize: bool = True
+    n_steps: int = 128
+    update_sizes: tuple[int, ...] = (2048, 512)
+    batch_sizes: tuple[int, ...] = (64,)
+    hyperparams: dict[str, Any] = field(default_factory=lambda: {"gamma": 0.98, "learning_rate": 1e-3})
+
+
+_SWING_UP = Preset(budget=245_760, n_steps=256, update_sizes=(4096, 1024))
+_MUJOCO = Preset(
+    budget=204_800,
+    seeds=10,
+    evaluations=10,
+    episodes=10,
+    update_sizes=(2048,),
+    hyperparams={"gamma": 0.99, "learning_rate": 3e-4},
+)
+
+# What `compare` runs without --env. An env that is not here gets the defaults of Preset.
+PRESETS = {
+    "hybrid_grpo/Inventory-v0": Preset(episodes=100, update_sizes=(2048, 1024, 512)),
+    "hybrid_grpo/Queue-v0": Preset(),
+    "hybrid_grpo/GustyCartPoleSwingUp-v0": _SWING_UP,
+    "hybrid_grpo/CartPoleSwingUp-v0": _SWING_UP,
+    "CartPole-v1": Preset(budget=65_536),
+    "Pendulum-v1": Preset(hyperparams={"gamma": 0.9, "learning_rate": 1e-3}),
+    "Acrobot-v1": Preset(budget=98_304, hyperparams={"gamma": 0.99, "learning_rate": 1e-3}),
+    "hybrid_grpo/GustyHalfCheetah-v0": _MUJOCO,
+    "HalfCheetah-v5": _MUJOCO,
+    "hybrid_grpo/GustyHopper-v0": _MUJOCO,
+}
