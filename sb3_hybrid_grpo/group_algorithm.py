@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching import BranchHorizon, Groups
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
+from sb3_hybrid_grpo.grouping import AutoGrouping
 from sb3_hybrid_grpo.sampling import sample_actions
 from sb3_hybrid_grpo.transforms import RewardTransform, resolve_transform
 
@@ -39,6 +40,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.num_simulator_steps = 0
         self._groups: Groups | None = None
         self._sibling_ends = 0
+        self.auto_grouping = AutoGrouping()
 
     def _setup_groups(self) -> None:
         """Make the groups, and a buffer for what they do."""
@@ -111,6 +113,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         n_steps, self._sibling_ends = 0, 0
         buffer.reset()
+        if self._decides_whether_to_fork:
+            buffer.forks = self._regroup()
         if self.use_sde:
             self.policy.reset_noise(n_envs * self.n_samples)
         callback.on_rollout_start()
@@ -151,9 +155,24 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
                 buffer.set_next_values(places, self.policy.predict_values(obs_as_tensor(reached, self.device)))
             last_values = self.policy.predict_values(obs_as_tensor(groups.observations(new_obs), self.device))
         buffer.compute_returns_and_advantage(last_values, step.cut_NE.reshape(-1))
+        if self._decides_whether_to_fork and buffer.forks:
+            self.auto_grouping.observe(buffer.baseline.variance_removed)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    @property
+    def _decides_whether_to_fork(self) -> bool:
+        return self.branch_horizon == "auto" and self.n_samples > 1
+
+    def _regroup(self) -> bool:
+        """Decide whether siblings fork in the rollout that begins, and tell them."""
+        forks = self.auto_grouping.next_rollout()
+        # siblings let go at another time see another future, at equal seeds the same in every run
+        entropy = None if self.seed is None else [self.seed, self.num_simulator_steps]
+        seed = None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
+        self._the_groups().regroup(free=not forks, seed=seed)
+        return forks
 
     def _within_space(self, actions: np.ndarray) -> np.ndarray:
         """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""
@@ -168,6 +187,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.logger.record("time/simulator_steps", self.num_simulator_steps)
         if self.n_samples > 1:
             self.logger.record("rollout/sibling_resets", self._sibling_ends)
+        if self._decides_whether_to_fork:
+            self.logger.record("train/grouped", int(cast(HybridRolloutBuffer, self.rollout_buffer).forks))
         super().dump_logs(iteration)
 
     def save(

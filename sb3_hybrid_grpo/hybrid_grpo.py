@@ -64,7 +64,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param _init_setup_model: Whether or not to build the network at the creation of the instance
     :param n_samples: N, the number of members of a group. 1: PPO, to the last parameter
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
-        "episode", at the latter only; "free", never: N independent trajectories an env, as PPO with N times the envs
+        "episode", at the latter only; "free", never: N independent trajectories an env, as PPO with N times the envs;
+        "auto", every 64 steps as long as groups pay, and free as long as they do not
     :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (equation of the paper;
         K = 1 only) or "grpo" (rewards standardised within the group, no critic)
     :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
@@ -238,7 +239,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
-        if self.n_samples > 1 and self.advantage_estimator == "hybrid":
+        if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
 

@@ -99,10 +99,11 @@ def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> Non
             f"Received advantage_estimator='paper' with branch_horizon={branch_horizon!r}: the paper's advantage is that of "
             "one step. Use branch_horizon=1 with it, or advantage_estimator='hybrid' with this branch_horizon."
         )
-    if estimator == "grpo" and (n_samples < 2 or branch_horizon == "free"):
+    if estimator == "grpo" and (n_samples < 2 or branch_horizon in ("free", "auto")):
         raise ValueError(
             f"Received advantage_estimator='grpo' with n_samples={n_samples} and branch_horizon={branch_horizon!r}: GRPO's "
-            "advantage compares the members of a group. Use n_samples of at least 2 and a branch_horizon other than 'free'."
+            "advantage compares the members of a group. Use n_samples of at least 2 and a branch_horizon other than 'free' and "
+            "'auto'."
         )
 
 
@@ -113,6 +114,11 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
         raise ValueError(
             f"Received group_baseline={group_baseline!r}: it must be 'auto' (learned from every rollout) or a number between "
             "0 (the critic's baseline alone, as in PPO) and 1 (the group's, as in GRPO)."
+        )
+    if branch_horizon == "auto":
+        raise ValueError(
+            f"Received group_baseline={group_baseline} with branch_horizon='auto', which decides by what the learned baseline "
+            "removes. Leave group_baseline at 'auto', or give branch_horizon a number."
         )
     if estimator != "hybrid" or n_samples < 2 or branch_horizon == "free":
         raise ValueError(

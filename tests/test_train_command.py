@@ -13,7 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_hybrid_grpo import HybridGRPO, __version__, train
+from sb3_hybrid_grpo import HybridGRPO, __version__, evaluation, train
 from sb3_hybrid_grpo.__main__ import main
 from sb3_hybrid_grpo.cli import CommandError, next_run_folder, replacing
 from sb3_hybrid_grpo.evaluation import make_env
@@ -193,7 +193,7 @@ def test_missing_env_dependency_names_the_command(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise gym.error.DependencyNotInstalled("MuJoCo is not installed.")
 
-    monkeypatch.setattr(train, "make_vec_env", fail)
+    monkeypatch.setattr(evaluation, "make_vec_env", fail)
     assert "sb3-hybrid-grpo[mujoco]" in usage_error(capsys, train_args(tmp_path, env="HalfCheetah-v5"))
 
 

@@ -85,5 +85,5 @@ class Dying(NoisyWalk):
         os._exit(77)
 
 
-gym.register("Unbranchable-v0", Unbranchable, max_episode_steps=20)
-gym.register("Dying-v0", Dying, max_episode_steps=20)
+gym.register("Unbranchable-v0", "tests.toy_envs:Unbranchable", max_episode_steps=20)
+gym.register("Dying-v0", "tests.toy_envs:Dying", max_episode_steps=20)

@@ -11,7 +11,9 @@ from sb3_hybrid_grpo.branching.stack import Stage, stages_of
 from sb3_hybrid_grpo.branching.wrapper import SiblingSteps
 from sb3_hybrid_grpo.errors import BranchingError
 
-BranchHorizon = int | Literal["episode", "free"]
+BranchHorizon = int | Literal["episode", "free", "auto"]
+AUTO_HORIZON = 64
+"""Steps between two forks with ``branch_horizon="auto"``, while siblings fork."""
 
 
 class GroupStep(NamedTuple):
@@ -47,14 +49,16 @@ class Groups:
     :param env: The user's VecEnv
     :param n_samples: N
     :param branch_horizon: When siblings fork: every so many steps and at member 0's episode ends; ``"episode"``: at the latter
-        only; ``"free"``: never, they reset by themselves
+        only; ``"free"``: never, they reset by themselves; ``"auto"``: as :meth:`regroup` says, from rollout to rollout
     :raises ValueError: if siblings cannot live beside these envs
     :raises BranchingError: if an env cannot be branched
     """
 
     def __init__(self, env: VecEnv, n_samples: int, branch_horizon: BranchHorizon) -> None:
         self.env, self.n_samples, self.free = env, n_samples, branch_horizon == "free"
-        self._horizon = np.inf if isinstance(branch_horizon, str) else branch_horizon
+        self._may_be_free = branch_horizon in ("free", "auto")
+        horizon = AUTO_HORIZON if branch_horizon == "auto" else branch_horizon
+        self._horizon = np.inf if isinstance(horizon, str) else horizon
         self._shape = (n_samples - 1, env.num_envs)
         if n_samples > 1:
             self._stages: list[Stage] = stages_of(env, n_samples - 1)
@@ -88,12 +92,31 @@ class Groups:
         goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
         if self.n_samples == 1 or goes_on:
             return
-        if self.free:
-            self._reset_siblings(seed)
-        else:
-            self.starts_ME = np.ones(self._shape, dtype=bool)
-            self._age_E[:] = 0
+        if self._may_be_free:  # also where they begin by forking: a reset that members cannot share shows now
+            self._reset_siblings(seed, new_seeds=not self._started)
+        if not self.free:
+            self._fork_all()
         self._started, self._stepping = True, False
+
+    def regroup(self, free: bool, seed: int | None) -> None:
+        """
+        From the next step on, let siblings fork from member 0, or let go of it those that did. Between two rollouts only: the
+        traces of all members end.
+
+        :param free: Whether they are free; nothing happens if they are already
+        :param seed: Siblings let go are reset, with a seed each that is made of this one; None: with fresh entropy
+        """
+        if self.n_samples == 1 or free == self.free:
+            return
+        self.free = free
+        if free:
+            self._reset_siblings(seed, new_seeds=True)
+        else:
+            self._fork_all()
+
+    def _fork_all(self) -> None:
+        self.starts_ME = np.ones(self._shape, dtype=bool)
+        self._age_E[:] = 0
 
     def observations(self, of_member_0: Observations) -> Observations:
         """
@@ -123,7 +146,7 @@ class Groups:
         """
         self._stepping = True
         self._n_steps += 1
-        last_step_E = self._age_E + 1 >= self._horizon
+        last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
         siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
         observations, rewards, dones, infos = self.env.step(actions_NE[0])
 
@@ -188,11 +211,11 @@ class Groups:
             rows = stage.restart(indices, rows)
         _each(lambda theirs, new: theirs.__setitem__(indices, new), observations, rows)
 
-    def _reset_siblings(self, seed: int | None) -> None:
-        """Reset every free sibling: the first time with a seed of its own, later from its own stream of random numbers."""
+    def _reset_siblings(self, seed: int | None, new_seeds: bool) -> None:
+        """Reset every free sibling, with a seed of its own or from its own stream of random numbers."""
         m_siblings, n_envs = self._shape
         seeds: list[list[int | None]] = [[None] * m_siblings for _ in range(n_envs)]
-        if not self._started:
+        if new_seeds:
             fresh = np.random.SeedSequence().generate_state(m_siblings * n_envs).reshape(n_envs, m_siblings)
             for e in range(n_envs):
                 seeds[e] = [int(fresh[e, m - 1]) if seed is None else seed + m * n_envs + e for m in range(1, self.n_samples)]

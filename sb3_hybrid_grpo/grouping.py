@@ -1,0 +1,47 @@
+"""``branch_horizon="auto"``: whether groups pay, decided from rollout to rollout."""
+
+from dataclasses import dataclass
+
+# Settled on the envs of docs/choosing.md, which shows the numbers behind each.
+FORK_ABOVE = 0.4
+FREE_BELOW = 0.3
+PROBE_INTERVAL = 8
+MEMORY = 0.8
+
+
+@dataclass
+class AutoGrouping:
+    """
+    Siblings fork while groups pay, and are free while they do not. The signal is the share of the advantages' variance that
+    the group baseline removed, averaged over the rollouts in which siblings forked, the last ones counting most. While they
+    are free, every few rollouts one is grouped, as a probe; it is trained on like any other. The decision changes only where
+    the signal leaves a band, so that its noise does not move it to and fro.
+
+    :param grouped: Whether siblings fork, but for probes.
+    :param variance_removed: The signal, at most 1; None before the first grouped rollout.
+    :param since_probe: Free rollouts since the last grouped one.
+    """
+
+    grouped: bool = True
+    variance_removed: float | None = None
+    since_probe: int = 0
+
+    def next_rollout(self) -> bool:
+        """
+        Begin a rollout.
+
+        :return: Whether siblings are to fork in it.
+        """
+        forks = self.grouped or self.since_probe >= PROBE_INTERVAL
+        self.since_probe = 0 if forks else self.since_probe + 1
+        return forks
+
+    def observe(self, variance_removed: float) -> None:
+        """
+        Learn from a rollout in which siblings forked.
+
+        :param variance_removed: The share of the advantages' variance that the group baseline removed.
+        """
+        before = variance_removed if self.variance_removed is None else self.variance_removed
+        self.variance_removed = MEMORY * before + (1 - MEMORY) * variance_removed
+        self.grouped = self.variance_removed > (FREE_BELOW if self.grouped else FORK_ABOVE)
