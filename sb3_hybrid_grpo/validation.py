@@ -102,8 +102,8 @@ def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> Non
     if estimator == "grpo" and (n_samples < 2 or branch_horizon in ("free", "auto")):
         raise ValueError(
             f"Received advantage_estimator='grpo' with n_samples={n_samples} and branch_horizon={branch_horizon!r}: GRPO's "
-            "advantage compares the members of a group. Use n_samples of at least 2 and a branch_horizon other than 'free' and "
-            "'auto'."
+            "advantage compares the members of a group. Use n_samples of at least 2 and a branch_horizon other than 'free' "
+            "and 'auto'."
         )
 
 

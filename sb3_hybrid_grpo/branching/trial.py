@@ -84,8 +84,8 @@ def refuse_changes(env: gym.Env[Any, Any], before: dict[str, bytes], when: str) 
     if changed:
         raise BranchingError(
             f"{env} cannot be branched: its {when}() changes MjModel.{changed[0]}, and the model is shared by all members. "
-            'Change the model in reset() alone (with a branch_horizon other than "free" and "auto"), apply forces through MjData '
-            "(xfrc_applied, qfrc_applied), or use n_samples=1 (plain PPO)."
+            'Change the model in reset() alone (and with a branch_horizon that is not "free" or "auto"), apply forces '
+            "through MjData (xfrc_applied, qfrc_applied), or use n_samples=1 (plain PPO)."
         )
 
 
