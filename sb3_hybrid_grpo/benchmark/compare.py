@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium as gym
-from tqdm import tqdm
 
 from sb3_hybrid_grpo.benchmark.pool import Evaluated, execute
 from sb3_hybrid_grpo.benchmark.presets import PRESETS, Preset
 from sb3_hybrid_grpo.benchmark.results import Results
 from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, make_variant
 from sb3_hybrid_grpo.benchmark.worker import Run
-from sb3_hybrid_grpo.cli import CommandError, output_folder
+from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
 from sb3_hybrid_grpo.train_arguments import parse_hyperparams, positive_int
 
 # What an option overrides in the preset of every env.
@@ -60,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     :param options: The command's options.
     :return: The exit code: 0; 1 if a run failed; 130 after Ctrl-C.
     """
+    require_modules(("tqdm",), extra="compare")
     # everything that can be wrong shows before the first run
     planned = [(env, preset_of(env, options)) for env in dict.fromkeys(options.env)]
     variants = {env: variants_of(preset, options.algorithms) for env, preset in planned}
@@ -105,6 +105,8 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> Outc
     :param jobs: How many at a time.
     :return: What became of them.
     """
+    from tqdm import tqdm
+
     failures: list[tuple[Run, str]] = []
     steps = [0] * len(runs)
     with (
