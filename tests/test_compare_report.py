@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rliable.metrics import aggregate_iqm
 
-from sb3_hybrid_grpo.benchmark import report, statistics
+from sb3_hybrid_grpo.benchmark import profiles, report, statistics
+from sb3_hybrid_grpo.benchmark.profiles import performance_profiles
 from sb3_hybrid_grpo.benchmark.report_figures import styles_of
 from sb3_hybrid_grpo.benchmark.report_page import anchor, scores, steps, verdict
 from sb3_hybrid_grpo.benchmark.results import COLUMNS, Results, Row
@@ -23,6 +24,7 @@ GROWTH = {"ppo": 1.0, "trpo": 0.8, "hybrid": 2.0}
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "RESAMPLES", 50)
+    monkeypatch.setattr(profiles, "RESAMPLES", 50)
 
 
 def make_run(
@@ -168,21 +170,18 @@ def test_profiles_normalise_by_the_untrained_policy_and_ppo() -> None:
         ours = make_variant([5 * scale, 7 * scale, 7 * scale], [5 * scale, 11 * scale, 11 * scale], algorithm="hybrid")
         return EnvResults(name, name, [ppo, ours])
 
-    profiles = statistics.performance_profiles([env("A", 1.0), env("B", 10.0)])
-    assert profiles is not None
-    assert (profiles.envs, profiles.seeds) == (["A", "B"], 2)
+    found = performance_profiles([env("A", 1.0), env("B", 10.0)])
+    assert found is not None
+    assert (found.envs, found.seeds) == (["A", "B"], 2)
     # PPO's runs all score 1, ours 0.5 and 1.5
-    shares = {level: index for index, level in enumerate(np.round(profiles.thresholds, 9).tolist())}
-    assert profiles.thresholds[-1] == 1.5
-    assert [profiles.shares["ppo"][shares[level]] for level in (0.0, 0.9, 1.1)] == [1.0, 1.0, 0.0]
-    assert [profiles.shares["hybrid"][shares[level]] for level in (0.4, 0.6, 1.4, 1.5)] == [1.0, 0.5, 0.5, 0.0]
-    assert statistics.performance_profiles([env("A", 1.0)]) is None
-    assert (
-        statistics.performance_profiles([env("A", 1.0), EnvResults("C", "C", [make_variant([0, 1], algorithm="hybrid")])])
-        is None
-    )
+    shares = {level: index for index, level in enumerate(np.round(found.thresholds, 9).tolist())}
+    assert found.thresholds[-1] == 1.5
+    assert [found.shares["ppo"][shares[level]] for level in (0.0, 0.9, 1.1)] == [1.0, 1.0, 0.0]
+    assert [found.shares["hybrid"][shares[level]] for level in (0.4, 0.6, 1.4, 1.5)] == [1.0, 0.5, 0.5, 0.0]
+    assert performance_profiles([env("A", 1.0)]) is None
+    assert performance_profiles([env("A", 1.0), EnvResults("C", "C", [make_variant([0, 1], algorithm="hybrid")])]) is None
     # -1: PPO ends below where it started, so there is nothing to normalise by
-    assert statistics.performance_profiles([env("A", 1.0), env("B", -1.0)]) is None
+    assert performance_profiles([env("A", 1.0), env("B", -1.0)]) is None
 
 
 def test_colours_stay_apart() -> None:

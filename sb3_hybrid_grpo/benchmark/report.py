@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sb3_hybrid_grpo.benchmark.profiles import performance_profiles
 from sb3_hybrid_grpo.benchmark.report_figures import save_figures, save_profiles, styles_of
 from sb3_hybrid_grpo.benchmark.report_page import PROFILES, Section, page
 from sb3_hybrid_grpo.benchmark.results import Row, read_rows
-from sb3_hybrid_grpo.benchmark.statistics import BASELINES, EnvResults, Variant, performance_profiles
+from sb3_hybrid_grpo.benchmark.statistics import BASELINES, EnvResults, Variant
 from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules, write_text
 
 # Results of another command, with columns of their own.

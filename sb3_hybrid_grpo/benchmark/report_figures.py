@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import cycle, product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from sb3_hybrid_grpo.benchmark.profiles import Profiles
 from sb3_hybrid_grpo.benchmark.statistics import (
     Axis,
     EnvResults,
-    Profiles,
     Variant,
     bootstrap,
     interquartile_means,
@@ -36,6 +38,8 @@ MARKERS = ("", "o", "s", "^")
 PANELS_PER_ROW = 3
 # Inches beside a panel: the last number of one axis and the first of the next stay apart.
 PADDING = 0.12
+# From this share of the steps on, every curve is within the frame.
+UNDER_WAY = 0.05
 DPI = 110
 
 
@@ -134,6 +138,23 @@ def draw_curve(axes: "Axes", variant: Variant, axis: Axis, style: Style, label: 
         axes.fill_between(grid, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
+def frame(axes: "Axes", variants: Iterable[Variant]) -> None:
+    """
+    Let the y axis begin with what is lowest once the training is under way: the untrained policy may be so far below that
+    nothing else could be told apart.
+
+    :param axes: A panel.
+    :param variants: All that the panels show.
+    """
+    seen = []
+    for variant in variants:
+        grid, scores = on_common_grid(variant.runs, "simulator_steps")
+        seen.append(interquartile_means(scores)[grid >= UNDER_WAY * grid[-1]])
+    low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
+    margin = 0.08 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
 def save_curves(path: Path, results: EnvResults, styles: dict[str, Style]) -> None:
     """
     Save learning curves against simulator steps, executed steps and time: each algorithm at its best settings.
@@ -154,6 +175,7 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style]) -> No
         if target is not None:
             axes.axhline(target.final.value, color="black", linestyle=":", linewidth=1, label="best final score of PPO")
         prepare(axes, xlabel)
+    frame(panels[0], results.best.values())
     panels[0].set_ylabel("mean reward of an evaluation")
     figure.suptitle(f"{results.env}: each algorithm at its best settings")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
@@ -190,7 +212,8 @@ def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> 
     figure = Figure(figsize=(max(4.8 * columns, 6.5), height * rows))
     figure.set_layout_engine("constrained", w_pad=PADDING)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flat
-    for (algorithm, best), axes in zip(results.best.items(), panels, strict=False):
+    shown = list(islice(panels, len(results.best)))
+    for (algorithm, best), axes in zip(results.best.items(), shown, strict=True):
         variants = results.settings_of(algorithm)
         looks = cycle(product(MARKERS, LINES[1:]))
         for variant in variants:
@@ -210,6 +233,7 @@ def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> 
         axes.set_title(label_of(algorithm))
         # under the panel: over the curves it would hide them
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    frame(shown[0], results.variants)
     for axes in panels:  # those that no algorithm took
         axes.set_axis_off()
     figure.supylabel("mean reward of an evaluation", fontsize="medium")

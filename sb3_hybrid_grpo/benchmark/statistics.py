@@ -19,8 +19,6 @@ BASELINES = ("ppo", "trpo")
 OURS = "ours"
 GRID_POINTS = 100
 RESAMPLES = 2_000
-# Profiles end here, so that one env on which PPO learned little does not squeeze the others.
-HIGHEST_THRESHOLD = 2.0
 
 
 @dataclass(frozen=True)
@@ -257,67 +255,19 @@ class EnvResults:
         fitting = [variant for variant in self.variants if group in (None, variant.group)]
         return max(fitting, key=lambda variant: variant.final.value, default=None)
 
+    def first_ppo_to_reach(self, score: float) -> float | None:
+        """
+        Find when PPO first reaches a score, whatever its settings.
+
+        :param score: The score.
+        :return: Simulator steps; None if it never does.
+        """
+        found = [variant.steps_to_reach(score) for variant in self.variants if variant.group == "ppo"]
+        return min((steps for steps in found if steps is not None), default=None)
+
     @cached_property
     def untrained(self) -> float:
         """Mean reward of the policies before training; where none was evaluated, the lowest mean reward of all."""
         rows = [row for variant in self.variants for run in variant.runs for row in run]
         before = [row.mean_reward for row in rows if row.simulator_steps == 0]
         return float(np.mean(before)) if before else min(row.mean_reward for row in rows)
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """
-    How often each algorithm gets how far, over envs.
-
-    :param thresholds: Scores, where 0 is the untrained policy and 1 the best PPO's final score.
-    :param shares: By algorithm, the share of runs above each threshold.
-    :param bounds: By algorithm, the shares' lower and upper bounds; empty for a single seed.
-    :param envs: The envs it is over.
-    :param seeds: Runs of each algorithm on each env.
-    """
-
-    thresholds: Array
-    shares: dict[str, Array]
-    bounds: dict[str, tuple[Array, Array]]
-    envs: list[str]
-    seeds: int
-
-
-def performance_profiles(comparisons: Sequence[EnvResults]) -> Profiles | None:
-    """
-    Compare algorithms over envs, each at its best settings on each.
-
-    :param comparisons: The envs.
-    :return: The profiles, over the envs on which PPO learned anything, of the algorithms with runs on all of those; None if
-        PPO was not run on every env, or fewer than two envs or no algorithm are left.
-    """
-    from rliable.library import create_performance_profile
-
-    scales = {}
-    for results in comparisons:
-        ppo = results.best_final("ppo")
-        if ppo is None:
-            return None
-        if ppo.final.value > results.untrained:
-            scales[results.name] = ppo.final.value - results.untrained
-    usable = [results for results in comparisons if results.name in scales]
-    algorithms = [name for name in usable[0].best if all(name in results.best for results in usable)] if usable else []
-    if len(usable) < 2 or not algorithms:
-        return None
-    seeds = min(len(results.best[name].runs) for results in usable for name in algorithms)
-    scores = {
-        name: np.column_stack([(r.best[name].finals[:seeds] - r.untrained) / scales[r.name] for r in usable])
-        for name in algorithms
-    }
-    highest = max(float(values.max()) for values in scores.values())
-    thresholds = np.linspace(0.0, min(max(highest, 1.0), HIGHEST_THRESHOLD), 301)
-    with fixed_seed():
-        shares, found = create_performance_profile(
-            scores,
-            thresholds,
-            custom_profile_func=lambda values, levels: (values[..., None] > levels).mean(axis=(0, 1)),
-            reps=RESAMPLES,
-        )
-    bounds = {name: (low, high) for name, (low, high) in found.items()} if seeds > 1 else {}
-    return Profiles(thresholds, shares, bounds, [results.env for results in usable], seeds)
