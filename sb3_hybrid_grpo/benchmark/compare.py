@@ -21,7 +21,7 @@ from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
 from sb3_hybrid_grpo.train_arguments import parse_hyperparams, positive_int
 
 # What an option overrides in the preset of every env.
-OVERRIDES = ("budget", "seeds", "evaluations", "episodes", "update_sizes", "batch_sizes")
+OVERRIDES = ("algorithms", "budget", "seeds", "evaluations", "episodes", "update_sizes", "batch_sizes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     :param parser: The subcommand's parser.
     """
-    # Where there is no default, it is the env's own, in presets.py.
-    absent = argparse.SUPPRESS
-    parser.add_argument("--env", nargs="+", default=list(PRESETS), help="ids of gymnasium envs")
+    absent = argparse.SUPPRESS  # each env has its own, in presets.py
+    parser.add_argument("--env", nargs="+", default=absent, help="ids of gymnasium envs; by default all that have a preset")
     parser.add_argument(
         "--algorithms",
         nargs="+",
-        default=["ppo", "hybrid"],
+        default=absent,
         help=f"{', '.join(ALGORITHMS)}, each optionally with arguments of its own: hybrid,n_samples:8,branch_horizon:16",
     )
     parser.add_argument("--budget", type=positive_int, help="simulator steps of a run, siblings' included", default=absent)
@@ -61,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
     """
     require_modules(("tqdm",), extra="compare")
     # everything that can be wrong shows before the first run
-    planned = [(env, preset_of(env, options)) for env in dict.fromkeys(options.env)]
-    variants = {env: variants_of(preset, options.algorithms) for env, preset in planned}
+    planned = [(env, preset_of(env, options)) for env in dict.fromkeys(getattr(options, "env", PRESETS))]
+    variants = {env: variants_of(preset) for env, preset in planned}
     output_folder(options.output)
     results = {env: Results(options.output, env) for env, _ in planned}
     for env, preset in planned:
@@ -163,7 +162,7 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
         ) from error
     preset = PRESETS.get(env.removeprefix("sb3_hybrid_grpo.envs:"), Preset())
     given = {name: value for name, value in vars(options).items() if name in OVERRIDES}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given = {name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for name, value in given.items()}
     shared = preset.hyperparams | parse_hyperparams(options.hyperparams)
     preset = replace(preset, **given, hyperparams=shared)
     if preset.budget < max(preset.update_sizes):
@@ -174,17 +173,16 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
     return preset
 
 
-def variants_of(preset: Preset, algorithms: list[str]) -> list[Variant]:
+def variants_of(preset: Preset) -> list[Variant]:
     """
     Give every algorithm the same search.
 
-    :param preset: What the runs share.
-    :param algorithms: As named on the command line.
+    :param preset: How the env is compared.
     :return: Every algorithm with every update size and batch size.
     """
     return [
         make_variant(algorithm, preset.hyperparams, preset.n_steps, update_size, batch_size)
-        for update_size, batch_size, algorithm in product(preset.update_sizes, preset.batch_sizes, dict.fromkeys(algorithms))
+        for update_size, batch_size, algorithm in product(preset.update_sizes, preset.batch_sizes, preset.algorithms)
     ]
 
 
@@ -209,5 +207,5 @@ def protocol(env: str, preset: Preset) -> dict[str, object]:
     :param preset: What the runs share.
     :return: For JSON.
     """
-    grows = ("seeds", "update_sizes", "batch_sizes")
+    grows = ("algorithms", "seeds", "update_sizes", "batch_sizes")
     return {"env": env, **{name: value for name, value in asdict(preset).items() if name not in grows}}

@@ -14,6 +14,7 @@ class Preset:
     :param evaluations: How often the policy is evaluated, besides before the training.
     :param episodes: Episodes of an evaluation.
     :param normalize: Whether observations and rewards are normalised (VecNormalize).
+    :param algorithms: What is compared; see ``variants.py``.
     :param n_steps: Longest stretch that an env executes between two updates; shorter where the update is smaller.
     :param update_sizes: Samples of an update, all envs and members together: every algorithm is run with each.
     :param batch_sizes: Samples of a minibatch, likewise.
@@ -25,6 +26,7 @@ class Preset:
     evaluations: int = 16
     episodes: int = 50
     normalize: bool = True
+    algorithms: tuple[str, ...] = ("ppo", "hybrid", "hybrid,branch_horizon:auto")
     n_steps: int = 128
     update_sizes: tuple[int, ...] = (2048, 512)
     batch_sizes: tuple[int, ...] = (64,)
