@@ -13,6 +13,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from sb3_hybrid_grpo import losses
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridRolloutBuffer
+from sb3_hybrid_grpo.entropy import EntropyCoefficient
 from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
 from sb3_hybrid_grpo.sampling import DIVERGED, evaluate_actions
 from sb3_hybrid_grpo.transforms import RewardTransform
@@ -47,7 +48,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param clip_range: Clipping parameter, it can be a function of the current progress remaining (from 1 to 0)
     :param clip_range_vf: Clipping parameter for the value function, likewise; None: no clipping. Depends on the reward scale
     :param normalize_advantage: Whether to normalize the advantage in each minibatch
-    :param ent_coef: Entropy coefficient for the loss calculation
+    :param ent_coef: Entropy coefficient for the loss calculation, also a function of the current progress remaining, or
+        "lin_0.01" (from 0.01 down to 0), or "auto" (learned, see ``target_entropy``; "auto_0.1" begins at 0.1)
     :param vf_coef: Value function coefficient for the loss calculation
     :param max_grad_norm: The maximum value for the gradient clipping
     :param use_sde: Whether to use generalized State Dependent Exploration (gSDE)
@@ -71,6 +73,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
     :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", or a function from an array of
         rewards to one of the same shape
+    :param target_entropy: Entropy, in nats, that ``ent_coef="auto"`` keeps the policy at; "auto": minus the number of action
+        dimensions, or half the largest possible entropy of discrete actions
     :raises ValueError: if an argument is not what it may be
     :raises BranchingError: if the env cannot be branched
     """
@@ -94,7 +98,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
-        ent_coef: float = 0.0,
+        ent_coef: float | str | Schedule = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         use_sde: bool = False,
@@ -114,6 +118,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         advantage_estimator: AdvantageEstimator = "hybrid",
         group_baseline: float | Literal["auto"] = "auto",
         reward_transform: str | RewardTransform | None = None,
+        target_entropy: float | Literal["auto"] = "auto",
     ) -> None:
         super().__init__(
             policy,
@@ -149,6 +154,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.advantage_estimator = advantage_estimator
         self.group_baseline = group_baseline
         self.reward_transform = reward_transform
+        self.target_entropy = target_entropy
         if _init_setup_model:
             self._setup_model()
 
@@ -157,6 +163,9 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         shared = self.branch_horizon == 1
         check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples, shared)
         self._setup_lr_schedule()
+        self.entropy = EntropyCoefficient(
+            self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device
+        )
         self.set_random_seed(self.seed)
         self._setup_groups()
         self.policy = self.policy_class(  # type: ignore[assignment]
@@ -173,7 +182,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy with the rollout."""
         self.policy.set_training_mode(True)
-        self._update_learning_rate(self.policy.optimizer)
+        optimizers = [self.policy.optimizer, self.entropy.optimizer]
+        self._update_learning_rate([one for one in optimizers if one is not None])
         progress = self._current_progress_remaining
         clip_range = cast(Schedule, self.clip_range)(progress)
         clip_range_vf = None if self.clip_range_vf is None else cast(Schedule, self.clip_range_vf)(progress)
@@ -215,7 +225,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         ratio = th.exp(log_ratio)
         policy_loss = losses.clipped_surrogate(advantages, ratio, clip_range)
         entropy_loss = losses.entropy_loss(entropy, log_prob)
-        loss = policy_loss + self.ent_coef * entropy_loss
+        loss = policy_loss + self.entropy.value(self._current_progress_remaining) * entropy_loss
+        self.entropy.adapt(-entropy_loss)
         if self.advantage_estimator != "grpo":  # which has no critic
             value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf)
             loss = loss + self.vf_coef * value_loss
@@ -233,6 +244,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         if self.advantage_estimator != "grpo":  # which has no critic
             explained = explained_variance(buffer.values.flatten(), buffer.returns.flatten())
             self.logger.record("train/explained_variance", explained)
+        if self.entropy.changes:
+            self.logger.record("train/ent_coef", self.entropy.value(self._current_progress_remaining))
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", th.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -242,6 +255,15 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        state_dicts, variables = super()._get_torch_save_params()
+        if self.entropy.optimizer is None:
+            return state_dicts, variables
+        return [*state_dicts, "entropy.optimizer"], [*variables, "entropy.log_coef"]
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "entropy"]
 
     def learn(
         self: SelfHybridGRPO,
