@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-# Settled on the envs of docs/choosing.md, which shows the numbers behind each.
-FORK_ABOVE = 0.4
-FREE_BELOW = 0.3
-PROBE_INTERVAL = 8
+# docs/choosing.md has the numbers that these rest on.
+FORK_ABOVE = 0.5
+FREE_BELOW = 0.4
+PROBE_INTERVAL = 4
 MEMORY = 0.8
 
 
