@@ -9,6 +9,7 @@ import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_hybrid_grpo.cli import CommandError, install_command
@@ -36,6 +37,18 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
         ) from error
     except ImportError as error:
         raise CommandError(f"--env received {env_id!r}, but an import failed: {error}") from error
+
+
+def default_policy(observation_space: gym.Space[Any]) -> str:
+    """
+    Choose SB3's policy for an observation space.
+
+    :param observation_space: The env's observation space.
+    :return: The policy's name.
+    """
+    if isinstance(observation_space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
 
 
 def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:

@@ -6,12 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
 from stable_baselines3.common.monitor import ResultsWriter
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
@@ -24,7 +22,7 @@ from sb3_hybrid_grpo.cli import (
     write_text,
 )
 from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.evaluation import Evaluation, RandomPolicy, evaluate, make_env, normalized_like
+from sb3_hybrid_grpo.evaluation import Evaluation, RandomPolicy, default_policy, evaluate, make_env, normalized_like
 from sb3_hybrid_grpo.learning_curve import save_learning_curve
 from sb3_hybrid_grpo.train_arguments import add_arguments, parse_hyperparams, with_schedules
 
@@ -35,18 +33,6 @@ DEFAULT_HYPERPARAMS: dict[str, Any] = {"n_steps": 128}
 # Evaluation and the random policy see seeds that training (seed, seed + 1, ... one per env) does not reach.
 EVALUATION_SEED_OFFSET = 1_000_000
 RANDOM_SEED_OFFSET = 2_000_000
-
-
-def default_policy(observation_space: gym.Space[Any]) -> str:
-    """
-    Choose SB3's policy for an observation space.
-
-    :param observation_space: The env's observation space.
-    :return: The policy's name.
-    """
-    if isinstance(observation_space, gym.spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
 
 
 class EpisodeLog(BaseCallback):

@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import inspect
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -15,13 +17,13 @@ import gymnasium as gym
 from sb3_hybrid_grpo.benchmark.pool import Evaluated, execute
 from sb3_hybrid_grpo.benchmark.presets import PRESETS, Preset
 from sb3_hybrid_grpo.benchmark.results import Results
-from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, make_variant
+from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, algorithm_class, make_variant
 from sb3_hybrid_grpo.benchmark.worker import Run
 from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
 from sb3_hybrid_grpo.train_arguments import parse_hyperparams, positive_int
 
 # What an option overrides in the preset of every env.
-OVERRIDES = ("algorithms", "budget", "seeds", "evaluations", "episodes", "update_sizes", "batch_sizes")
+OVERRIDES = ("algorithms", "budget", "seeds", "evaluations", "episodes", "normalize", "update_sizes", "batch_sizes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--evaluations", type=positive_int, help="evaluations of a run", default=absent)
     parser.add_argument("--episodes", type=positive_int, help="episodes of an evaluation", default=absent)
     parser.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="normalise observations and rewards (VecNormalize)",
+        default=absent,
+    )
+    parser.add_argument(
         "--hyperparams", nargs="+", default=[], metavar="key:value", help="arguments of every algorithm, such as gamma:0.9"
     )
     parser.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs side by side, a thread each")
@@ -64,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
     variants = {env: variants_of(preset) for env, preset in planned}
     output_folder(options.output)
     results = {env: Results(options.output, env) for env, _ in planned}
+    if len({one.csv_path for one in results.values()}) < len(results):
+        raise CommandError(f"--env received {' '.join(results)}, of which several are the same env: name each once")
     for env, preset in planned:
         results[env].check(protocol(env, preset))
     runs = [
@@ -73,7 +83,11 @@ def run(options: argparse.Namespace) -> int:
         if (one.variant.algorithm, one.variant.settings, one.seed) not in {row.run for row in results[env].rows}
     ]
     print(f"{len(runs)} runs to go, {options.jobs} at a time; results in {options.output}")
-    outcome = execute_all(runs, results, options.jobs)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs too, as Ctrl-C does
+    try:
+        outcome = execute_all(runs, results, options.jobs)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for one, error in outcome.failures:
         print(f"FAILED: {describe(one)}: {error}")
     if outcome.interrupted:
@@ -123,6 +137,7 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> Outc
                     if event.error is None:
                         results[one.env].add(event.rows)
                     else:
+                        results[one.env].fail((one.variant.algorithm, one.variant.settings, one.seed), event.error)
                         failures.append((one, event.error))
                 bar.update(reached - steps[event.number])
                 steps[event.number] = reached
@@ -160,10 +175,12 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
             f"--env received {env!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
             "for one that your own module registers, module:Env-v0"
         ) from error
-    preset = PRESETS.get(env.removeprefix("sb3_hybrid_grpo.envs:"), Preset())
+    preset = PRESETS.get(name, Preset())
     given = {name: value for name, value in vars(options).items() if name in OVERRIDES}
     given = {name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for name, value in given.items()}
     shared = preset.hyperparams | parse_hyperparams(options.hyperparams)
+    if "batch_size" in shared:
+        raise CommandError("--hyperparams received batch_size; use --batch-sizes, which every algorithm is tried with")
     preset = replace(preset, **given, hyperparams=shared)
     if preset.budget < max(preset.update_sizes):
         raise CommandError(
@@ -180,10 +197,19 @@ def variants_of(preset: Preset) -> list[Variant]:
     :param preset: How the env is compared.
     :return: Every algorithm with every update size and batch size.
     """
-    return [
+    unused = [
+        key
+        for key in preset.hyperparams
+        if not any(key in inspect.signature(algorithm_class(algorithm)).parameters for algorithm in preset.algorithms)
+    ]
+    if unused:
+        raise CommandError(f"--hyperparams received {', '.join(unused)}, which none of {', '.join(preset.algorithms)} has")
+    found = (
         make_variant(algorithm, preset.hyperparams, preset.n_steps, update_size, batch_size)
         for update_size, batch_size, algorithm in product(preset.update_sizes, preset.batch_sizes, preset.algorithms)
-    ]
+    )
+    # an algorithm with a batch size of its own is the same with every batch size of the search
+    return list({(variant.algorithm, variant.settings): variant for variant in found}.values())
 
 
 def runs_of(env: str, preset: Preset, variants: list[Variant]) -> Iterator[Run]:

@@ -222,7 +222,7 @@ def set_advantages(buffer: HybridRolloutBuffer, estimator: Estimator) -> None:
     :param estimator: The estimator; one of the horizon that the rollout was collected with.
     """
     buffer.advantage_estimator, buffer.group_baseline = estimator.kind, estimator.beta
-    buffer.reward_transform = resolve_transform(estimator.transform)
+    buffer.reward_transform = resolve_transform(estimator.transform, buffer.n_samples)
     buffer.forks = not estimator.own_trace  # without forks every trace is its member's own, and there is no group baseline
     buffer.baseline = Baseline(np.nan, np.nan)
     last = buffer.next_values[-1, : buffer.n_envs // buffer.samples_per_state]

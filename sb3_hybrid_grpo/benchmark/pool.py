@@ -117,7 +117,7 @@ class _Workers:
                     self.events.put(Evaluated(index, rows[-1]))
             with self._lock:
                 del self._processes[index]
-            if process.returncode == 0:
+            if process.returncode == 0 and rows and rows[-1].simulator_steps == run.simulator_steps:
                 return None
             errors.seek(0)
             said = errors.read().strip().splitlines()

@@ -99,12 +99,34 @@ class Results:
 
         :param rows: The run's rows.
         """
-        self.rows += rows
+        known = read_rows(self.csv_path) if self.csv_path.exists() else []  # with what another command may have added
+        self.rows = known + rows
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(astuple(row) for row in self.rows)
         write_text(self.csv_path, text.getvalue())
+        self._note_failure(rows[0].run, None)
+
+    def fail(self, run: tuple[str, str, int], error: str) -> None:
+        """
+        Note that a run failed, so that no one takes those that did not for all of them.
+
+        :param run: Its algorithm, settings and seed.
+        :param error: What it ended with.
+        """
+        self._note_failure(run, error)
+
+    def _note_failure(self, run: tuple[str, str, int], error: str | None) -> None:
+        if not self.json_path.exists():
+            return
+        protocol = self._read_protocol()
+        entry = dict(zip(("algorithm", "settings", "seed"), run, strict=True))
+        failed = [one for one in protocol.get("failed", []) if {key: one[key] for key in entry} != entry]
+        if error is not None:
+            failed.append({**entry, "error": error})
+        if failed or "failed" in protocol:
+            write_text(self.json_path, json.dumps({**protocol, "failed": failed}, indent=2) + "\n")
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,6 +1,7 @@
 """The algorithms that are compared, and how each of them collects an update of a given size."""
 
 import inspect
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.cli import CommandError
+from sb3_hybrid_grpo.evaluation import default_policy
 from sb3_hybrid_grpo.train_arguments import parse_hyperparams, with_schedules
+from sb3_hybrid_grpo.validation import check_arguments
 
 # HybridGRPO's corners, by the arguments that make them.
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
@@ -21,6 +24,7 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "grpo": (HybridGRPO, {"branch_horizon": 1, "advantage_estimator": "grpo"}),
 }
 # Which arguments a variant's `settings` show.
+CHECKED = tuple(inspect.signature(check_arguments).parameters)
 SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")
 
 
@@ -54,6 +58,17 @@ class Variant:
         """Samples of an update."""
         return int(self.n_envs * self.arguments["n_steps"] * self.n_samples)
 
+    @property
+    def cost_of_a_state(self) -> int:
+        """Simulator steps for each executed one, that one included."""
+        steps_again = bool(self.arguments.get("action_selection", "on_policy") != "on_policy")
+        return self.n_samples + steps_again
+
+    @property
+    def update_cost(self) -> int:
+        """Simulator steps for the samples of an update."""
+        return int(self.n_envs * self.arguments["n_steps"] * self.cost_of_a_state)
+
     def build(self, env: Any, seed: int) -> OnPolicyAlgorithm:
         """
         Make the model.
@@ -62,9 +77,8 @@ class Variant:
         :param seed: The training's seed.
         :return: The model.
         """
-        policy = self.arguments.get("policy", "MlpPolicy")
-        arguments = with_schedules({name: value for name, value in self.arguments.items() if name != "policy"})
-        return algorithm_class(self.algorithm)(policy, env, seed=seed, device="cpu", **arguments)
+        arguments = {"policy": default_policy(env.observation_space), "device": "cpu", **with_schedules(self.arguments)}
+        return algorithm_class(self.algorithm)(env=env, seed=seed, **arguments)
 
 
 def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
@@ -97,22 +111,32 @@ def make_variant(algorithm: str, hyperparams: dict[str, Any], n_steps: int, upda
     :return: The variant.
     :raises CommandError: if the algorithm or its arguments are unknown, or the update cannot be spread evenly
     """
-    name, *items = algorithm.split(",")
+    name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at the commas within brackets
     cls, arguments = algorithm_class(name), dict(ALGORITHMS[name][1])
     own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
+    with_schedules(own)  # its mistakes show here
     accepted = inspect.signature(cls).parameters
     arguments = {key: value for key, value in hyperparams.items() if key in accepted} | arguments | own
     arguments.setdefault("batch_size", batch_size)
     for key in ("n_samples", "branch_horizon"):
         if key in accepted:
             arguments.setdefault(key, accepted[key].default)
-    n_samples = int(arguments.get("n_samples", 1))
-    n_steps = min(int(arguments.get("n_steps", n_steps)), update_size // n_samples)
+    n_samples, most_steps = arguments.get("n_samples", 1), arguments.get("n_steps", n_steps)
+    for key, value in (("n_samples", n_samples), ("n_steps", most_steps), ("batch_size", arguments["batch_size"])):
+        if type(value) is not int or value < 1:
+            raise CommandError(f"{algorithm}: received {key}:{value}, needs a whole number of at least 1")
+    n_steps = min(most_steps, update_size // n_samples)
     n_envs = update_size // (n_samples * max(n_steps, 1))
-    if n_steps < 1 or n_envs * n_steps * n_samples != update_size:
+    if n_steps < 1 or n_envs * n_steps * n_samples != update_size or ("n_steps" in own and n_steps != own["n_steps"]):
         raise CommandError(
             f"{algorithm}: an update of {update_size} samples cannot be spread over envs with {n_samples} members and "
-            f"{n_steps} steps each; --update-sizes must be multiples of n_samples * n_steps, or of n_samples if smaller"
+            f"{most_steps} steps each; --update-sizes must be multiples of n_samples * n_steps, or of n_samples if smaller"
         )
     arguments["n_steps"] = n_steps
+    if cls is HybridGRPO:
+        given = {key: arguments.get(key, parameter.default) for key, parameter in accepted.items() if key in CHECKED}
+        try:
+            check_arguments(**given)
+        except ValueError as error:
+            raise CommandError(f"{algorithm}: {error}") from error
     return Variant(algorithm, n_envs, arguments)

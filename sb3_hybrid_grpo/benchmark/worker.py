@@ -5,10 +5,11 @@ Every evaluation is a line of JSON on standard output; all else that is printed 
 """
 
 import json
+import os
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -21,8 +22,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.benchmark.results import Row, row_as_json
 from sb3_hybrid_grpo.benchmark.variants import Variant
-from sb3_hybrid_grpo.cli import CommandError
-from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.evaluation import evaluate, make_env, normalized_like
 
 # Envs of a run have the seeds SEEDS_APART * seed, + 1, ...; evaluations have others.
@@ -52,6 +51,11 @@ class Run:
     evaluations: int
     episodes: int
     normalize: bool
+
+    @property
+    def simulator_steps(self) -> int:
+        """Steps that the run comes to: whole updates."""
+        return self.budget // self.variant.update_cost * self.variant.update_cost
 
     def to_json(self) -> str:
         """Write the run for another process."""
@@ -148,9 +152,7 @@ def execute(run: Run, report: Callable[[Row], None]) -> OnPolicyAlgorithm:
     if run.normalize:
         env = VecNormalize(env, gamma=variant.arguments.get("gamma", 0.99))
     model = variant.build(env, seed)
-    n_updates = run.budget // variant.update_size
-    executed = n_updates * variant.update_size // variant.n_samples
-    model.learn(executed, callback=EvaluationCallback(run, report))
+    model.learn(run.simulator_steps // variant.cost_of_a_state, callback=EvaluationCallback(run, report))
     env.close()
     return model
 
@@ -162,12 +164,14 @@ def main(text: str) -> None:
     :param text: The run, as JSON.
     """
     th.set_num_threads(1)
-    rows = sys.stdout
-    with redirect_stdout(sys.stderr):
-        try:
-            execute(Run.from_json(text), lambda row: print(row_as_json(row), file=rows, flush=True))
-        except (BranchingError, CommandError) as error:
-            sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))  # in a line, which is what the others show
+    # what libraries print below Python, straight to the standard output, would break a line of JSON
+    rows = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        execute(Run.from_json(text), lambda row: print(row_as_json(row), file=rows, flush=True))
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split())[:500])  # in a line, which is what the others show
 
 
 if __name__ == "__main__":
