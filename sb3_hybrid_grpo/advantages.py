@@ -88,29 +88,65 @@ def paper_advantage(
     values_TEN: FloatArray,
     next_values_TEN: FloatArray,
     terminated_TEN: BoolArray,
+    starts_TEN: BoolArray,
     gamma: float,
-) -> FloatArray:
+    per_sample: bool = False,
+) -> tuple[FloatArray, FloatArray]:
     r"""
-    Advantage of Hybrid GRPO (https://arxiv.org/abs/2502.01652): one number for all N actions of a state.
+    Advantage of Hybrid GRPO (https://arxiv.org/abs/2502.01652, hierarchical multi-step sub-sampling):
+    one number for all N branches of a macro-step T, which is a fork and the n steps up to the next one.
 
     .. math::
-        A_T = \frac{1}{N} \sum_{n=1}^{N} [f(R^n_T) + \gamma V(s^n_{T+1}) (1 - terminated^n_T) - V(s_T)]
+        A_T = \frac{1}{N} \sum_{m=1}^{N} [\sum_{k<n} \gamma^k f(R^m_{T+k}) + \gamma^n V(s^m_{T+n}) - V(s_T)]
 
-    It needs siblings that fork at every step, so that the N members act in the same state.
+    All n actions of a branch get it; ``per_sample`` keeps each branch's own bracket instead of the mean.
+    A branch that ends early has an n of its own: after a terminal state without V, after a truncation and
+    at the end of the rollout with V of the state reached. With a fork at every step, n = 1.
+
+    The mean is over the branches that leave one state at one time. A sibling that forks alone leaves the state that
+    member 0 passes through: its mean is over the siblings that fork there and the rest of member 0's branch,
+    which itself goes on until all siblings fork at once.
+    The members in mid-branch when the rollout begins count as one macro-step, each less the V of its own state:
+    the parts of a macro-step on either side, :math:`A + \gamma^j A'`, add up to the equation.
+
+    The critic's target is the discounted rest of the branch, V where it ends included;
+    where a branch starts it is V + A, the mean over the branches that leave that state.
 
     :param rewards_TEN: rewards, shape (T, E, N), after the reward transform f
     :param values_TEN: V of the state acted in, in units of discounted reward
     :param next_values_TEN: V of the state reached, before any reset or fork; ignored where terminated
     :param terminated_TEN: the episode ended in a terminal state; a truncation is not one and bootstraps
+    :param starts_TEN: the member did not come here by itself: its episode starts, or, for siblings, it was forked
+        from member 0; that is ``cut_TEN`` of :func:`gae_group` one step later.
+        With N = 1 there is no fork to tell where a macro-step ends: each is one step
     :param gamma: discount factor, in [0, 1]
-    :return: advantages, shape (T, E, N), the same for all members of a group
+    :param per_sample: each branch keeps its own advantage
+    :return: advantages and targets for the critic, shape (T, E, N), dtype of the inputs
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
     _check_shapes(
-        rewards_TEN=rewards_TEN, values_TEN=values_TEN, next_values_TEN=next_values_TEN, terminated_TEN=terminated_TEN
+        rewards_TEN=rewards_TEN,
+        values_TEN=values_TEN,
+        next_values_TEN=next_values_TEN,
+        terminated_TEN=terminated_TEN,
+        starts_TEN=starts_TEN,
     )
-    delta_TEN = _td_errors(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, gamma)
-    return np.repeat(delta_TEN.mean(axis=2, keepdims=True), delta_TEN.shape[2], axis=2)
+    starts_TEN = np.copy(starts_TEN)  # keeps the memory layout, and with it the order in which numpy adds
+    starts_TEN[:, :, 0] |= starts_TEN[:, :, 1:].all(axis=2)
+    returns_TEN = _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma)
+    for t in reversed(range(len(returns_TEN) - 1)):
+        returns_TEN[t] = np.where(starts_TEN[t + 1], returns_TEN[t], rewards_TEN[t] + gamma * returns_TEN[t + 1])
+
+    advantages_TEN = returns_TEN - values_TEN
+    if not per_sample:
+        in_one_state_TEN = np.copy(starts_TEN)
+        in_one_state_TEN[:, :, 0] = True
+        means_TE1 = _mean_over(advantages_TEN, in_one_state_TEN)
+        advantages_TEN = np.where(starts_TEN, means_TE1, _mean_over(advantages_TEN, ~starts_TEN))
+        returns_TEN = np.where(starts_TEN, values_TEN + advantages_TEN, returns_TEN)
+    for t in range(1, len(advantages_TEN)):
+        advantages_TEN[t] = np.where(starts_TEN[t], advantages_TEN[t], advantages_TEN[t - 1])
+    return advantages_TEN, returns_TEN
 
 
 def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, epsilon: float = 1e-8) -> FloatArray:
@@ -184,8 +220,14 @@ def _td_errors(
     rewards_TEN: FloatArray, values_TEN: FloatArray, next_values_TEN: FloatArray, terminated_TEN: BoolArray, gamma: float
 ) -> FloatArray:
     """delta = r + gamma * V(s') * (1 - terminated) - V(s), rounded as in Stable-Baselines3."""
+    return _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma) - values_TEN
+
+
+def _one_step_returns(
+    rewards_TEN: FloatArray, next_values_TEN: FloatArray, terminated_TEN: BoolArray, gamma: float
+) -> FloatArray:
     terminated_mask_TEN: FloatArray = terminated_TEN.astype(rewards_TEN.dtype)
-    return rewards_TEN + gamma * next_values_TEN * (1 - terminated_mask_TEN) - values_TEN
+    return rewards_TEN + gamma * next_values_TEN * (1 - terminated_mask_TEN)
 
 
 def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray) -> FloatArray:
@@ -193,8 +235,15 @@ def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray) -> FloatArray:
     starts_EN = cut_EN.copy()
     starts_EN[:, 0] = True
     met_EN: FloatArray = next_EN.copy()
-    met_EN[:, 0] = np.where(starts_EN, next_EN, 0).sum(axis=1) / starts_EN.sum(axis=1).astype(next_EN.dtype)
+    met_EN[:, :1] = _mean_over(next_EN, starts_EN)
     return met_EN
+
+
+def _mean_over(array: FloatArray, members: BoolArray) -> FloatArray:
+    """Mean over these members (the last axis, which stays, of length 1); 0 without any."""
+    counts = np.maximum(members.sum(axis=-1, keepdims=True), 1).astype(array.dtype)
+    means: FloatArray = np.where(members, array, 0).sum(axis=-1, keepdims=True) / counts
+    return means
 
 
 def _least_variance_beta(advantages_TEN: FloatArray, others_TEN: FloatArray) -> float:

@@ -11,9 +11,9 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
-from sb3_hybrid_grpo.transforms import RewardTransform, apply_transform
+from sb3_hybrid_grpo.transforms import Transform, apply_transform
 
-AdvantageEstimator = Literal["hybrid", "paper", "grpo"]
+AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
 _PENDING_CHUNK = 4096
 
 
@@ -35,7 +35,8 @@ class _GroupStorage:
     :param n_samples: N, the number of members of a group
     :param shared_states: Whether all members of a group are in one state at every step
     :param forks: Whether siblings fork from member 0; False: all members are independent
-    :param advantage_estimator: ``"hybrid"``, ``"paper"`` or ``"grpo"``, see :mod:`sb3_hybrid_grpo.advantages`
+    :param advantage_estimator: ``"hybrid"``, ``"paper"``, ``"paper_per_sample"`` or ``"grpo"``: functions of
+        :mod:`sb3_hybrid_grpo.advantages`
     :param group_baseline: Share β of the other members' advantage, learned if ``"auto"``
     :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
     """
@@ -56,6 +57,7 @@ class _GroupStorage:
     log_probs: np.ndarray
     advantages: np.ndarray
     returns: np.ndarray
+    episode_starts: np.ndarray
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class _GroupStorage:
         forks: bool = True,
         advantage_estimator: AdvantageEstimator = "hybrid",
         group_baseline: float | Literal["auto"] = "auto",
-        reward_transform: RewardTransform | None = None,
+        reward_transform: Transform | None = None,
     ) -> None:
         self.n_groups, self.n_samples, self.shared_states, self.forks = n_envs, n_samples, shared_states, forks
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
@@ -157,7 +159,7 @@ class _GroupStorage:
         _each(lambda stored, new: stored.__setitem__(self.pos, new.reshape(stored.shape[1:])), self.observations, obs)
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
-        self.episode_starts[self.pos] = episode_start  # type: ignore[attr-defined]
+        self.episode_starts[self.pos] = episode_start
         self.values[self.pos] = np.tile(value.cpu().numpy().flatten(), self.samples_per_state)
         self.log_probs[self.pos] = log_prob.cpu().numpy().flatten()
         self.pos += 1
@@ -175,16 +177,20 @@ class _GroupStorage:
         cut = np.concatenate([self.cut[:-1], dones[None]])
         self.next_values = np.where(cut, self.next_values, following)
 
-        rewards_TEN = apply_transform(self.reward_transform, self._as_TEN(self.rewards))
+        starts_TEN = self._as_TEN(self.episode_starts) > 0
+        raw_TEN = self._as_TEN(self.rewards)
+        rewards_TEN = apply_transform(self.reward_transform, raw_TEN, starts_TEN, self.gamma, self.forks)
         values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(
             self._as_TEN, (self.values, self.next_values, self.terminated, cut)
         )
         if self.advantage_estimator == "grpo":
             advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma)
             returns_TEN = values_TEN
-        elif self.advantage_estimator == "paper":
-            advantages_TEN = paper_advantage(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, self.gamma)
-            returns_TEN = values_TEN + advantages_TEN
+        elif self.advantage_estimator in ("paper", "paper_per_sample"):
+            advantages_TEN, returns_TEN = paper_advantage(
+                *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, starts_TEN, self.gamma),
+                per_sample=self.advantage_estimator == "paper_per_sample",
+            )
         else:
             advantages_TEN = gae_group(
                 *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN),

@@ -1,73 +1,299 @@
 """
 Reward transforms f(R): applied to a whole rollout of rewards just before advantages are estimated.
 
-The stored rewards stay raw; only the estimator sees f(R).
+The stored rewards stay raw; only the estimator sees f(R), and f sees rewards only, never a bootstrap.
+The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group), member 0 the executed one.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
-RewardTransform = Callable[[FloatArray], FloatArray]
+BoolArray = npt.NDArray[np.bool_]
+RewardFunction = Callable[[FloatArray], FloatArray]
+RewardTransform = str | RewardFunction | Sequence[str | RewardFunction]
+"""What a user may ask for: a name, a function or object, or several, one after the other."""
 
-#: The transforms that have a name.
-NAMED_TRANSFORMS: dict[str, RewardTransform] = {
-    # The paper's own choice (https://arxiv.org/abs/2502.01652): rewards of any size end up in (-1, 1)
-    "tanh": np.tanh,
-}
+EPSILON = 1e-8
+CLIP_AT = 10.0
 
 
-def resolve_transform(spec: str | RewardTransform | None) -> RewardTransform | None:
+def clip(rewards_TEN: FloatArray) -> FloatArray:
     """
-    The transform that the user asked for, tried once on a small array so that a mistake shows before training.
+    To [-10, 10], the range that Stable-Baselines3's VecNormalize clips to.
 
-    :param spec: None for raw rewards, a name out of ``NAMED_TRANSFORMS``, or a function from an array of rewards
-        of shape (T steps, E envs, N members) to an array of the same shape
-    :return: the function, or None for raw rewards
-    :raises ValueError: if the name or type is unknown, or if the function changes the shape or gives NaN
+    :param rewards_TEN: rewards
+    :return: rewards within the range
+    """
+    return np.clip(rewards_TEN, -CLIP_AT, CLIP_AT)
+
+
+def symlog(rewards_TEN: FloatArray) -> FloatArray:
+    r"""
+    Logarithm on both sides of zero (DreamerV3, https://arxiv.org/abs/2301.04104): :math:`sign(R) \log(1 + |R|)`.
+
+    :param rewards_TEN: rewards
+    :return: R itself where it is small, about log R where it is large
+    """
+    logarithms_TEN: FloatArray = np.sign(rewards_TEN) * np.log1p(np.abs(rewards_TEN))
+    return logarithms_TEN
+
+
+def group(rewards_TEN: FloatArray) -> FloatArray:
+    r"""
+    Standardised within the N members of every step, as GRPO's rewards are (https://arxiv.org/abs/2402.03300).
+
+    .. math::
+        f(R^n_t) = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + 10^{-8}}
+
+    :param rewards_TEN: rewards, shape (T, E, N), N of 2 or more
+    :return: standard deviations above the group's mean; zero where all N are equal
+    """
+    # Relative to member 0, so that the mean of equal rewards is exact
+    offsets_TEN = rewards_TEN - rewards_TEN[:, :, :1]
+    centred_TEN = offsets_TEN - offsets_TEN.mean(axis=2, keepdims=True)
+    standardized_TEN: FloatArray = centred_TEN / (offsets_TEN.std(axis=2, keepdims=True) + EPSILON)
+    return standardized_TEN
+
+
+@dataclass
+class Moments:
+    """
+    Mean and (population) variance of all numbers so far.
+
+    :param count: how many numbers; a start above 0 is the weight of the mean and the variance that it starts with
+    :param mean: their mean
+    :param variance: their variance
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    variance: float = 1.0
+
+    def include(self, numbers: npt.NDArray[np.float64]) -> None:
+        r"""
+        Merge a batch of n numbers with mean m and variance v (Chan, Golub and LeVeque,
+        https://en.wikipedia.org/wiki/Algorithms_for_calculating_variance#Parallel_algorithm).
+
+        .. math::
+            \delta = m - \mu, \quad c' = c + n, \qquad
+            \mu' = \mu + \delta \frac{n}{c'}, \qquad
+            \sigma'^2 = \frac{c \sigma^2 + n v + \delta^2 c n / c'}{c'}
+
+        :param numbers: any shape, at least one number
+        """
+        # Relative to one of them, so that the mean of equal numbers is exact
+        offsets = numbers - numbers.flat[0]
+        n, total = numbers.size, self.count + numbers.size
+        delta = float(numbers.flat[0] + offsets.mean()) - self.mean
+        squares = self.count * self.variance + n * float(offsets.var()) + delta**2 * self.count * (n / total)
+        self.count, self.mean, self.variance = total, self.mean + delta * (n / total), squares / total
+
+
+@dataclass
+class Normalize:
+    r"""
+    :math:`(R - \mu) / (\sigma + 10^{-8})`, with mean and standard deviation of all members' rewards in all rollouts so far
+    (adaptive normalisation of https://arxiv.org/abs/2502.01652). No clipping. R itself before the first rollout.
+
+    :param rewards: statistics of the rewards
+    """
+
+    rewards: Moments = field(default_factory=Moments)
+
+    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, forks: bool) -> None:
+        """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
+        self.rewards.include(rewards_TEN.astype(np.float64))
+
+    def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
+        return (rewards_TEN.astype(np.float64) - self.rewards.mean) / (math.sqrt(self.rewards.variance) + EPSILON)
+
+
+@dataclass
+class Scale:
+    r"""
+    Rewards divided by the standard deviation of the discounted return so far. The sign stays. No clipping.
+
+    .. math::
+        G_t = \gamma G_{t-1} + R_t, \qquad f(R_t) = \frac{R_t}{\sqrt{Var(G) + 10^{-8}}}
+
+    G of each member goes on from rollout to rollout. It begins at 0 with an episode, and at that of member 0 where a sibling
+    forks. With N = 1, Var(G) is that of Stable-Baselines3's VecNormalize after the same steps; VecNormalize divides a reward
+    by what it has at that step, this transform divides all rewards of a rollout by what it has at the end.
+
+    :param returns: statistics of G; like VecNormalize's, they begin with the weight of 1e-4 numbers of variance 1
+    :param returns_EN: G of each member now; all begin at 0 where the number of envs or members has changed
+    """
+
+    returns: Moments = field(default_factory=lambda: Moments(count=1e-4))
+    returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, forks: bool) -> None:
+        """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
+        returns_TEN = np.empty(rewards_TEN.shape)
+        returns_EN = self.returns_EN if self.returns_EN.shape == returns_TEN.shape[1:] else np.zeros(returns_TEN.shape[1:])
+        for t, starts_EN in enumerate(starts_TEN):
+            origin_E1 = np.where(starts_EN[:, :1], 0.0, returns_EN[:, :1]) if forks else 0.0
+            returns_EN = gamma * np.where(starts_EN, origin_E1, returns_EN) + rewards_TEN[t]
+            returns_TEN[t] = returns_EN
+        self.returns_EN = returns_EN
+        self.returns.include(returns_TEN)
+
+    def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
+        return rewards_TEN.astype(np.float64) / math.sqrt(self.returns.variance + EPSILON)
+
+
+Part = Normalize | Scale
+"""What has a name and learns from every rollout."""
+
+#: The transforms that have a name: functions, and those that learn from every rollout.
+FUNCTIONS: dict[str, RewardFunction] = {
+    # The choice of Hybrid GRPO's paper (https://arxiv.org/abs/2502.01652): rewards of any size end up in (-1, 1)
+    "tanh": np.tanh,
+    "clip": clip,
+    "symlog": symlog,
+    "group": group,
+}
+ADAPTIVE: dict[str, type[Part]] = {"normalize": Normalize, "scale": Scale}
+
+#: What may be tried without changing a state: functions written in Python, and numpy's.
+_TRIED = (type(clip), np.ufunc)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """
+    f(R) as :func:`resolve_transform` makes it and :func:`apply_transform` takes it.
+
+    :param names: what its functions are called
+    :param functions: applied one after the other
+    """
+
+    names: tuple[str, ...]
+    functions: tuple[RewardFunction, ...]
+
+    @property
+    def statistics(self) -> dict[str, Part]:
+        """The functions that learn, as live objects, each under the names of all up to its own."""
+        functions = enumerate(self.functions)
+        return {_place(self.names, index): function for index, function in functions if isinstance(function, Part)}
+
+
+def resolve_transform(
+    spec: RewardTransform | None, n_samples: int, statistics: Mapping[str, Part] | None = None
+) -> Transform | None:
+    """
+    The transform that the user asked for. A function is tried once on a small array so that a mistake shows before training;
+    an object is not, as it may have a state.
+
+    :param spec: None for raw rewards; a name out of ``FUNCTIONS`` or ``ADAPTIVE``; a function from an array of rewards of
+        shape (T steps, E envs, N members) to an array of the same shape, or an object that can be called like one; or a list
+        of these, applied one after the other
+    :param n_samples: N, the number of members of a group
+    :param statistics: those of an earlier transform, of a saved model for example: names go on with theirs where they come
+        after the same ones. None: they begin anew. An object keeps its own state
+    :return: the transform, or None for raw rewards
+    :raises ValueError: if a name or type is unknown, if "group" has nothing to compare with, or if a function changes the
+        shape or gives NaN
     """
     if spec is None:
         return None
-    if isinstance(spec, str) and spec in NAMED_TRANSFORMS:
-        return NAMED_TRANSFORMS[spec]
-    if not callable(spec):
-        names = ", ".join(repr(name) for name in NAMED_TRANSFORMS)
-        raise ValueError(
-            f"Received reward_transform={spec!r}: there are None (raw rewards), {names}, "
-            "or any function from an array of rewards to an array of the same shape."
-        )
+    wanted: Sequence[Any] = spec if isinstance(spec, list | tuple) else [spec]
+    if not wanted:
+        raise ValueError(f"Received reward_transform={spec!r}, which has no transform in it. Use None for raw rewards.")
+    for one in wanted:
+        _check_known(one, spec, n_samples)
+    names = tuple(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in wanted)
+    functions: list[RewardFunction] = []
+    for index, one in enumerate(wanted):
+        if isinstance(one, str) and one in ADAPTIVE:
+            functions.append((statistics or {}).get(_place(names, index)) or ADAPTIVE[one]())
+        else:
+            functions.append(FUNCTIONS[one] if isinstance(one, str) else one)
     # Ones, because a log or a square root is right for an env that has positive rewards only
-    apply_transform(spec, np.ones((2, 1, 2), dtype=np.float32))
-    return spec
+    ones_TEN = np.ones((2, 1, n_samples), dtype=np.float32)
+    for name, function in zip(names, functions, strict=True):
+        if isinstance(function, _TRIED):
+            apply_transform(Transform((name,), (function,)), ones_TEN, ones_TEN > 0, gamma=1.0, forks=False, learn=False)
+    return Transform(names, tuple(functions))
 
 
-def apply_transform(transform: RewardTransform | None, rewards_TEN: FloatArray) -> FloatArray:
+def apply_transform(
+    transform: Transform | None,
+    rewards_TEN: FloatArray,
+    starts_TEN: BoolArray,
+    gamma: float,
+    forks: bool,
+    learn: bool = True,
+) -> FloatArray:
     """
     f(R), with what a faulty f would do to the rollout turned into an error.
 
     :param transform: f, or None for raw rewards
-    :param rewards_TEN: raw rewards, shape (T steps, E envs, N members); never written to
+    :param rewards_TEN: raw rewards, shape (T, E, N); never written to
+    :param starts_TEN: the member's trace starts with this step: a new episode or, for siblings, a fork
+    :param gamma: discount factor
+    :param forks: siblings start as copies of member 0; False for members that never meet
+    :param learn: these are all the rewards of a rollout, to be included in the statistics of f before it is applied;
+        once a rollout, in order. False: the statistics are used as they are
     :return: transformed rewards, same shape and dtype
-    :raises ValueError: if f changes the shape, or gives NaN or infinity for a reward that is a finite number
+    :raises ValueError: if a function of f changes the shape, or gives NaN or infinity for rewards that are finite numbers
     """
     if transform is None:
         return rewards_TEN
-    # A copy, because f may work in place. Numpy's warnings are silenced: what they warn of is an error below
-    with np.errstate(all="ignore"):
-        transformed_TEN = np.asarray(transform(rewards_TEN.copy()))
+    if rewards_TEN.ndim != 3 or starts_TEN.shape != rewards_TEN.shape:
+        raise ValueError(
+            f"Received rewards of shape {rewards_TEN.shape} and starts of shape {starts_TEN.shape}: "
+            "both must have the same shape (T steps, E envs, N members)."
+        )
+    n_functions = len(transform.functions)
+    for number, (name, function) in enumerate(zip(transform.names, transform.functions, strict=True), start=1):
+        # A copy, because f may work in place. Numpy's warnings are silenced: what they warn of is an error below
+        with np.errstate(all="ignore"):
+            if learn and isinstance(function, Part):
+                function.learn(rewards_TEN, starts_TEN, gamma, forks)
+            transformed_TEN = np.asarray(function(rewards_TEN.copy())).astype(rewards_TEN.dtype, copy=False)
+        label = name if n_functions == 1 else f"{name} (number {number} of {n_functions})"
+        _check_result(label, rewards_TEN, transformed_TEN)
+        rewards_TEN = transformed_TEN
+    return rewards_TEN
+
+
+def _place(names: tuple[str, ...], index: int) -> str:
+    """What rewards have gone through after this function."""
+    return ", ".join(names[: index + 1])
+
+
+def _check_known(one: Any, spec: Any, n_samples: int) -> None:
+    if not (callable(one) or (isinstance(one, str) and one in [*FUNCTIONS, *ADAPTIVE])):
+        names = ", ".join(map(repr, [*FUNCTIONS, *ADAPTIVE]))
+        inside = "" if one is spec else f", where {one!r} is unknown"
+        raise ValueError(
+            f"Received reward_transform={spec!r}{inside}. Use one of {names}, any function from an array of rewards to an "
+            "array of the same shape, a list of these, or None alone for raw rewards."
+        )
+    if isinstance(one, str) and one == "group" and n_samples < 2:
+        raise ValueError(
+            f"Received reward_transform={spec!r} with n_samples={n_samples}: 'group' compares the members of a group, and "
+            "there is one. Use n_samples of at least 2, or another transform, 'normalize' for example."
+        )
+
+
+def _check_result(label: str, rewards_TEN: FloatArray, transformed_TEN: FloatArray) -> None:
     if transformed_TEN.shape != rewards_TEN.shape:
         raise ValueError(
-            f"The reward transform turned shape {rewards_TEN.shape} into {transformed_TEN.shape}: "
+            f"The reward transform {label} turned shape {rewards_TEN.shape} into {transformed_TEN.shape}: "
             "it must work element by element, or keep reduced axes (keepdims=True) and return one number per reward."
         )
     bad_TEN = ~np.isfinite(transformed_TEN) & np.isfinite(rewards_TEN)
     if bad_TEN.any():
         raise ValueError(
-            f"The reward transform gave NaN or infinity for {bad_TEN.sum()} of {bad_TEN.size} rewards, "
+            f"The reward transform {label} gave NaN or infinity for {bad_TEN.sum()} of {bad_TEN.size} rewards, "
             f"for example for {float(rewards_TEN[bad_TEN][0])!r}: make it defined for every reward of the env "
             "(clip the input of a log or square root, add a small number to a divisor)."
         )
-    return transformed_TEN.astype(rewards_TEN.dtype, copy=False)

@@ -2,65 +2,19 @@
 
 import math
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch as th
 from gymnasium import spaces
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline, grpo_advantage, paper_advantage
-
-Floats = npt.NDArray[np.floating[Any]]
-Bools = npt.NDArray[np.bool_]
-
-
-class Group(NamedTuple):
-    """Arguments of ``gae_group`` up to gamma."""
-
-    rewards_TEN: Floats
-    values_TEN: Floats
-    next_values_TEN: Floats
-    terminated_TEN: Bools
-    cut_TEN: Bools
-
-
-def random_group(seed: int, shape: tuple[int, int, int], cut_rate: float, dtype: type = np.float64) -> Group:
-    """Any siblings may be cut; where member 0 is, all are, as in every real rollout. All that terminate are cut."""
-    rng = np.random.default_rng(seed)
-
-    def numbers() -> Floats:
-        return rng.normal(0, 10, shape).astype(dtype)
-
-    cut_TEN = rng.random(shape) < cut_rate
-    # Forks of the whole group are common in practice and would hardly ever come up by chance
-    cut_TEN[:, :, 1:] |= rng.random((*shape[:2], 1)) < cut_rate
-    cut_TEN |= cut_TEN[:, :, :1]
-    terminated_TEN = cut_TEN & (rng.random(shape) < 0.5)
-    return Group(numbers(), numbers(), numbers(), terminated_TEN, cut_TEN)
-
-
-def one_env(*rows: list[float]) -> npt.NDArray[np.float64]:
-    """Rows are time steps, columns members."""
-    return np.array(rows, dtype=np.float64)[:, None, :]
-
-
-def one_env_mask(*rows: list[int]) -> Bools:
-    return np.array(rows, dtype=bool)[:, None, :]
-
-
-groups = st.builds(
-    random_group,
-    seed=st.integers(0, 2**32 - 1),
-    shape=st.tuples(st.integers(1, 7), st.integers(1, 3), st.integers(1, 4)),
-    cut_rate=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
-)
-fractions = st.sampled_from([0.0, 0.3, 0.95, 1.0])
-quick = settings(max_examples=80, deadline=None)
+from tests.advantage_examples import Branches, Group, fractions, groups, one_env, one_env_mask, quick, random_group
 
 
 # ---- gae_group
@@ -198,36 +152,11 @@ def test_gae_leaves_its_arguments_alone() -> None:
     group = random_group(0, (6, 2, 3), 0.3)
     copies = [array.copy() for array in group]
     gae_group(*group, 0.9, 0.8)
-    paper_advantage(*group[:4], 0.9)
+    paper_advantage(*group, 0.9)
     grpo_advantage(group.rewards_TEN, group.cut_TEN, 0.9)
     group_baseline(group.rewards_TEN, "auto")
     for array, copy in zip(group, copies, strict=True):
         np.testing.assert_array_equal(array, copy)
-
-
-# ---- paper_advantage
-
-
-def test_paper_literal() -> None:
-    # gamma = 0.5: delta = 1 + 0.5 * 4 - 2 = 1, and terminated 3 - 2 = 1, and 6 + 0.5 * 2 - 2 = 5: mean 7 / 3
-    advantages_TEN = paper_advantage(
-        one_env([1, 3, 6]), one_env([2, 2, 2]), one_env([4, 9, 2]), one_env_mask([0, 1, 0]), gamma=0.5
-    )
-    np.testing.assert_allclose(advantages_TEN, one_env([7 / 3, 7 / 3, 7 / 3]), rtol=1e-15)
-    assert advantages_TEN.flags.c_contiguous and advantages_TEN.flags.writeable
-
-
-@quick
-@given(groups, fractions)
-def test_paper_equals_slow_loop(group: Group, gamma: float) -> None:
-    result_TEN = paper_advantage(*group[:4], gamma)
-    n_steps, n_envs, n_members = result_TEN.shape
-    for t, e in np.ndindex(n_steps, n_envs):
-        total = 0.0
-        for n in range(n_members):
-            bootstrap = 0.0 if group.terminated_TEN[t, e, n] else gamma * float(group.next_values_TEN[t, e, n])
-            total += float(group.rewards_TEN[t, e, n]) + bootstrap - float(group.values_TEN[t, e, n])
-        assert result_TEN[t, e].tolist() == pytest.approx([total / n_members] * n_members, rel=1e-10, abs=1e-10)
 
 
 # ---- grpo_advantage
@@ -378,7 +307,8 @@ def test_whole_group_mean_leaves_nothing_common(group: Group) -> None:
 def test_dtype_is_kept(dtype: type) -> None:
     group = random_group(0, (5, 2, 3), 0.3, dtype)
     assert gae_group(*group, 0.9, 0.8).dtype == dtype
-    assert paper_advantage(*group[:4], 0.9).dtype == dtype
+    for per_sample in (False, True):
+        assert [array.dtype for array in paper_advantage(*group, 0.9, per_sample)] == [dtype, dtype]
     assert grpo_advantage(group.rewards_TEN, group.cut_TEN, 0.9).dtype == dtype
     assert group_baseline(group.rewards_TEN, "auto")[0].dtype == dtype
     assert group_baseline(group.rewards_TEN, 0.5)[0].dtype == dtype
@@ -404,6 +334,8 @@ def test_shapes_that_numpy_would_broadcast_are_rejected(position: int) -> None:
     arrays[position] = arrays[position][:, :, :1]
     with pytest.raises(ValueError, match=r"\(4, 2, 1\).*same shape"):
         gae_group(*Group._make(arrays), 0.9, 0.8)
+    with pytest.raises(ValueError, match=r"\(4, 2, 1\).*same shape"):
+        paper_advantage(*Branches._make(arrays), 0.9)
 
 
 def test_arrays_without_member_axis_are_rejected() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline, grpo_advantage, paper_advantage
+from sb3_hybrid_grpo.transforms import resolve_transform
 from sb3_hybrid_grpo.buffers import HybridDictRolloutBuffer, HybridRolloutBuffer
 
 ACTIONS: list[spaces.Space[Any]] = [
@@ -45,7 +46,7 @@ def fill(buffer: Any, rng: np.random.Generator, cut: np.ndarray | None = None, t
             obs,
             np.stack([buffer.action_space.sample() for _ in range(columns)]),
             rng.normal(size=columns),
-            np.zeros(columns, bool),
+            np.ones(columns, bool) if t == 0 or cut is None else cut[t - 1].reshape(-1),
             th.as_tensor(rng.normal(size=(states, 1)), dtype=th.float32),
             th.as_tensor(t * 1000 + np.arange(columns), dtype=th.float32),
         )
@@ -116,7 +117,7 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
         cut[:, 1:] = True  # members that share every state fork at every step
     terminated = cut & (rng.random(shape) < 0.5)
     results = {}
-    for estimator in ("hybrid", "paper", "grpo"):
+    for estimator in ("hybrid", "paper", "paper_per_sample", "grpo"):
         buffer = HybridRolloutBuffer(
             t_steps,
             VECTOR,
@@ -128,7 +129,7 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
             shared_states=shared,
             advantage_estimator=estimator,
             group_baseline=0.5 if n_samples > 1 else "auto",
-            reward_transform=np.tanh,
+            reward_transform=resolve_transform(np.tanh, n_samples),
         )
         fill(buffer, np.random.default_rng(seed), cut, terminated)
         raw = buffer.rewards.copy()
@@ -158,9 +159,10 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
             returns = values + expected
             if n_samples > 1:
                 expected, _ = group_baseline(expected, 0.5)
-        elif estimator == "paper":
-            expected = paper_advantage(rewards, values, next_values, ends.astype(bool), 0.8)
-            returns = values + expected
+        elif estimator in ("paper", "paper_per_sample"):
+            starts = np.concatenate([np.ones((1, n_envs, n_samples), bool), cuts[:-1].astype(bool)])
+            arguments = (rewards, values, next_values, ends.astype(bool), starts, 0.8)
+            expected, returns = paper_advantage(*arguments, per_sample=estimator == "paper_per_sample")
         else:
             expected, returns = grpo_advantage(rewards, cuts.astype(bool), 0.8), values
         for e in range(n_envs):
