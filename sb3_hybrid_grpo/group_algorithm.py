@@ -1,5 +1,6 @@
 """What trains in groups, whatever it then learns from them: rollouts, their bookkeeping, saving."""
 
+import copy
 import os
 from collections.abc import Iterable
 from io import BufferedIOBase
@@ -16,11 +17,12 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_hybrid_grpo.branching import BranchHorizon, Groups
+from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import AutoGrouping
 from sb3_hybrid_grpo.sampling import sample_actions
-from sb3_hybrid_grpo.transforms import RewardTransform, resolve_transform
+from sb3_hybrid_grpo.selection import ActionSelection, select_actions
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
 
 
 class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
@@ -33,7 +35,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     branch_horizon: BranchHorizon
     advantage_estimator: AdvantageEstimator
     group_baseline: float | Literal["auto"]
-    reward_transform: str | RewardTransform | None
+    reward_transform: RewardTransform | None
+    action_selection: ActionSelection
+    selection_temperature: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,6 +45,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self._groups: Groups | None = None
         self._sibling_ends = 0
         self.auto_grouping = AutoGrouping()
+        self.reward_statistics: dict[str, Part] = {}
 
     def _setup_groups(self) -> None:
         """Make the groups, and a buffer for what they do."""
@@ -52,8 +57,10 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
                 f"Received rollout_buffer_class={buffer_class.__name__}, which has no place for the members of a group. "
                 f"Use None, or a subclass of sb3_hybrid_grpo.buffers.{automatic.__name__}."
             )
+        transform = resolve_transform(self.reward_transform, self.n_samples, self.reward_statistics)
+        self.reward_statistics = {} if transform is None else transform.statistics
         if self.env is not None:
-            self._groups = Groups(self.env, self.n_samples, self.branch_horizon)
+            self._groups = self._make_groups(self.env)
         self.rollout_buffer = buffer_class(
             self.n_steps,
             self.observation_space,
@@ -67,14 +74,32 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             forks=self.branch_horizon != "free",
             advantage_estimator=self.advantage_estimator,
             group_baseline=self.group_baseline,
-            reward_transform=resolve_transform(self.reward_transform),
+            reward_transform=transform,
             **self.rollout_buffer_kwargs,
         )
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         self._groups = None  # where the new env is refused, the old one is not trained in
         super().set_env(env, force_reset)
-        self._groups = Groups(cast(VecEnv, self.env), self.n_samples, self.branch_horizon)
+        self._groups = self._make_groups(cast(VecEnv, self.env))
+
+    def _make_groups(self, env: VecEnv) -> Groups:
+        if self.action_selection == "on_policy":
+            return Groups(env, self.n_samples, self.branch_horizon)
+        return Candidates(env, self.n_samples, self._choose)
+
+    def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
+        """Which of N actions to execute, by what each led to."""
+        with th.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(observations, self.device)).cpu().numpy()
+        # a copy, because an object of the user's may change when it is called
+        transform = copy.deepcopy(cast(HybridRolloutBuffer, self.rollout_buffer).reward_transform)
+        rewards_TEN = rewards_NE.T[None]
+        starts_TEN = np.zeros(rewards_TEN.shape, dtype=bool)
+        rewards_NE = apply_transform(transform, rewards_TEN, starts_TEN, self.gamma, forks=True, learn=False)[0].T
+        scores_NE = rewards_NE + self.gamma * values.reshape(rewards_NE.shape) * ~terminated_NE
+        uniform_E = th.rand(rewards_NE.shape[1]).numpy() if self.action_selection == "softmax" else np.empty(0)
+        return select_actions(scores_NE, self.action_selection, self.selection_temperature, uniform_E)
 
     def _setup_learn(
         self,
@@ -128,8 +153,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
                 all_actions, all_values, all_log_probs = sample_actions(self.policy, tensor, buffer.samples_per_state)
             group_actions = all_actions.cpu().numpy()
             group_clipped = self._within_space(group_actions).reshape(self.n_samples, n_envs, *group_actions.shape[1:])
-            starts = np.concatenate([self._last_episode_starts, groups.starts_ME.reshape(-1)])
+            starts = np.concatenate([self._last_episode_starts, groups.starts_ME[: self.n_samples - 1].reshape(-1)])
             step = groups.step(group_clipped)
+            if step.order_NE is not None:  # the executed action comes first
+                order = (step.order_NE * n_envs + np.arange(n_envs)).reshape(-1)
+                group_actions, all_log_probs = group_actions[order], all_log_probs[order]
+                group_clipped = group_clipped[step.order_NE, np.arange(n_envs)]
 
             # member 0's part, under the names that callbacks know from PPO
             obs_tensor = tensor[:n_envs] if isinstance(tensor, th.Tensor) else {k: v[:n_envs] for k, v in tensor.items()}
@@ -137,7 +166,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             values, log_probs = all_values[:n_envs], all_log_probs[:n_envs]
             new_obs, rewards, dones, infos = step.observations, step.rewards, step.dones, step.infos
             self.num_timesteps += n_envs
-            self.num_simulator_steps += n_envs * self.n_samples
+            self.num_simulator_steps += n_envs * self._simulator_steps_a_state
             callback.update_locals(locals())
             go_on = callback.on_step()
             self._last_obs, self._last_episode_starts = new_obs, dones
@@ -155,8 +184,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
                 buffer.set_next_values(places, self.policy.predict_values(obs_as_tensor(reached, self.device)))
             last_values = self.policy.predict_values(obs_as_tensor(groups.observations(new_obs), self.device))
         buffer.compute_returns_and_advantage(last_values, step.cut_NE.reshape(-1))
-        if self._decides_whether_to_fork and buffer.forks:
-            self.auto_grouping.observe(buffer.baseline.variance_removed)
+        if self._decides_whether_to_fork:
+            self.auto_grouping.observe(buffer.baseline.variance_removed if buffer.forks else None)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
@@ -167,12 +196,17 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _regroup(self) -> bool:
         """Decide whether siblings fork in the rollout that begins, and tell them."""
-        forks = self.auto_grouping.next_rollout()
+        auto, groups = self.auto_grouping, self._the_groups()
         # siblings let go at another time see another future, at equal seeds the same in every run
-        entropy = None if self.seed is None else [self.seed, self.num_simulator_steps]
+        entropy = None if self.seed is None else [self.seed, auto.times_let_go]
         seed = None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
-        self._the_groups().regroup(free=not forks, seed=seed)
-        return forks
+        auto.times_let_go += groups.regroup(free=not auto.forks, seed=seed)
+        return auto.forks
+
+    @property
+    def _simulator_steps_a_state(self) -> int:
+        """One a sample; where the executed action is chosen from those tried, it is stepped once more."""
+        return self.n_samples + (self.action_selection != "on_policy")
 
     def _within_space(self, actions: np.ndarray) -> np.ndarray:
         """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""
@@ -187,8 +221,6 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.logger.record("time/simulator_steps", self.num_simulator_steps)
         if self.n_samples > 1:
             self.logger.record("rollout/sibling_resets", self._sibling_ends)
-        if self._decides_whether_to_fork:
-            self.logger.record("train/grouped", int(cast(HybridRolloutBuffer, self.rollout_buffer).forks))
         super().dump_logs(iteration)
 
     def save(

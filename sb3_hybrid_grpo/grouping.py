@@ -20,28 +20,30 @@ class AutoGrouping:
     :param grouped: Whether siblings fork, but for probes.
     :param variance_removed: The signal, at most 1; None before the first grouped rollout.
     :param since_probe: Free rollouts since the last grouped one.
+    :param times_let_go: How often siblings were let go to begin lives of their own.
     """
 
     grouped: bool = True
     variance_removed: float | None = None
     since_probe: int = 0
+    times_let_go: int = 0
 
-    def next_rollout(self) -> bool:
-        """
-        Begin a rollout.
+    @property
+    def forks(self) -> bool:
+        """Whether siblings are to fork in the next rollout."""
+        return self.grouped or self.since_probe >= PROBE_INTERVAL
 
-        :return: Whether siblings are to fork in it.
+    def observe(self, variance_removed: float | None) -> None:
         """
-        forks = self.grouped or self.since_probe >= PROBE_INTERVAL
-        self.since_probe = 0 if forks else self.since_probe + 1
-        return forks
+        Learn from a rollout.
 
-    def observe(self, variance_removed: float) -> None:
+        :param variance_removed: The share of the advantages' variance that the group baseline removed; None if siblings were
+            free
         """
-        Learn from a rollout in which siblings forked.
-
-        :param variance_removed: The share of the advantages' variance that the group baseline removed.
-        """
+        if variance_removed is None:
+            self.since_probe += 1
+            return
         before = variance_removed if self.variance_removed is None else self.variance_removed
         self.variance_removed = MEMORY * before + (1 - MEMORY) * variance_removed
         self.grouped = self.variance_removed > (FREE_BELOW if self.grouped else FORK_ABOVE)
+        self.since_probe = 0

@@ -16,8 +16,9 @@ from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridRolloutBuffer
 from sb3_hybrid_grpo.entropy import EntropyCoefficient
 from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
 from sb3_hybrid_grpo.sampling import DIVERGED, evaluate_actions
+from sb3_hybrid_grpo.selection import ActionSelection
 from sb3_hybrid_grpo.transforms import RewardTransform
-from sb3_hybrid_grpo.validation import check_arguments, check_batches
+from sb3_hybrid_grpo.validation import check_arguments, check_batches, check_selection, check_transform
 
 SelfHybridGRPO = TypeVar("SelfHybridGRPO", bound="HybridGRPO")
 
@@ -68,13 +69,17 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
         "episode", at the latter only; "free", never: N independent trajectories an env, as PPO with N times the envs;
         "auto", every 64 steps as long as groups pay, and free as long as they do not
-    :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (equation of the paper;
-        K = 1 only) or "grpo" (rewards standardised within the group, no critic)
+    :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (the paper's: the mean
+        over branches of their K-step advantage), "paper_per_sample" (each branch's own) or "grpo" (rewards standardised within
+        the group, no critic)
     :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
-    :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", or a function from an array of
-        rewards to one of the same shape
+    :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", "clip", "symlog", "normalize",
+        "scale", "group", a function from an array of rewards to one of the same shape, or a list of these
     :param target_entropy: Entropy, in nats, that ``ent_coef="auto"`` keeps the policy at; "auto": minus the number of action
         dimensions, or half the largest possible entropy of discrete actions
+    :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
+        largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
+    :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
     :raises ValueError: if an argument is not what it may be
     :raises BranchingError: if the env cannot be branched
     """
@@ -117,8 +122,10 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         branch_horizon: BranchHorizon = 64,
         advantage_estimator: AdvantageEstimator = "hybrid",
         group_baseline: float | Literal["auto"] = "auto",
-        reward_transform: str | RewardTransform | None = None,
+        reward_transform: RewardTransform | None = None,
         target_entropy: float | Literal["auto"] = "auto",
+        action_selection: ActionSelection = "on_policy",
+        selection_temperature: float = 1.0,
     ) -> None:
         super().__init__(
             policy,
@@ -155,11 +162,16 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.group_baseline = group_baseline
         self.reward_transform = reward_transform
         self.target_entropy = target_entropy
+        self.action_selection = action_selection
+        self.selection_temperature = selection_temperature
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
         check_arguments(self.n_samples, self.branch_horizon, self.advantage_estimator, self.group_baseline, self.batch_size)
+        check_transform(self.reward_transform, self.branch_horizon)
+        choice = (self.action_selection, self.selection_temperature)
+        check_selection(*choice, self.n_samples, self.branch_horizon, self.advantage_estimator)
         shared = self.branch_horizon == 1
         check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples, shared)
         self._setup_lr_schedule()
@@ -252,6 +264,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
+        if self._decides_whether_to_fork:
+            self.logger.record("train/grouped", int(buffer.forks))
         if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)

@@ -8,6 +8,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
+from sb3_hybrid_grpo.selection import ActionSelection
 
 
 def check_arguments(
@@ -76,6 +77,58 @@ def check_batches(
         )
 
 
+def check_transform(reward_transform: Any, branch_horizon: Any) -> None:
+    """
+    Check that f(R) has what it compares rewards with.
+
+    :param reward_transform: f(R)
+    :param branch_horizon: When siblings fork
+    :raises ValueError: if it has not
+    """
+    wanted = reward_transform if isinstance(reward_transform, list | tuple) else [reward_transform]
+    if branch_horizon in ("free", "auto") and any(isinstance(one, str) and one == "group" for one in wanted):
+        raise ValueError(
+            f"Received reward_transform={reward_transform!r} with branch_horizon={branch_horizon!r}: 'group' compares members "
+            "that fork from one state, and free ones never do. Use a number for branch_horizon, or 'normalize'."
+        )
+
+
+def check_selection(selection: Any, temperature: Any, n_samples: int, branch_horizon: Any, estimator: str) -> None:
+    """
+    Check how the executed action is chosen.
+
+    :param selection: Which action is executed
+    :param temperature: Temperature of ``"softmax"``
+    :param n_samples: Members of a group
+    :param branch_horizon: When siblings fork
+    :param estimator: Estimator of the advantage
+    :raises ValueError: if it is not what it may be; says what was received, what is needed and how to fix it
+    """
+    known = get_args(ActionSelection)
+    if selection not in known:
+        raise ValueError(f"Received action_selection={selection!r}: it must be one of {', '.join(map(repr, known))}.")
+    if not _is_number(temperature) or not 0 < temperature < np.inf:
+        raise ValueError(f"Received selection_temperature={temperature!r}: it must be a number greater than 0.")
+    if selection != "softmax" and temperature != 1:
+        raise ValueError(
+            f"Received selection_temperature={temperature} with action_selection={selection!r}, where it would do nothing. "
+            "Leave it at 1.0, or use action_selection='softmax'."
+        )
+    if selection == "on_policy":
+        return
+    if n_samples < 2 or branch_horizon != 1:
+        raise ValueError(
+            f"Received action_selection={selection!r} with n_samples={n_samples} and branch_horizon={branch_horizon!r}: it "
+            "chooses among the actions of one state, so there must be two or more (n_samples), and all members must be in "
+            "that state (branch_horizon=1); siblings that go on for longer are somewhere else."
+        )
+    if estimator == "grpo":
+        raise ValueError(
+            f"Received action_selection={selection!r} with advantage_estimator='grpo', which has no critic to choose by. "
+            "Use action_selection='on_policy', or an estimator other than 'grpo'."
+        )
+
+
 def _check_horizon(branch_horizon: Any) -> None:
     *_, words = get_args(BranchHorizon)
     known = get_args(words)
@@ -94,10 +147,17 @@ def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> Non
     if estimator not in known:
         names = ", ".join(repr(name) for name in known)
         raise ValueError(f"Received advantage_estimator={estimator!r}: it must be one of {names}.")
-    if estimator == "paper" and branch_horizon != 1:
+    paper = estimator in ("paper", "paper_per_sample")
+    if paper and branch_horizon in ("free", "auto"):
         raise ValueError(
-            f"Received advantage_estimator='paper' with branch_horizon={branch_horizon!r}: the paper's advantage is that of "
-            "one step. Use branch_horizon=1 with it, or advantage_estimator='hybrid' with this branch_horizon."
+            f"Received advantage_estimator={estimator!r} with branch_horizon={branch_horizon!r}: the paper's advantage is "
+            "that of branches that fork in one state, and free siblings never fork. Use a number or 'episode' for "
+            "branch_horizon, or advantage_estimator='hybrid'."
+        )
+    if paper and n_samples == 1 and branch_horizon != 1:
+        raise ValueError(
+            f"Received advantage_estimator={estimator!r} with n_samples=1 and branch_horizon={branch_horizon!r}: it is the "
+            "forks of siblings that end the paper's n steps. Use n_samples of at least 2, or branch_horizon=1."
         )
     if estimator == "grpo" and (n_samples < 2 or branch_horizon in ("free", "auto")):
         raise ValueError(

@@ -10,6 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import FORK_ABOVE, FREE_BELOW, PROBE_INTERVAL, AutoGrouping
 
 
@@ -36,10 +37,8 @@ def model(**kwargs: Any) -> HybridGRPO:
 def decisions(auto: AutoGrouping, signals: list[float]) -> list[bool]:
     made = []
     for signal in signals:
-        forks = auto.next_rollout()
-        made.append(forks)
-        if forks:
-            auto.observe(signal)
+        made.append(auto.forks)
+        auto.observe(signal if auto.forks else None)
     return made
 
 
@@ -103,6 +102,41 @@ def test_siblings_are_let_go_and_called_back() -> None:
     one.learn(3 * 32, callback=seen)
     assert seen.forks == [False, True, False]
     assert one.num_simulator_steps == 3 * one.num_timesteps
+
+
+def test_free_siblings_go_on_after_a_probe_where_they_were() -> None:
+    """Pendulum's episodes have 200 steps, ten rollouts; probes, every fifth of them, must not keep siblings at the start."""
+    one = model(n_steps=20, batch_size=120)
+    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=-1e9)
+    before = None
+    for rollout in range(PROBE_INTERVAL + 2):
+        one.learn(40, reset_num_timesteps=rollout == 0)
+        buffer = one.rollout_buffer
+        assert isinstance(buffer, HybridRolloutBuffer)
+        assert buffer.forks == (rollout == PROBE_INTERVAL)
+        siblings = buffer.observations.reshape(20, 3, 2, 3)[:, 1:]
+        if not buffer.forks:
+            if before is not None:  # a step turns the pendulum by 0.05 s of at most 8 rad/s
+                assert np.abs(siblings[0, ..., :2] - before[..., :2]).max() < 0.41
+            before = siblings[-1]
+
+
+def test_what_interrupts_a_letting_go_leaves_no_sibling_on_member_0s_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = model()
+    one.learn(32)
+    one.auto_grouping.grouped = False
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(one._groups), "_reset_siblings", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            one.learn(32, reset_num_timesteps=False)
+    one.learn(32, reset_num_timesteps=False)
+    assert not one.rollout_buffer.forks  # type: ignore[attr-defined]
+    states = one.rollout_buffer.observations.reshape(16, 3, 2, -1)
+    assert not np.isclose(states[:, 0], states[:, 1]).all(axis=-1).any()
 
 
 def test_the_same_seed_gives_the_same_training() -> None:

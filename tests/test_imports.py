@@ -15,6 +15,7 @@ PURE = {
     "errors": set(),
     "advantages": {"numpy", "sb3_hybrid_grpo.errors"},
     "transforms": {"numpy", "sb3_hybrid_grpo.errors"},
+    "selection": {"numpy", "sb3_hybrid_grpo.errors"},
     "losses": {"torch", "sb3_hybrid_grpo.errors"},
 }
 

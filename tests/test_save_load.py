@@ -22,11 +22,27 @@ def new_env(seed: int) -> VecEnv:
     return env
 
 
-@pytest.mark.parametrize("horizon", [1, 8, "episode", "free"])
+OPTIONS: list[dict[str, Any]] = [
+    {"branch_horizon": 1},
+    {"branch_horizon": 8},
+    {"branch_horizon": "episode"},
+    {"branch_horizon": "free"},
+    {"branch_horizon": 8, "advantage_estimator": "paper"},
+    {"branch_horizon": 1, "action_selection": "softmax"},
+    {"branch_horizon": 8, "reward_transform": "normalize"},
+    {"branch_horizon": 8, "reward_transform": "scale"},
+    {"branch_horizon": 8, "reward_transform": ["scale", np.tanh, "normalize"]},
+    {"branch_horizon": 8, "ent_coef": "auto"},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("normalize", [False, True])
-def test_training_goes_on_after_a_load_as_it_would_have_without(tmp_path: Path, horizon: Any, normalize: bool) -> None:
+def test_training_goes_on_after_a_load_as_it_would_have_without(
+    tmp_path: Path, options: dict[str, Any], normalize: bool
+) -> None:
     first = VecNormalize(new_env(0)) if normalize else new_env(0)
-    model = HybridGRPO("MlpPolicy", first, branch_horizon=horizon, **SMALL).learn(64)
+    model = HybridGRPO("MlpPolicy", first, **options, **SMALL).learn(64)
     model.save(tmp_path / "model")
     if normalize:
         first.save(str(tmp_path / "statistics.pkl"))  # type: ignore[attr-defined]
@@ -35,7 +51,7 @@ def test_training_goes_on_after_a_load_as_it_would_have_without(tmp_path: Path, 
         th.manual_seed(3)
         np.random.seed(3)
         one.learn(96, reset_num_timesteps=False)
-        assert (one.num_timesteps, one.num_simulator_steps) == (160, 640)
+        assert (one.num_timesteps, one.num_simulator_steps) == (160, 800 if "action_selection" in options else 640)
         return [p.detach().numpy().copy() for p in one.policy.parameters()]
 
     def fresh_env() -> VecEnv:
@@ -43,7 +59,7 @@ def test_training_goes_on_after_a_load_as_it_would_have_without(tmp_path: Path, 
         env = new_env(1)
         return VecNormalize.load(str(tmp_path / "statistics.pkl"), env) if normalize else env
 
-    if horizon == "free":  # free siblings take their seeds from the model's
+    if options["branch_horizon"] == "free":  # free siblings take their seeds from the model's
         model.seed = 5
     model.set_env(fresh_env())
     unsaved = go_on(model)

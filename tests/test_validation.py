@@ -36,6 +36,8 @@ GOOD: dict[str, Any] = {
         {"branch_horizon": "free"},
         {"branch_horizon": "auto"},
         {"branch_horizon": 1, "advantage_estimator": "paper"},
+        {"branch_horizon": 8, "advantage_estimator": "paper"},
+        {"branch_horizon": "episode", "advantage_estimator": "paper_per_sample"},
         {"advantage_estimator": "grpo"},
         {"group_baseline": np.float64(0.5)},
         {"group_baseline": np.float32(0.5)},
@@ -59,9 +61,10 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"branch_horizon": 1.5}, "whole number"),
         ({"branch_horizon": "epsiode"}, "'episode' or 'free' or 'auto'"),
         ({"branch_horizon": None}, "'episode' or 'free' or 'auto'"),
-        ({"advantage_estimator": "gae"}, "one of 'hybrid', 'paper', 'grpo'"),
-        ({"advantage_estimator": "paper"}, "Use branch_horizon=1"),
-        ({"advantage_estimator": "paper", "branch_horizon": "free"}, "Use branch_horizon=1"),
+        ({"advantage_estimator": "gae"}, "one of 'hybrid', 'paper', 'paper_per_sample', 'grpo'"),
+        ({"advantage_estimator": "paper", "n_samples": 1}, "branch_horizon=1"),
+        ({"advantage_estimator": "paper", "branch_horizon": "free"}, "'episode' for"),
+        ({"advantage_estimator": "paper_per_sample", "branch_horizon": "auto"}, "'episode' for"),
         ({"advantage_estimator": "grpo", "n_samples": 1}, "n_samples of at least 2"),
         ({"advantage_estimator": "grpo", "branch_horizon": "free"}, "other than 'free'"),
         ({"group_baseline": -0.1}, "between 0"),
@@ -254,3 +257,10 @@ def test_nan_of_a_sibling_is_named() -> None:
     model = HybridGRPO("MlpPolicy", Breaks(walk()), n_steps=16, batch_size=16)
     with pytest.raises(BranchingError, match=r"reward of member 3 \(a sibling\) of env 0 is NaN at step 2"):
         model.learn(16)
+
+
+@pytest.mark.parametrize("horizon", ["free", "auto"])
+@pytest.mark.parametrize("transform", ["group", ["tanh", "group"]])
+def test_rewards_of_a_group_need_a_group(transform: Any, horizon: Any) -> None:
+    with pytest.raises(ValueError, match="free ones never do"):
+        HybridGRPO("MlpPolicy", walk(), n_steps=16, batch_size=16, reward_transform=transform, branch_horizon=horizon)

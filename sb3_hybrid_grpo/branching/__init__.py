@@ -1,5 +1,6 @@
 """Branching: members of a group that live beside an env as snapshots of its simulator."""
 
+from sb3_hybrid_grpo.branching.candidates import Candidates
 from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups, GroupStep
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, SupportsBranching
@@ -8,6 +9,7 @@ from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, make_branchable
 __all__ = [
     "BranchHorizon",
     "BranchingWrapper",
+    "Candidates",
     "Engine",
     "GroupStep",
     "Groups",

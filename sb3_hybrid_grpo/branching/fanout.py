@@ -89,6 +89,10 @@ class Fanout:
         """
         return self._call("reset_siblings", [(one,) for one in seeds])
 
+    def exchange(self) -> None:
+        """Put all siblings aside, and take those that were aside in their place."""
+        self.base.env_method("exchange_siblings")
+
     def stacked(self, observations: list[Any]) -> Observations:
         """
         Make a batch of observations, with the dtypes that a VecEnv gives them.

@@ -1,11 +1,11 @@
 """Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_hybrid_grpo.branching.batches import each, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
 from sb3_hybrid_grpo.branching.stack import Stage, stages_of
 from sb3_hybrid_grpo.branching.wrapper import SiblingSteps
@@ -31,6 +31,20 @@ class GroupStep(NamedTuple):
     """The observations that the cut but not terminated members reached, in the order of the flat mask; None without one."""
     sibling_ends: int
     """How many siblings' episodes ended."""
+    order_NE: np.ndarray | None = None
+    """Which action each member took, where that was not the one of its own number."""
+
+
+class MemberZero(NamedTuple):
+    """A step of member 0 in all envs, as ``env.step`` returned it, and whether it ended for good."""
+
+    observations: Observations
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+    terminated_E: np.ndarray
+    reached: list[Observations]
+    """The last observations of those that were truncated, as a batch; no batch without one."""
 
 
 class _Siblings(NamedTuple):
@@ -39,6 +53,14 @@ class _Siblings(NamedTuple):
     steps: list[SiblingSteps]
     observations: Observations
     rewards: np.ndarray
+
+
+class _Aside(NamedTuple):
+    """Free siblings while they are put aside; the envs keep their simulators."""
+
+    observations_ME: Observations
+    starts_ME: np.ndarray
+    stages: list[Any]
 
 
 class Groups:
@@ -67,6 +89,7 @@ class Groups:
         """Siblings whose trace starts with the next step."""
         self._age_E = np.zeros(env.num_envs, dtype=int)
         self._observations_ME: Observations = None
+        self._aside: _Aside | None = None
         self._started = False
         self._stepping = False
         self._n_steps = 0
@@ -92,27 +115,48 @@ class Groups:
         goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
         if self.n_samples == 1 or goes_on:
             return
-        if self._may_be_free:  # also where they begin by forking: a reset that members cannot share shows now
+        self._aside = None
+        # at first also where they begin by forking: a reset that members cannot share shows before the training
+        if self.free or (self._may_be_free and not self._started):
             self._reset_siblings(seed, new_seeds=not self._started)
         if not self.free:
             self._fork_all()
         self._started, self._stepping = True, False
 
-    def regroup(self, free: bool, seed: int | None) -> None:
+    def regroup(self, free: bool, seed: int | None) -> bool:
         """
-        From the next step on, let siblings fork from member 0, or let go of it those that did. Between two rollouts only: the
-        traces of all members end.
+        Before a rollout, let siblings fork from member 0, or let go of it those that did. Free siblings that fork for a single
+        rollout are put aside meanwhile, and then go on where they were.
 
-        :param free: Whether they are free; nothing happens if they are already
-        :param seed: Siblings let go are reset, with a seed each that is made of this one; None: with fresh entropy
+        :param free: Whether siblings are free in the next rollout
+        :param seed: Siblings that begin a life of their own are reset, with a seed each that is made of this one; None: with
+            fresh entropy
+        :return: Whether siblings did so
         """
-        if self.n_samples == 1 or free == self.free:
-            return
-        self.free = free
-        if free:
+        if self.n_samples == 1:
+            return False
+        if free == self.free:
+            self._aside = None  # a second grouped rollout: what is aside is too old, its statistics are no more those of now
+            return False
+        before, self._stepping = self._stepping, True  # one that is broken off leaves siblings anywhere
+        reset = free and self._aside is None
+        if not free:
+            stages = [stage.state() for stage in self._stages]
+            self._fanout.exchange()
+            self._aside = _Aside(self._observations_ME, self.starts_ME, stages)
+            self._observations_ME = None
+            self._fork_all()
+        elif self._aside is None:
             self._reset_siblings(seed, new_seeds=True)
         else:
-            self._fork_all()
+            self._fanout.exchange()
+            self._observations_ME, self.starts_ME, stages = self._aside
+            for stage, state in zip(self._stages, stages, strict=True):
+                stage.set_state(state)
+            self._aside = None
+        self.free = free
+        self._stepping = before
+        return reset
 
     def _fork_all(self) -> None:
         self.starts_ME = np.ones(self._shape, dtype=bool)
@@ -129,12 +173,12 @@ class Groups:
         if self.shares_states:
             return of_member_0
         if self._observations_ME is None:  # all members fork
-            self._observations_ME = _each(lambda own: np.concatenate([own] * (self.n_samples - 1)), of_member_0)
+            self._observations_ME = each(lambda own: np.concatenate([own] * (self.n_samples - 1)), of_member_0)
         elif (forks_ME := self._forks_ME).any():
             _, envs = np.nonzero(forks_ME)
             flat = forks_ME.reshape(-1)
-            _each(lambda theirs, own: theirs.__setitem__(flat, own[envs]), self._observations_ME, of_member_0)
-        return _each(lambda own, theirs: np.concatenate([own, theirs]), of_member_0, self._observations_ME)
+            each(lambda theirs, own: theirs.__setitem__(flat, own[envs]), self._observations_ME, of_member_0)
+        return each(lambda own, theirs: np.concatenate([own, theirs]), of_member_0, self._observations_ME)
 
     def step(self, actions_NE: np.ndarray) -> GroupStep:
         """
@@ -148,16 +192,11 @@ class Groups:
         self._n_steps += 1
         last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
         siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
-        observations, rewards, dones, infos = self.env.step(actions_NE[0])
-
+        zero = self._step_member_0(actions_NE[0])
+        dones, reached = zero.dones, zero.reached
         shape = (self.n_samples, len(dones))
         rewards_NE, terminated_NE, cut_NE = np.empty(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
-        rewards_NE[0], cut_NE[0] = rewards, dones
-        reached: list[Observations] = []
-        if dones.any():
-            truncated_E = dones & [_is_truncated(info) for info in infos]
-            terminated_NE[0] = dones & ~truncated_E
-            reached += _rows(infos, truncated_E)
+        rewards_NE[0], terminated_NE[0], cut_NE[0] = zero.rewards, zero.terminated_E, dones
         ends = 0
         if siblings is not None:
             rewards_NE[1:], terminated_NE[1:], cut_NE[1:], rows, ends = self._settle(siblings, dones | last_step_E)
@@ -165,8 +204,16 @@ class Groups:
             self._age_E = np.where(dones | last_step_E, 0, self._age_E + 1)
         self._stepping = False
         return GroupStep(
-            *(observations, rewards, dones, infos), rewards_NE, terminated_NE, cut_NE, _joined(reached), sibling_ends=ends
+            *(zero.observations, zero.rewards, dones, zero.infos, rewards_NE, terminated_NE, cut_NE, joined(reached)),
+            sibling_ends=ends,
         )
+
+    def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
+        observations, rewards, dones, infos = self.env.step(actions_E)
+        if not dones.any():
+            return MemberZero(observations, rewards, dones, infos, dones, [])
+        truncated_E = dones & [is_truncated(info) for info in infos]
+        return MemberZero(observations, rewards, dones, infos, dones & ~truncated_E, last_rows(infos, truncated_E))
 
     def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> _Siblings:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
@@ -194,7 +241,7 @@ class Groups:
         ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         cut_ME = ended_ME if self.free else ended_ME | dropped_E
         reached = (cut_ME & ~terminated_ME).reshape(-1)
-        rows = [_each(lambda theirs: theirs[reached], observations)] if reached.any() else []
+        rows = [each(lambda theirs: theirs[reached], observations)] if reached.any() else []
         if self.free:
             self._restart([steps[e].resets[m] for m, e in zip(*np.nonzero(ended_ME), strict=True)], ended_ME, observations)
         self.starts_ME = cut_ME
@@ -209,7 +256,7 @@ class Groups:
         rows = self._fanout.stacked(firsts)
         for stage in self._stages:
             rows = stage.restart(indices, rows)
-        _each(lambda theirs, new: theirs.__setitem__(indices, new), observations, rows)
+        each(lambda theirs, new: theirs.__setitem__(indices, new), observations, rows)
 
     def _reset_siblings(self, seed: int | None, new_seeds: bool) -> None:
         """Reset every free sibling, with a seed of its own or from its own stream of random numbers."""
@@ -243,29 +290,3 @@ class Groups:
                     f"of the training: {values[bad[0]]}. Find out what the env does with the actions it was given; "
                     "VecCheckNan finds a NaN of member 0."
                 )
-
-
-def _is_truncated(info: dict[str, Any]) -> bool:
-    return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
-
-
-def _rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> list[Observations]:
-    """The last observations of these envs' episodes, as a batch in a list, which is empty if there are none."""
-    rows = [info["terminal_observation"] for info, wanted in zip(infos, wanted_E, strict=True) if wanted]
-    if not rows:
-        return []
-    return [{key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)]
-
-
-def _joined(batches: list[Observations]) -> Observations:
-    """Batches one after another; None without one."""
-    if len(batches) < 2:
-        return batches[0] if batches else None
-    return _each(lambda *parts: np.concatenate(parts), *batches)
-
-
-def _each(function: Callable[..., Any], *batches: Observations) -> Observations:
-    """Apply a function to arrays, or key by key to dicts of arrays."""
-    if isinstance(batches[0], dict):
-        return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
-    return function(*batches)

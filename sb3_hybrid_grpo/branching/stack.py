@@ -38,6 +38,10 @@ class Stage:
         """Transform the observations that all M·E siblings reached."""
         return observations
 
+    def preview(self, observations: Observations) -> Observations:
+        """What :meth:`step` would return now; nothing is kept."""
+        return self.step(observations)
+
     def restart(self, indices: np.ndarray, observations: Observations) -> Observations:
         """Transform the first observations of the siblings that reset by themselves (places among the M·E)."""
         return self.step(observations)
@@ -45,6 +49,12 @@ class Stage:
     def rewards(self, rewards: np.ndarray) -> np.ndarray:
         """Transform rewards."""
         return rewards
+
+    def state(self) -> Any:
+        """What siblings are, to be put aside."""
+
+    def set_state(self, state: Any) -> None:
+        """Siblings go on from there."""
 
 
 class Normalize(Stage):
@@ -99,6 +109,12 @@ class FrameStack(Stage):
             stack.stacked_obs = np.concatenate([kept, frames], axis=axis)
         return self._read(slice(None))
 
+    def preview(self, observations: Observations) -> Observations:
+        before = self.state()
+        seen = self.step(observations)
+        self.set_state(before)
+        return seen
+
     def restart(self, indices: np.ndarray, observations: Observations) -> Observations:
         for key, stack in self.stacks.items():
             frames = observations if key is None else observations[key]
@@ -107,6 +123,13 @@ class FrameStack(Stage):
             kept = np.take(blank, range(frames.shape[axis], blank.shape[axis]), axis=axis)
             stack.stacked_obs[indices] = np.concatenate([kept, frames], axis=axis)
         return self._read(indices)
+
+    def state(self) -> Any:
+        return {key: stack.stacked_obs.copy() for key, stack in self.stacks.items()}
+
+    def set_state(self, state: Any) -> None:
+        for key, frames in state.items():
+            self.stacks[key].stacked_obs = frames
 
     def _read(self, where: Any) -> Observations:
         read = {key: stack.stacked_obs[where].copy() for key, stack in self.stacks.items()}

@@ -78,6 +78,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self._take(shortcut=False)
         self._origin: Snapshot | None = None
         self._siblings: dict[int, Snapshot | EnvCopy] = {}
+        self._aside: dict[int, Snapshot | EnvCopy] = {}
         self._copyable: bool | None = None  # until it is tried
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -164,6 +165,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return observations
+
+    def exchange_siblings(self) -> None:
+        """Put the siblings aside, and take those that were aside in their place."""
+        self._siblings, self._aside = self._aside, self._siblings
 
     def _copy_for(self, members: list[int]) -> None:
         """Make a copy of the env for siblings that start from here, if copies of this env are exact."""

@@ -1,0 +1,57 @@
+"""Batches of observations: arrays, or dicts of arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sb3_hybrid_grpo.branching.fanout import Observations
+
+
+def is_truncated(info: dict[str, Any]) -> bool:
+    """
+    Whether an episode that ended was cut off.
+
+    :param info: The info of its last step
+    :return: False if it ended in a terminal state
+    """
+    return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
+
+
+def last_rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> list[Observations]:
+    """
+    Find where episodes ended.
+
+    :param infos: The infos of all envs
+    :param wanted_E: Of which envs
+    :return: The last observations of their episodes, as a batch in a list, which is empty if there are none
+    """
+    rows = [info["terminal_observation"] for info, wanted in zip(infos, wanted_E, strict=True) if wanted]
+    if not rows:
+        return []
+    return [{key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)]
+
+
+def joined(batches: list[Observations]) -> Observations:
+    """
+    Put batches one after another.
+
+    :param batches: The batches
+    :return: One batch; None without any
+    """
+    if len(batches) < 2:
+        return batches[0] if batches else None
+    return each(lambda *parts: np.concatenate(parts), *batches)
+
+
+def each(function: Callable[..., Any], *batches: Observations) -> Observations:
+    """
+    Apply a function to arrays, or key by key to dicts of arrays.
+
+    :param function: The function
+    :param batches: Its arguments
+    :return: What it made of them
+    """
+    if isinstance(batches[0], dict):
+        return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
+    return function(*batches)

@@ -1,0 +1,92 @@
+"""All actions are tried, then one of them is executed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_hybrid_grpo.branching.batches import each, joined
+from sb3_hybrid_grpo.branching.fanout import Observations
+from sb3_hybrid_grpo.branching.groups import Groups, GroupStep, MemberZero
+from sb3_hybrid_grpo.errors import BranchingError
+
+Choice = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
+"""From what N actions led to, observations ``(N * E, ...)``, rewards, terminations ``(N, E)``, which to execute, ``(E,)``."""
+
+
+class Candidates(Groups):
+    """
+    Groups in which member 0's action is chosen when it is known what each of N actions leads to. All are tried in branches of
+    the env, then the chosen one is executed by ``env.step``: a step of the simulator more. It must lead to what its branch
+    led to, which checks the branching at every step.
+
+    :param env: The user's VecEnv
+    :param n_samples: N
+    :param choose: Chooses
+    :raises ValueError: if siblings cannot live beside these envs
+    :raises BranchingError: if an env cannot be branched
+    """
+
+    def __init__(self, env: VecEnv, n_samples: int, choose: Choice) -> None:
+        super().__init__(env, n_samples + 1, branch_horizon=1)
+        self._choose = choose
+
+    def step(self, actions_NE: np.ndarray) -> GroupStep:
+        """
+        Try every action, choose one, and execute it.
+
+        :param actions_NE: Actions within the action space, ``(N, E, ...)``
+        :return: What happened; its members are in the order of ``order_NE``, the executed one first
+        :raises BranchingError: if a branch fails, gives NaN, or differs from what is executed
+        """
+        self._stepping = True
+        self._n_steps += 1
+        n_samples, n_envs = self._shape
+        tried = self._step_siblings(actions_NE, last_step_E=np.ones(n_envs, bool))
+        previewed, rewards = tried.observations, tried.rewards
+        for stage in self._stages:
+            previewed, rewards = stage.preview(previewed), stage.rewards(rewards)
+        terminated_NE = np.array([one.terminated for one in tried.steps]).T
+        chosen_E = self._choose(previewed, rewards.reshape(self._shape), terminated_NE)
+        envs = np.arange(n_envs)
+        zero = self._step_member_0(actions_NE[chosen_E, envs])
+        rewards_NE, terminated_NE, cut_NE, _, ends = self._settle(tried, np.ones(n_envs, bool))
+        branches = each(lambda rows: rows.reshape(n_samples, n_envs, *rows.shape[1:]), self._observations_ME)
+        self._compare(zero, each(lambda rows: rows[chosen_E, envs], branches), rewards_NE[chosen_E, envs])
+
+        others = np.array([[n for n in range(n_samples) if n != chosen] for chosen in chosen_E], dtype=int).T
+        order_NE = np.concatenate([chosen_E[None], others.reshape(n_samples - 1, n_envs)])
+        rewards_NE, terminated_NE, cut_NE = (array[order_NE, envs] for array in (rewards_NE, terminated_NE, cut_NE))
+        rewards_NE[0], terminated_NE[0], cut_NE[0] = zero.rewards, zero.terminated_E, zero.dones
+        going_on = ~terminated_NE[1:]
+        rows = [each(lambda theirs: theirs[order_NE[1:], envs][going_on], branches)] if going_on.any() else []
+        self._stepping = False
+        return GroupStep(
+            *(zero.observations, zero.rewards, zero.dones, zero.infos, rewards_NE, terminated_NE, cut_NE),
+            *(joined(zero.reached + rows), ends, order_NE),
+        )
+
+    def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
+        """Refuse to go on where the executed action did not lead to what its branch led to."""
+        executed: Any = each(lambda rows: rows.copy(), zero.observations)
+        for e in np.flatnonzero(zero.dones):  # those show the next episode already
+            last = zero.infos[e]["terminal_observation"]
+            for key in executed if isinstance(executed, dict) else [None]:
+                (executed if key is None else executed[key])[e] = last if key is None else last[key]
+        for key in executed if isinstance(executed, dict) else [None]:
+            ours, theirs = (executed, branch) if key is None else (executed[key], branch[key])
+            self._refuse("observation" if key is None else f"observation {key!r}", ours, theirs)
+        self._refuse("reward", np.asarray(zero.rewards, np.float32), rewards_E.astype(np.float32))
+
+    def _refuse(self, what: str, executed: np.ndarray, branch: np.ndarray) -> None:
+        same = executed == branch
+        if np.issubdtype(executed.dtype, np.floating):
+            same |= np.isnan(executed) & np.isnan(branch)
+        if not same.all():
+            index = int(np.argwhere(~same)[0][0])
+            raise BranchingError(
+                f"Env {index} is not branched exactly: at step {self._n_steps} of the training the chosen action led to the "
+                f"{what} {executed[index]}, but to {branch[index]} in its branch. The env keeps state where a snapshot does "
+                "not see it; give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
+            )
