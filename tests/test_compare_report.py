@@ -197,7 +197,7 @@ def test_numbers_in_words() -> None:
     assert [steps(value) for value in (None, 2048.0, 61_440.0)] == ["not reached", "2,048", "61k"]
     assert anchor("hybrid_grpo/Queue-v0") == "hybrid_grpoqueue-v0"
     low, high = Estimate(1.0, (0.0, 2.0)), Estimate(5.0, (4.0, 6.0))
-    assert [verdict(*pair) for pair in ((low, high), (high, low), (low, low))] == ["PPO ahead", "ours ahead", "level"]
+    assert [verdict(*pair) for pair in ((low, high), (high, low), (low, low))] == ["PPO ahead", "ours ahead", "not separated"]
     assert verdict(low, Estimate(5.0, None)) == "no verdict from 1 seed"
 
 
@@ -225,7 +225,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = table_row(page, "[ours/Good-v0](#oursgood-v0)")
     assert good[2].endswith("`hybrid`") and good[5:] == ["300k (60 %)", "ours ahead"]
     assert table_row(page, "[Bad-v0](#bad-v0)")[5:] == ["not reached", "PPO ahead"]
-    assert "Of 2 envs: ours ahead on 1, level on 0, PPO ahead on 1." in page
+    assert "Of 2 envs: ours ahead on 1, not separated on 0, PPO ahead on 1." in page
     assert "highest is PPO at 13.1 [13.0, 13.1]; best of ours is hybrid at 11.5" in page
     assert page.count("The intervals of the best of ours and the best PPO do not overlap: PPO ahead.") == 2
     assert "budget 500,000; evaluations 5; episodes 5; hyperparams (gamma 0.98); made_with (sb3_hybrid_grpo " in page
@@ -277,7 +277,7 @@ def test_runs_of_unequal_length_and_number_are_pointed_out(tmp_path: Path) -> No
 
 def test_baselines_come_first_and_numbers_count_as_numbers(tmp_path: Path) -> None:
     fill(tmp_path, "A-v0", {"grpo": 1.0, "trpo": 1.0, "ppo": 1.0}, settings=["n_envs:16", "n_envs:4"], seeds=1)
-    results = report.read_env(tmp_path / "A-v0.csv")
+    results = report.read_env(tmp_path / "A-v0.csv", None)
     assert [variant.algorithm for variant in results.variants] == ["ppo", "ppo", "trpo", "trpo", "grpo", "grpo"]
     assert [variant.settings for variant in results.variants] == ["n_envs:4", "n_envs:16"] * 3
 
@@ -327,3 +327,14 @@ def test_nothing_to_report(tmp_path: Path) -> None:
         write_report(tmp_path / "nowhere")
     (tmp_path / "gradient_variance_A-v0.csv").write_text("of,another,command\n")
     check_refusal(tmp_path, r"has no results \(no CSV\)")
+
+
+def test_failed_runs_are_named_and_allow_no_verdict(tmp_path: Path) -> None:
+    fill(tmp_path, "A-v0", {"ppo": 1.0, "hybrid": 9.0})
+    results = Results(tmp_path, "A-v0")
+    results.fail(("hybrid", SETTINGS[0], 7), "exit code 1: ValueError: diverged")
+    page = write_report(tmp_path)
+    assert "no verdict, runs failed" in page
+    assert f"hybrid ({SETTINGS[0]}) seed 7" in page
+    results.add(list(make_run([10, 19, 28, 37, 46, 55], 100_000, "A-v0", "hybrid", SETTINGS[0], 7)))  # it worked at last
+    assert "ours ahead on 1" in write_report(tmp_path)

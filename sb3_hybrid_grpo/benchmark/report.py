@@ -42,8 +42,8 @@ def run(options: argparse.Namespace) -> int:
     :return: The exit code.
     """
     require_modules(("matplotlib", "rliable"), extra="compare")
-    comparisons = {path: read_env(path) for path in find_results(options.folder)}
-    protocols = {path: read_protocol(path.with_suffix(".json")) for path in comparisons}
+    protocols = {path: read_protocol(path.with_suffix(".json")) for path in find_results(options.folder)}
+    comparisons = {path: read_env(path, protocol) for path, protocol in protocols.items()}
     output = output_folder(options.output or options.folder)
     styles = styles_of(algorithm for results in comparisons.values() for algorithm in results.best)
     figures_of = {path: save_figures(output, results, styles) for path, results in comparisons.items()}
@@ -88,11 +88,12 @@ def natural_order(text: str) -> list[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def read_env(path: Path) -> EnvResults:
+def read_env(path: Path, protocol: dict[str, Any] | None) -> EnvResults:
     """
     Read the results of one env.
 
     :param path: Its CSV.
+    :param protocol: How the runs were made, and which failed; None if that is not known.
     :return: Its variants, baselines first.
     :raises CommandError: if the file holds anything else
     """
@@ -117,7 +118,8 @@ def read_env(path: Path) -> EnvResults:
         return BASELINES.index(family) if family in BASELINES else len(BASELINES), key[0], natural_order(key[1])
 
     ordered = [Variant(*key, {seed: tuple(run) for seed, run in variants[key].items()}) for key in sorted(variants, key=order)]
-    return EnvResults(path.stem, rows[0].env.rpartition(":")[2], ordered)
+    failed = [(one["algorithm"], one["settings"], one["seed"]) for one in (protocol or {}).get("failed", [])]
+    return EnvResults(path.stem, rows[0].env.rpartition(":")[2], ordered, failed)
 
 
 def read_protocol(path: Path) -> dict[str, Any] | None:

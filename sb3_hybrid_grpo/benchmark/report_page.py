@@ -14,9 +14,10 @@ HOW_TO_READ = """\
 **How to read this.** Algorithms are compared at equal *simulator* steps, siblings' included. Numbers are interquartile means
 over seeds (without the lowest and the highest quarter) with 95 % bootstrap intervals. "Mean over training" is over all
 evaluations after step 0, "final" over the last two. **Bold** are each algorithm's best settings, by the plain mean over those
-evaluations and all seeds: chosen alike, so all are equally flattered, though who has more variants picks from more. "Ours" is
-all but PPO and TRPO; "level" means that the intervals of the means over training overlap. "Steps to PPO's final score" are
-beside those of whichever PPO settings get there first. Figures leave out what is below all curves at 5 % of the steps."""
+evaluations and all seeds: chosen alike, though who has more variants picks from more. "Ours" is all but PPO and TRPO. "Not
+separated": the intervals of the means over training overlap; that proves no equality: with five seeds a difference of one
+standard deviation often stays hidden. "Steps to PPO's final score" are beside those of whichever PPO settings get there first.
+Training times were taken with other runs on other cores. Figures leave out what is below all curves at 5 % of the steps."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def verdict(ours: Estimate, ppo: Estimate) -> str:
     overlap = ours.overlaps(ppo)
     if overlap is None:
         return "no verdict from 1 seed"
-    return "level" if overlap else "ours ahead" if ours.value > ppo.value else "PPO ahead"
+    return "not separated" if overlap else "ours ahead" if ours.value > ppo.value else "PPO ahead"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -142,11 +143,12 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
         cells += [interval(one.final) if one else "not run" for one in (target, our_final)]
         for index, one in ((1, ours), (3, our_final)):
             cells[index] += f" `{one.algorithm}`" if one else ""
-        verdicts.append(verdict(ours.training, ppo.training) if ours and ppo else "nothing to compare")
+        comparable = verdict(ours.training, ppo.training) if ours and ppo else "nothing to compare"
+        verdicts.append("no verdict, runs failed" if results.failed else comparable)
         cells += [steps_beside_ppo(ours, results, target.final.value) if ours and target else "", verdicts[-1]]
         rows.append([f"[{results.env}](#{anchor(results.env)})", *cells])
     counts = ", ".join(
-        f"{name} on {verdicts.count(name)}" for name in dict.fromkeys(["ours ahead", "level", "PPO ahead", *verdicts])
+        f"{name} on {verdicts.count(name)}" for name in dict.fromkeys(["ours ahead", "not separated", "PPO ahead", *verdicts])
     )
     return [
         table((*header, "ours to PPO's final: steps (of PPO's)", "verdict"), rows),
@@ -211,7 +213,7 @@ def env_section(section: Section) -> list[str]:
     parts += cautions(results)
     if section.protocol is None:
         return [*parts, "How these runs were made is not known: there is no JSON beside the CSV."]
-    made = "; ".join(f"{key} {plain(value)}" for key, value in section.protocol.items() if key != "env")
+    made = "; ".join(f"{key} {plain(value)}" for key, value in section.protocol.items() if key not in ("env", "failed"))
     return [*parts, f"How it was made: {made}."]
 
 
@@ -287,6 +289,9 @@ def cautions(results: EnvResults) -> list[str]:
     """
     tried = ", ".join(f"{label_of(name)} {len(results.settings_of(name))}" for name in results.best)
     notes = [f"Settings tried: {tried}."]
+    if results.failed:
+        named = "; ".join(f"{label_of(algorithm)} ({settings}) seed {seed}" for algorithm, settings, seed in results.failed)
+        notes.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
     seeds = sorted({len(variant.runs) for variant in results.variants})
     if len(seeds) > 1:
         notes.append(f"Not all variants have as many seeds: from {seeds[0]} to {seeds[-1]}.")

@@ -216,10 +216,11 @@ class EnvResults:
     :param name: Name of the env's files.
     :param env: The env's id.
     :param variants: In the order in which they are shown.
+    :param failed: Algorithm, settings and seed of runs that are missing because they failed.
     """
 
-    def __init__(self, name: str, env: str, variants: Sequence[Variant]) -> None:
-        self.name, self.env, self.variants = name, env, list(variants)
+    def __init__(self, name: str, env: str, variants: Sequence[Variant], failed: Sequence[tuple[str, str, int]] = ()) -> None:
+        self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
         self.best: dict[str, Variant] = {}
         for variant in self.variants:
             known = self.best.get(variant.algorithm)
