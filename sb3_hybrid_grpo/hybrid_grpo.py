@@ -279,6 +279,24 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "entropy"]
 
+    @staticmethod
+    def paper_kwargs() -> dict[str, Any]:
+        """
+        Arguments that make it the paper's algorithm (https://arxiv.org/abs/2502.01652).
+
+        :return: A new dict of literals, which serves in RL Zoo's files too
+        """
+        return {"n_samples": 4, "branch_horizon": 1, "advantage_estimator": "paper", "reward_transform": "tanh"}
+
+    @staticmethod
+    def grpo_kwargs() -> dict[str, Any]:
+        """
+        Arguments that make it DeepSeek's GRPO, state by state (https://arxiv.org/abs/2402.03300).
+
+        :return: A new dict of literals, which serves in RL Zoo's files too
+        """
+        return {"n_samples": 4, "branch_horizon": 1, "advantage_estimator": "grpo"}
+
     def learn(
         self: SelfHybridGRPO,
         total_timesteps: int = 100_000,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import ast
 import numpy as np
 import pytest
 import torch as th
@@ -297,3 +298,15 @@ def test_another_env() -> None:
     model.set_env(other)
     model.learn(48, reset_num_timesteps=False)
     assert sum(len(lengths) for lengths in other.env_method("get_episode_lengths")) > 0
+
+
+@pytest.mark.parametrize("kwargs", [HybridGRPO.paper_kwargs(), HybridGRPO.grpo_kwargs()], ids=["paper", "grpo"])
+def test_presets_are_literals_that_train(kwargs: dict[str, Any]) -> None:
+    assert ast.literal_eval(repr(kwargs)) == kwargs
+    model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **{**SMALL, **kwargs}).learn(32)
+    assert {name: getattr(model, name) for name in kwargs} == kwargs
+
+
+def test_a_preset_can_be_changed_without_changing_the_next() -> None:
+    HybridGRPO.paper_kwargs()["n_samples"] = 99
+    assert HybridGRPO.paper_kwargs()["n_samples"] == 4

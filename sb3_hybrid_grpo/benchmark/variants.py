@@ -20,11 +20,11 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "ppo": (PPO, {}),
     "trpo": (TRPO, {}),
     "hybrid": (HybridGRPO, {}),
-    "paper": (HybridGRPO, {"branch_horizon": 1, "advantage_estimator": "paper", "reward_transform": "tanh"}),
-    "grpo": (HybridGRPO, {"branch_horizon": 1, "advantage_estimator": "grpo"}),
+    "paper": (HybridGRPO, HybridGRPO.paper_kwargs()),
+    "grpo": (HybridGRPO, HybridGRPO.grpo_kwargs()),
 }
-# Which arguments a variant's `settings` show.
 CHECKED = tuple(inspect.signature(check_arguments).parameters)
+# Which arguments a variant's `settings` show.
 SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")
 
 
