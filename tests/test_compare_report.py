@@ -11,7 +11,8 @@ from rliable.metrics import aggregate_iqm
 from sb3_hybrid_grpo.benchmark import profiles, report, statistics
 from sb3_hybrid_grpo.benchmark.profiles import performance_profiles
 from sb3_hybrid_grpo.benchmark.report_figures import styles_of
-from sb3_hybrid_grpo.benchmark.report_page import anchor, scores, steps, verdict
+from sb3_hybrid_grpo.benchmark.report_page import verdict
+from sb3_hybrid_grpo.benchmark.report_text import anchor, scores, steps
 from sb3_hybrid_grpo.benchmark.results import COLUMNS, Results, Row
 from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Variant, estimates, interquartile_means, on_common_grid
 from sb3_hybrid_grpo.cli import CommandError
@@ -217,13 +218,13 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ppo = table_row(page.partition("## ours/Good-v0")[2], "**PPO**", "**n_envs:4**")
     assert ppo[2] == "3"
     assert ppo[3].startswith("13.1 [13.0, 13.1]") and ppo[4].startswith("14.6 [")
-    assert ppo[5:] == ["500k (100 %)", "500k, 500k, 500k", "50,000 s", "13.0, 13.1, 13.1 (13.1)"]
+    assert ppo[5:] == ["500k (100 % / 100 %)", "500k, 500k, 500k", "50,000 s", "13.0, 13.1, 13.1 (13.1)"]
     ours = table_row(page.partition("## ours/Good-v0")[2], "**hybrid**", "**n_envs:4**")
-    assert ours[5:7] == ["300k (60 %)", "300k, 300k, 300k"]
+    assert ours[5:7] == ["300k (60 % / 60 %)", "300k, 300k, 300k"]
     slow = table_row(page.partition("## ours/Good-v0")[2], "hybrid", "n_envs:16")
-    assert slow[5] == "500k (100 %)"
+    assert slow[5] == "500k (100 % / 100 %)"
     good = table_row(page, "[ours/Good-v0](#oursgood-v0)")
-    assert good[2].endswith("`hybrid`") and good[5:] == ["300k (60 %)", "ours ahead"]
+    assert good[2].endswith("`hybrid`") and good[5:] == ["300k (60 % / 60 %)", "ours ahead"]
     assert table_row(page, "[Bad-v0](#bad-v0)")[5:] == ["not reached", "PPO ahead"]
     assert "Of 2 envs: ours ahead on 1, not separated on 0, PPO ahead on 1." in page
     assert "highest is PPO at 13.1 [13.0, 13.1]; best of ours is hybrid at 11.5" in page

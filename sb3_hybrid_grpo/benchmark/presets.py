@@ -26,7 +26,7 @@ class Preset:
     evaluations: int = 16
     episodes: int = 50
     normalize: bool = True
-    algorithms: tuple[str, ...] = ("ppo", "hybrid", "hybrid,branch_horizon:auto")
+    algorithms: tuple[str, ...] = ("ppo", "hybrid,branch_horizon:64", "hybrid,branch_horizon:auto")
     n_steps: int = 128
     update_sizes: tuple[int, ...] = (2048, 512)
     batch_sizes: tuple[int, ...] = (64,)

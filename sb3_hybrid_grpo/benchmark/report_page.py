@@ -1,12 +1,12 @@
 """The page of a comparison's report, in Markdown."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sb3_hybrid_grpo.benchmark.profiles import HIGHEST_THRESHOLD, Profiles
 from sb3_hybrid_grpo.benchmark.report_figures import label_of
+from sb3_hybrid_grpo.benchmark.report_text import anchor, interval, plain, plural, scores, steps, table
 from sb3_hybrid_grpo.benchmark.statistics import OURS, EnvResults, Estimate, Variant
 
 PROFILES = "profiles.png"
@@ -16,8 +16,9 @@ over seeds (without the lowest and the highest quarter) with 95 % bootstrap inte
 evaluations after step 0, "final" over the last two. **Bold** are each algorithm's best settings, by the plain mean over those
 evaluations and all seeds: chosen alike, though who has more variants picks from more. "Ours" is all but PPO and TRPO. "Not
 separated": the intervals of the means over training overlap; that proves no equality: with five seeds a difference of one
-standard deviation often stays hidden. "Steps to PPO's final score" are beside those of whichever PPO settings get there first.
-Training times were taken with other runs on other cores. Figures leave out what is below all curves at 5 % of the steps."""
+standard deviation often stays hidden. Steps to PPO's final score are beside those of the PPO that has that score in the end,
+and of the first PPO that is as high at any time. Training times were taken with other runs on other cores. Figures leave out
+what is below all curves at 5 % of the steps."""
 
 
 @dataclass(frozen=True)
@@ -50,55 +51,20 @@ def page(sections: Sequence[Section], profiles: Profiles | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def scores(values: Sequence[float]) -> list[str]:
-    """
-    Write rewards.
-
-    :param values: The rewards.
-    :return: All with as many digits as matter for the largest.
-    """
-    largest = max(abs(value) for value in values)
-    digits = 0 if largest >= 1000 else 1 if largest >= 10 else 2 if largest >= 1 else 3
-    return [f"{round(value, digits) + 0.0:,.{digits}f}" for value in values]  # + 0.0: no minus before a zero
-
-
-def interval(estimate: Estimate) -> str:
-    """
-    Write an estimate.
-
-    :param estimate: The estimate.
-    :return: The value with its interval.
-    """
-    if estimate.interval is None:
-        return f"{scores([estimate.value])[0]} (1 seed)"
-    value, low, high = scores([estimate.value, *estimate.interval])
-    return f"{value} [{low}, {high}]"
-
-
-def steps(value: float | None) -> str:
-    """
-    Write a number of steps.
-
-    :param value: The number; None for a score that was not reached.
-    :return: In thousands where it is long.
-    """
-    if value is None:
-        return "not reached"
-    return f"{value / 1000:,.0f}k" if value >= 10_000 else f"{value:,.0f}"
-
-
-def steps_beside_ppo(variant: Variant, results: EnvResults, score: float) -> str:
+def steps_beside_ppo(variant: Variant, results: EnvResults, target: Variant) -> str:
     """
     Write when a variant reaches the best PPO's final score.
 
     :param variant: The variant.
     :param results: The env's results.
-    :param score: That score.
-    :return: Steps, and what share that is of PPO's, at the settings that get there first; the share is missing where PPO's
-        mean is never that high.
+    :param target: The PPO with that score.
+    :return: Steps, and what share that is of that PPO's and of the first PPO's to get there, at whatever settings; the shares
+        are missing where PPO's mean is never that high.
     """
-    own, other = variant.steps_to_reach(score), results.first_ppo_to_reach(score)
-    return f"{steps(own)} ({100 * own / other:.0f} %)" if own is not None and other else steps(own)
+    score = target.final.value
+    own, its, first = variant.steps_to_reach(score), target.steps_to_reach(score), results.first_ppo_to_reach(score)
+    shares = " / ".join("–" if other is None else f"{100 * own / other:.0f} %" for other in (its, first)) if own else ""
+    return f"{steps(own)} ({shares})" if own is not None and first else steps(own)
 
 
 def verdict(ours: Estimate, ppo: Estimate) -> str:
@@ -113,18 +79,6 @@ def verdict(ours: Estimate, ppo: Estimate) -> str:
     if overlap is None:
         return "no verdict from 1 seed"
     return "not separated" if overlap else "ours ahead" if ours.value > ppo.value else "PPO ahead"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    Write a table.
-
-    :param header: Names of the columns.
-    :param rows: The cells.
-    :return: Markdown.
-    """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary(comparisons: Sequence[EnvResults]) -> list[str]:
@@ -145,25 +99,15 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
             cells[index] += f" `{one.algorithm}`" if one else ""
         comparable = verdict(ours.training, ppo.training) if ours and ppo else "nothing to compare"
         verdicts.append("no verdict, runs failed" if results.failed else comparable)
-        cells += [steps_beside_ppo(ours, results, target.final.value) if ours and target else "", verdicts[-1]]
+        cells += [steps_beside_ppo(ours, results, target) if ours and target else "", verdicts[-1]]
         rows.append([f"[{results.env}](#{anchor(results.env)})", *cells])
     counts = ", ".join(
         f"{name} on {verdicts.count(name)}" for name in dict.fromkeys(["ours ahead", "not separated", "PPO ahead", *verdicts])
     )
     return [
-        table((*header, "ours to PPO's final: steps (of PPO's)", "verdict"), rows),
+        table((*header, "ours to PPO's final: steps (of its / of the first)", "verdict"), rows),
         f"Of {plural(len(rows), 'env')}: {counts}.",
     ]
-
-
-def anchor(heading: str) -> str:
-    """
-    Find the address of a heading.
-
-    :param heading: The heading.
-    :return: What GitHub makes of it.
-    """
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def over_envs(comparisons: Sequence[EnvResults], profiles: Profiles | None) -> list[str]:
@@ -259,8 +203,9 @@ def variants_table(results: EnvResults) -> str:
     :param results: An env's results.
     :return: Markdown.
     """
-    header = ["algorithm", "settings", "seeds", "mean over training", "final", "steps to PPO's final score (of PPO's)"]
-    header += ["each seed's steps to it", "training time, median", "each seed's mean over training (their mean)"]
+    header = ["algorithm", "settings", "seeds", "mean over training", "final"]
+    header += ["steps to PPO's final score (of its / of the first)", "each seed's steps to it"]
+    header += ["training time, median", "each seed's mean over training (their mean)"]
     target = results.best_final("ppo")
     rows = []
     for variant in results.variants:
@@ -271,10 +216,7 @@ def variants_table(results: EnvResults) -> str:
             cells += ["", ""]
         else:
             each = variant.seeds_steps_to_reach(target.final.value)
-            cells += [
-                steps_beside_ppo(variant, results, target.final.value),
-                ", ".join("–" if one is None else steps(one) for one in each),
-            ]
+            cells += [steps_beside_ppo(variant, results, target), ", ".join(steps(one, "–") for one in each)]
         *means, mean = scores([*variant.means, variant.means.mean()])
         rows.append([*cells, f"{variant.wall_seconds:,.0f} s", f"{', '.join(means)} ({mean})"])
     return table(header, rows)
@@ -299,32 +241,3 @@ def cautions(results: EnvResults) -> list[str]:
     if min(ends) < 0.95 * max(ends):
         notes.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
     return [" ".join(notes)]
-
-
-def plural(count: int, noun: str) -> str:
-    """
-    Count things.
-
-    :param count: How many.
-    :param noun: One of them.
-    :return: In words.
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def plain(value: Any) -> str:
-    """
-    Write a value of a JSON.
-
-    :param value: The value.
-    :return: Without its syntax.
-    """
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{key} {plain(one)}" for key, one in value.items()) + ")"
-    if isinstance(value, list):
-        return " and ".join(plain(one) for one in value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
