@@ -1,6 +1,7 @@
 """Branching: members of a group that live beside an env as snapshots of its simulator."""
 
 from sb3_hybrid_grpo.branching.candidates import Candidates
+from sb3_hybrid_grpo.branching.engines import register_engine
 from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups, GroupStep
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, SupportsBranching
@@ -16,4 +17,5 @@ __all__ = [
     "InPlaceEngine",
     "SupportsBranching",
     "make_branchable",
+    "register_engine",
 ]

@@ -17,13 +17,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
+from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.visitors import (
     CONSTANT,
     LIVING,
     NUMBERS_AND_TEXTS,
     RECORDS_OF_ENVS,
-    has_hidden_fields,
-    slots_of,
 )
 
 
@@ -55,7 +55,7 @@ class EnvCopy:
         self.made = self.spare = {}
 
     def copy(self, obj: Any) -> Any:
-        kind = type(obj)
+        kind: Any = type(obj)
         if kind in _ATOMS:
             return obj
         if id(obj) in self.made:
@@ -63,6 +63,8 @@ class EnvCopy:
         copier = _COPIERS.get(kind)
         if copier is not None:
             return copier(self, obj)
+        if engine_of(kind) is not None:
+            raise CannotCopyError(f"{kind} has an engine, which restores it in place")
         if issubclass(kind, gym.Space):
             return self.instance(obj, only_state=True)
         if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):

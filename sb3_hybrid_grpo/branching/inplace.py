@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
+from sb3_hybrid_grpo.branching.classes import name_of
+from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.protocol import Cell
 from sb3_hybrid_grpo.branching.visitors import Found, visit
@@ -63,7 +65,7 @@ class InPlaceEngine:
             try:
                 children = visit(obj, found)
             except TypeError as error:
-                raise self._refusal(obj, holders) from error
+                raise self._refusal(obj, holders, error) from error
             for label, child in children:
                 if type(child) not in ATOMS and id(child) not in holders:
                     holders[id(child)] = (child, id(obj), label)
@@ -71,7 +73,7 @@ class InPlaceEngine:
         # attributes first: the hash of what is in a set may depend on them
         return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *found.cells]
 
-    def _refusal(self, obj: Any, holders: dict[int, tuple[Any, int | None, str]]) -> BranchingError:
+    def _refusal(self, obj: Any, holders: dict[int, tuple[Any, int | None, str]], error: TypeError) -> BranchingError:
         path, key = "", id(obj)
         holder: Any = self.env
         while True:
@@ -82,10 +84,16 @@ class InPlaceEngine:
             holder, key = holders[parent][0], parent
             if hasattr(holder, "__dict__") and not isinstance(holder, types.FunctionType):
                 break
-        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        place, kind = type(holder).__qualname__ + path, name_of(type(obj))
+        if isinstance(error, EngineRefusal):
+            return BranchingError(
+                f"{self.env} cannot be branched: {place}: {error}. n_samples=1 (plain PPO) needs no branching."
+            )
+        saved = name_of(type(holder)) if is_built_in(kind) else kind
         return BranchingError(
-            f"{self.env} cannot be branched: {type(holder).__qualname__}{path} holds a {kind}, which cannot be copied and "
-            "put back. Keep the object out of the env, or give the env the two methods of "
+            f"{self.env} cannot be branched: {place} holds a {kind}, which cannot be copied and put back. Keep the object out "
+            "of the env, say with sb3_hybrid_grpo.branching."
+            f'register_engine("{saved}", save, restore) how it is saved, or give the env the two methods of '
             "sb3_hybrid_grpo.branching.SupportsBranching, save_state() and restore_state(state); "
             "n_samples=1 (plain PPO) needs no branching."
         )

@@ -223,7 +223,7 @@ class OldMujocoCell(OpaqueCell):
 
 def cell_of(obj: Any) -> Cell | None:
     """
-    Find the cell of an object whose state Python cannot see. The place to add a simulator of one's own to.
+    Find the cell of an object whose state Python cannot see, unless an engine is registered for its type.
 
     :param obj: The object
     :return: Its cell, or None if there is none for objects of its type

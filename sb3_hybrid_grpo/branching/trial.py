@@ -44,9 +44,10 @@ def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
     if again != truth:
         raise BranchingError(
             f"{env} cannot be branched: put back to where it was, it played the same actions differently. It keeps state "
-            "outside of itself (class attributes, module globals, the global np.random, another process), or reads a clock. "
-            "Move that state into the env and draw random numbers from self.np_random, give the env the two methods of "
-            "sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1 (plain PPO)."
+            "outside of itself (class attributes, module globals, the global np.random, another process), reads a clock, or "
+            "holds an object whose registered engine does not save all of it. Move that state into the env and draw random "
+            "numbers from self.np_random, give the env the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use "
+            "n_samples=1 (plain PPO)."
         )
     return same
 

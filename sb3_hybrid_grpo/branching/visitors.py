@@ -35,6 +35,8 @@ from sb3_hybrid_grpo.branching.cells import (
     SequenceCell,
     SlotsCell,
 )
+from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
+from sb3_hybrid_grpo.branching.engines import EngineCell, Registered, engine_of
 from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array
 from sb3_hybrid_grpo.branching.objects import cell_of
 from sb3_hybrid_grpo.branching.protocol import Cell
@@ -79,16 +81,23 @@ class Found(NamedTuple):
 
 def visit(obj: Any, found: Found) -> Children:
     """
+    Who saves an object: its own hook, a registered engine, the package's cells of generators and of MuJoCo; what is constant
+    or alive is sorted out; all else is saved by what it is made of.
+
     :param obj: An object of the env
     :param found: Its cells are added
     :return: The objects it refers to, each with how it is reached
     :raises TypeError: if the object has state that cannot be copied
     """
-    kind = type(obj)  # not obj.__class__, which a proxy borrows
+    kind: type = type(obj)  # not obj.__class__, which a proxy borrows
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
-        return _visit_hooked(obj, found)
+        found.cells.append(HookCell(obj))
+        return _visit_generator(obj, found)
     if issubclass(kind, gym.Wrapper) and hasattr(kind, "step_siblings"):
         raise TypeError("the env refers to the wrapper that branches it")
+    registered = engine_of(kind)
+    if registered is not None:
+        return _visit_registered(obj, *registered, found)
     cell = cell_of(obj)
     if cell is not None:
         found.cells.append(cell)
@@ -144,9 +153,17 @@ def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     return [(place, value) for place, value in items if not is_plain_array(value)]
 
 
-def _visit_hooked(env: Any, found: Found) -> Children:
-    """An env, or a wrapper and all below it, that saves itself; the env's generator besides."""
-    found.cells.append(HookCell(env))
+def _visit_registered(obj: Any, registered_type: type, engine: Registered, found: Found) -> Children:
+    """An object that an engine saves, and what a subclass adds to a type written in C."""
+    cell = EngineCell(obj, registered_type, engine)
+    found.cells.append(cell)
+    if cell.has_more:
+        return _visit_attributes(obj, found)
+    return _visit_generator(obj, found) if isinstance(obj, gym.Env) else ()
+
+
+def _visit_generator(env: Any, found: Found) -> Children:
+    """The generator of an env, or of the env in a wrapper, that saves all the rest by itself."""
     owner = env.unwrapped
     if "_np_random" not in getattr(owner, "__dict__", {}):
         return ()
@@ -268,20 +285,3 @@ _VISITORS: dict[type, Visitor] = {
     functools.partial: _constant("func", "args", "keywords"),
     io.TextIOWrapper: _visit_stream,
 }
-
-
-def slots_of(kind: type) -> list[Any]:
-    """The descriptors of a class's slots: they read a slot where an attribute of a subclass hides it."""
-    slots: list[Any] = []
-    for base in kind.__mro__:
-        names = base.__dict__.get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            private = name.startswith("__") and not name.endswith("__")
-            slots.append(base.__dict__.get(f"_{base.__name__.lstrip('_')}{name}" if private else name))
-    return [slot for slot in slots if isinstance(slot, types.MemberDescriptorType)]
-
-
-def has_hidden_fields(kind: type, n_slots: int) -> bool:
-    """Whether instances have room for more than a header, a ``__dict__``, weak references and slots: fields in C."""
-    known = object.__basicsize__ + 8 * ((kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + n_slots)
-    return kind.__basicsize__ > known or kind.__itemsize__ > 0
