@@ -1,0 +1,109 @@
+"""Atari envs are branched exactly, with Stable-Baselines3's wrappers; the simulator's own sticky actions are refused."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from stable_baselines3.common.atari_wrappers import AtariWrapper
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
+from sb3_hybrid_grpo.errors import BranchingError
+
+ale_py = pytest.importorskip("ale_py")
+pytest.importorskip("cv2")
+gym.register_envs(ale_py)
+
+SHORT: dict[str, Any] = {"max_num_frames_per_episode": 400}
+
+
+def wrapped(name: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    return AtariWrapper(gym.make(name, **SHORT), **kwargs)
+
+
+def play(env: gym.Env[Any, Any], actions: list[int]) -> tuple[list[Any], int]:
+    """What the actions lead to, through ends of episodes, and how many ended."""
+    seen: list[Any] = []
+    ends = 0
+    for action in actions:
+        observation, reward, terminated, truncated, info = env.step(action)
+        seen.append((observation.tobytes(), float(reward), terminated, truncated, copy.deepcopy(info)))
+        if terminated or truncated:
+            ends += 1
+            seen.append(env.reset()[0].tobytes())
+    return seen, ends
+
+
+@pytest.mark.parametrize(
+    ("make", "n_steps"),
+    [
+        (lambda: wrapped("PongNoFrameskip-v4"), 240),
+        (lambda: wrapped("BreakoutNoFrameskip-v4", action_repeat_probability=0.25), 240),  # lives, and FIRE after a reset
+        (lambda: gym.make("ALE/SpaceInvaders-v5", repeat_action_probability=0.0, frameskip=4, obs_type="ram", **SHORT), 240),
+        (lambda: gym.make("Pong-v4", **SHORT), 240),  # draws how many frames it skips
+    ],
+    ids=["Pong", "Breakout with sticky actions", "v5", "random frame skip"],
+)
+def test_atari_goes_on_like_a_twin_that_was_never_branched(make: Callable[[], gym.Env[Any, Any]], n_steps: int) -> None:
+    env, twin = make(), make()
+    for one in (env, twin):
+        one.reset(seed=5)
+    engine, rng = InPlaceEngine(env), np.random.default_rng(0)
+    n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
+    snapshot: Any = None
+    total = 0
+    for t in range(0, n_steps, 30):
+        snapshot = engine.save(snapshot)
+        branch = rng.integers(n_actions, size=12).tolist()
+        truth = play(env, branch)
+        engine.restore(snapshot)
+        play(env, rng.integers(n_actions, size=12).tolist())
+        env.reset(seed=t)  # loads the game anew
+        engine.restore(snapshot)
+        assert play(env, branch) == truth
+        engine.restore(snapshot)
+        actions = rng.integers(n_actions, size=30).tolist()
+        seen, ends = play(env, actions)
+        assert (seen, ends) == play(twin, actions), f"steps {t} to {t + 29}"
+        total += ends
+    assert total > 0
+
+
+def test_living_siblings_leave_no_trace() -> None:
+    env, twin = make_branchable(wrapped("BreakoutNoFrameskip-v4")), wrapped("BreakoutNoFrameskip-v4")
+    branching: Any = env
+    for one in (env, twin):
+        one.reset(seed=2)
+    rng = np.random.default_rng(1)
+    for t in range(100):
+        steps = branching.step_siblings(rng.integers(4, size=2), np.full(2, t % 16 == 0), keep=t % 16 < 15)
+        assert isinstance(steps.rewards, list), steps
+        action = [int(rng.integers(4))]
+        assert play(env, action) == play(twin, action)
+
+
+@pytest.mark.parametrize("horizon", [8, "free"])
+def test_training_from_images_through_stacked_frames(horizon: Any) -> None:
+    env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=2, seed=0), n_stack=4)
+    policy = {"features_extractor_kwargs": {"features_dim": 16}}
+    small: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 1, "seed": 0, "policy_kwargs": policy}
+    model = HybridGRPO("CnnPolicy", env, n_samples=2, branch_horizon=horizon, **small).learn(32)
+    assert (model.num_timesteps, model.num_simulator_steps) == (32, 64)
+
+
+@pytest.mark.parametrize("name", ["ALE/Pong-v5", "PongNoFrameskip-v0"])
+def test_sticky_actions_of_the_simulator_are_refused_with_advice(name: str) -> None:
+    with pytest.raises(BranchingError, match=r"AtariEnv\.ale: .*repeat_action_probability=0\.25") as caught:
+        HybridGRPO("CnnPolicy", gym.make(name))
+    for advice in (
+        "repeat_action_probability=0.0",
+        "NoFrameskip-v4",
+        "AtariWrapper(env, action_repeat_probability=0.25)",
+        "n_samples=1",
+    ):
+        assert advice in str(caught.value)
