@@ -1,6 +1,7 @@
 """Atari envs are branched exactly, with Stable-Baselines3's wrappers; the simulator's own sticky actions are refused."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,18 @@ def test_living_siblings_leave_no_trace() -> None:
         assert isinstance(steps.rewards, list), steps
         action = [int(rng.integers(4))]
         assert play(env, action) == play(twin, action)
+
+
+def test_the_simulators_random_numbers_are_saved() -> None:
+    env = gym.make("PongNoFrameskip-v4")
+    ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
+    env.reset(seed=1)
+    engine = InPlaceEngine(env)
+    snapshot, before = engine.save(), pickle.dumps(ale.cloneState(include_rng=True))
+    env.reset(seed=2)
+    assert pickle.dumps(ale.cloneState(include_rng=True)) != before
+    engine.restore(snapshot)
+    assert pickle.dumps(ale.cloneState(include_rng=True)) == before
 
 
 @pytest.mark.parametrize("horizon", [8, "free"])
