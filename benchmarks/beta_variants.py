@@ -2,7 +2,7 @@
 Is there a better share β than the one number that is fitted to each rollout? Trains with that one, and asks of every rollout
 how much of the advantages' variance others would have removed.
 
-    PYTHONPATH=. python benchmarks/beta_variants.py > benchmarks/beta_variants.md
+    python benchmarks/beta_variants.py > benchmarks/beta_variants.md
 
 - own: the product's: one β, fitted to the rollout that it is applied to
 - earlier: one β, from a running mean over the rollouts before (a tenth of each new one)

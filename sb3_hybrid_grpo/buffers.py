@@ -1,13 +1,13 @@
 """Rollout buffers for groups: SB3's, with a column for every member of every group."""
 
 from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.type_aliases import TensorDict
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
@@ -15,6 +15,30 @@ from sb3_hybrid_grpo.transforms import Transform, apply_transform
 
 AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
 _PENDING_CHUNK = 4096
+
+
+class HybridRolloutBufferSamples(NamedTuple):
+    """SB3's :class:`RolloutBufferSamples`, and the samples' weights π/μ."""
+
+    observations: th.Tensor
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    weights: th.Tensor
+
+
+class HybridDictRolloutBufferSamples(NamedTuple):
+    """SB3's :class:`DictRolloutBufferSamples`, and the samples' weights π/μ."""
+
+    observations: TensorDict
+    actions: th.Tensor
+    old_values: th.Tensor
+    old_log_prob: th.Tensor
+    advantages: th.Tensor
+    returns: th.Tensor
+    weights: th.Tensor
 
 
 class _GroupStorage:
@@ -95,6 +119,7 @@ class _GroupStorage:
             lambda array: np.zeros((self.buffer_size, columns, *array.shape[2:]), dtype=array.dtype), self.observations
         )
         shape = (self.buffer_size, self.n_envs)
+        self.weights = np.ones(shape, dtype=np.float32)
         self.next_values = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=bool)
         self.cut = np.zeros(shape, dtype=bool)
@@ -113,6 +138,14 @@ class _GroupStorage:
         if reached is not None:
             columns = np.flatnonzero(self.cut[self.pos] & ~self.terminated[self.pos])
             self._pending.append((self.pos * self.n_envs + columns, reached))
+
+    def add_weights(self, weights: th.Tensor) -> None:
+        """
+        Store how the actions that ``add`` stores next are weighted. Without this, all weights are 1.
+
+        :param weights: π/μ, the policy's probability of each action over that with which it was drawn, ``(N * E,)``
+        """
+        self.weights[self.pos] = weights.cpu().numpy()
 
     def pending(self) -> Iterator[tuple[np.ndarray, Any]]:
         """
@@ -183,6 +216,7 @@ class _GroupStorage:
         values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(
             self._as_TEN, (self.values, self.next_values, self.terminated, cut)
         )
+        weights_TEN = self._as_TEN(self.weights) if (self.weights != 1).any() else None
         if self.advantage_estimator == "grpo":
             advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma)
             returns_TEN = values_TEN
@@ -190,15 +224,16 @@ class _GroupStorage:
             advantages_TEN, returns_TEN = paper_advantage(
                 *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, starts_TEN, self.gamma),
                 per_sample=self.advantage_estimator == "paper_per_sample",
+                weights_TEN=weights_TEN,
             )
         else:
             advantages_TEN = gae_group(
                 *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN),
-                *(self.gamma, self.gae_lambda, self.forks),
+                *(self.gamma, self.gae_lambda, self.forks, weights_TEN),
             )
             returns_TEN = values_TEN + advantages_TEN
             if self.forks and self.n_samples > 1:
-                advantages_TEN, self.baseline = group_baseline(advantages_TEN, self.group_baseline)
+                advantages_TEN, self.baseline = group_baseline(advantages_TEN, self.group_baseline, weights_TEN)
         self.advantages, self.returns = self._as_columns(advantages_TEN), self._as_columns(returns_TEN)
 
     def _as_TEN(self, array: np.ndarray) -> np.ndarray:
@@ -233,9 +268,10 @@ class _GroupStorage:
         columns, steps = np.divmod(states, self.buffer_size)
         width = self.n_envs // self.samples_per_state
         where = (steps[:, None], columns[:, None] + width * np.arange(self.samples_per_state))
-        parts = [part[where] for part in (self.actions, self.values, self.log_probs, self.advantages, self.returns)]
+        stored = (self.actions, self.values, self.log_probs, self.advantages, self.returns, self.weights)
+        parts = [part[where] for part in stored]
         parts[0] = parts[0].astype(np.float32, copy=False)  # as SB3 hands out actions of every kind
-        observations = _each(lambda stored: self._to_device(stored[steps, columns]), self.observations)
+        observations = _each(lambda one: self._to_device(one[steps, columns]), self.observations)
         return observations, [self._to_device(part) for part in parts]
 
     def _to_device(self, array: np.ndarray) -> th.Tensor:
@@ -243,7 +279,7 @@ class _GroupStorage:
         return tensor
 
     def _minibatch(self, observations: Any, parts: list[th.Tensor], rows: slice) -> Any:
-        samples = DictRolloutBufferSamples if isinstance(observations, dict) else RolloutBufferSamples
+        samples = HybridDictRolloutBufferSamples if isinstance(observations, dict) else HybridRolloutBufferSamples
         return samples(
             _each(lambda one: one[rows], observations), *(part[rows].swapaxes(0, 1).flatten(0, 1) for part in parts)
         )

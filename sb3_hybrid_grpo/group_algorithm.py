@@ -38,6 +38,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     reward_transform: RewardTransform | None
     action_selection: ActionSelection
     selection_temperature: float
+    sampling_temperature: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -150,7 +151,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             group_obs = groups.observations(self._last_obs)
             with th.no_grad():
                 tensor = obs_as_tensor(group_obs, self.device)
-                all_actions, all_values, all_log_probs = sample_actions(self.policy, tensor, buffer.samples_per_state)
+                all_actions, all_values, all_log_probs, all_weights = sample_actions(
+                    self.policy, tensor, buffer.samples_per_state, self.sampling_temperature
+                )
             group_actions = all_actions.cpu().numpy()
             group_clipped = self._within_space(group_actions).reshape(self.n_samples, n_envs, *group_actions.shape[1:])
             starts = np.concatenate([self._last_episode_starts, groups.starts_ME[: self.n_samples - 1].reshape(-1)])
@@ -176,6 +179,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
             n_steps += 1
             self._sibling_ends += step.sibling_ends
+            if all_weights is not None:
+                buffer.add_weights(all_weights)
             buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached)
             buffer.add(group_obs, group_actions, step.rewards_NE.reshape(-1), starts, all_values, all_log_probs)
 

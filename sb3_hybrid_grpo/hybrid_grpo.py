@@ -15,10 +15,10 @@ from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridRolloutBuffer
 from sb3_hybrid_grpo.entropy import EntropyCoefficient
 from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
-from sb3_hybrid_grpo.sampling import DIVERGED, evaluate_actions
+from sb3_hybrid_grpo.sampling import DIVERGED, check_can_be_tempered, evaluate_actions
 from sb3_hybrid_grpo.selection import ActionSelection
 from sb3_hybrid_grpo.transforms import RewardTransform
-from sb3_hybrid_grpo.validation import check_arguments, check_batches, check_selection, check_transform
+from sb3_hybrid_grpo.validation import check_arguments, check_batches, check_sampling, check_selection, check_transform
 
 SelfHybridGRPO = TypeVar("SelfHybridGRPO", bound="HybridGRPO")
 
@@ -80,6 +80,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
+    :param sampling_temperature: τ: siblings' actions are drawn from π^(1/τ), for τ > 1 broader than the policy π, and weighted
+        so that gradients stay π's ("grpo" divides by the spread of what was drawn). Other than 1, it needs K = 1
     :raises ValueError: if an argument is not what it may be
     :raises BranchingError: if the env cannot be branched
     """
@@ -126,6 +128,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         target_entropy: float | Literal["auto"] = "auto",
         action_selection: ActionSelection = "on_policy",
         selection_temperature: float = 1.0,
+        sampling_temperature: float = 1.0,
     ) -> None:
         super().__init__(
             policy,
@@ -164,6 +167,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.target_entropy = target_entropy
         self.action_selection = action_selection
         self.selection_temperature = selection_temperature
+        self.sampling_temperature = sampling_temperature
         if _init_setup_model:
             self._setup_model()
 
@@ -172,6 +176,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         check_transform(self.reward_transform, self.branch_horizon)
         choice = (self.action_selection, self.selection_temperature)
         check_selection(*choice, self.n_samples, self.branch_horizon, self.advantage_estimator)
+        check_sampling(self.sampling_temperature, self.n_samples, self.branch_horizon, self.action_selection, self.use_sde)
         shared = self.branch_horizon == 1
         check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples, shared)
         self._setup_lr_schedule()
@@ -184,6 +189,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )
         self.policy = self.policy.to(self.device)
+        check_can_be_tempered(self.policy, self.sampling_temperature)
         self._maybe_recommend_cpu()
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
@@ -235,12 +241,13 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         advantages = losses.normalize_advantages(batch.advantages) if self.normalize_advantage else batch.advantages
         log_ratio = log_prob - batch.old_log_prob
         ratio = th.exp(log_ratio)
-        policy_loss = losses.clipped_surrogate(advantages, ratio, clip_range)
+        weights = None if self.sampling_temperature == 1 else batch.weights
+        policy_loss = losses.clipped_surrogate(advantages, ratio, clip_range, weights)
         entropy_loss = losses.entropy_loss(entropy, log_prob)
         loss = policy_loss + self.entropy.value(self._current_progress_remaining) * entropy_loss
         self.entropy.adapt(-entropy_loss)
         if self.advantage_estimator != "grpo":  # which has no critic
-            value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf)
+            value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf, weights)
             loss = loss + self.vf_coef * value_loss
             logged["value_loss"].append(value_loss.detach())
         with th.no_grad():
@@ -264,6 +271,8 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         self.logger.record("train/clip_range", clip_range)
         if clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", clip_range_vf)
+        if self.sampling_temperature != 1:
+            self.logger.record("train/sampling_weight_max", float(buffer.weights.max()))
         if self._decides_whether_to_fork:
             self.logger.record("train/grouped", int(buffer.forks))
         if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:

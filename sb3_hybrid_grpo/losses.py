@@ -2,40 +2,53 @@
 Losses of Proximal Policy Optimization (PPO, https://arxiv.org/abs/1707.06347): pure torch, no state.
 
 The operations and their order are those of Stable-Baselines3's PPO, so that the results are the same to the last bit.
+Weights are for actions drawn from another distribution μ than the policy π that collected them: ``w = π(a) / μ(a)``, so that
+``E_μ[w x] = E_π[x]``.
 """
 
 import torch as th
 from torch.nn import functional as F
 
 
-def clipped_surrogate(advantages: th.Tensor, ratio: th.Tensor, clip_range: float) -> th.Tensor:
+def clipped_surrogate(
+    advantages: th.Tensor, ratio: th.Tensor, clip_range: float, weights: th.Tensor | None = None
+) -> th.Tensor:
     """
-    Policy loss: ``-mean(min(A * ratio, A * clip(ratio, 1 - clip_range, 1 + clip_range)))``.
+    Policy loss: ``-mean(w * min(A * ratio, A * clip(ratio, 1 - clip_range, 1 + clip_range)))``.
 
     :param advantages: A, shape (batch,)
     :param ratio: new over old probability of each action, shape (batch,), positive
     :param clip_range: how far the ratio may go from 1 before its gradient is dropped, greater than 0
+    :param weights: w, shape (batch,), not negative; None if all are 1
     :return: the loss, a scalar
     """
     policy_loss_1 = advantages * ratio
     policy_loss_2 = advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range)
-    return -th.min(policy_loss_1, policy_loss_2).mean()
+    smaller = th.min(policy_loss_1, policy_loss_2)
+    return -(smaller if weights is None else weights * smaller).mean()
 
 
-def value_loss(values: th.Tensor, old_values: th.Tensor, returns: th.Tensor, clip_range_vf: float | None) -> th.Tensor:
+def value_loss(
+    values: th.Tensor,
+    old_values: th.Tensor,
+    returns: th.Tensor,
+    clip_range_vf: float | None,
+    weights: th.Tensor | None = None,
+) -> th.Tensor:
     """
-    Critic loss: mean squared error against the returns.
+    Critic loss: mean squared error against the returns, ``mean(w * (R - V)^2)``.
 
     :param values: the critic's values now, shape (batch,)
     :param old_values: its values when the rollout was collected, shape (batch,)
     :param returns: targets, shape (batch,), in units of discounted reward
     :param clip_range_vf: how far values may go from the old ones before their gradient is dropped, in the same
         units, greater than 0; None for no limit
+    :param weights: w, shape (batch,), not negative; None if all are 1
     :return: the loss, a scalar
     """
     if clip_range_vf is not None:
         values = old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
-    return F.mse_loss(returns, values)
+    return F.mse_loss(returns, values) if weights is None else (weights * (returns - values) ** 2).mean()
 
 
 def entropy_loss(entropy: th.Tensor | None, log_prob: th.Tensor) -> th.Tensor:

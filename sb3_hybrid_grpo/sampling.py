@@ -1,10 +1,19 @@
 """Several actions of one state from one pass through the policy's networks."""
 
+import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch as th
+from stable_baselines3.common.distributions import (
+    BernoulliDistribution,
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    Distribution,
+    MultiCategoricalDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
@@ -12,6 +21,8 @@ Rows = TypeVar("Rows", th.Tensor, dict[str, th.Tensor], PyTorchObs)
 
 # What a policy may override; only where it does not, its parts can be called one by one.
 _WHOLE_PASSES = ("forward", "evaluate_actions", "extract_features")
+# What can be tempered in closed form. Of these very classes: a subclass may do anything with a sample, as squashing it.
+_TEMPERED = (DiagGaussianDistribution, CategoricalDistribution, MultiCategoricalDistribution, BernoulliDistribution)
 
 
 DIVERGED = (
@@ -20,30 +31,46 @@ DIVERGED = (
 )
 
 
-def sample_actions(policy: ActorCriticPolicy, obs: PyTorchObs, n_samples: int) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-    """
+def sample_actions(
+    policy: ActorCriticPolicy, obs: PyTorchObs, n_samples: int, temperature: float = 1.0
+) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor | None]:
+    r"""
     Sample N actions in each of B states. Features and values are computed once a state.
+
+    The first sample of a state is the policy's, the others are drawn from the tempered policy μ. Weighted, they stand for
+    samples of the policy:
+
+    .. math::
+        \mu(a) = \frac{\pi(a)^{1/\tau}}{\int \pi^{1/\tau}}, \qquad
+        w(a) = \frac{\pi(a)}{\mu(a)}, \qquad E_\mu[w(a) g(a)] = E_\pi[g(a)]
 
     :param policy: The policy
     :param obs: Observations of B states
     :param n_samples: N
-    :return: Actions ``(N * B, ...)``, sample by sample; values ``(B, 1)``; log-probabilities ``(N * B,)``
+    :param temperature: τ; other than 1 only for a policy that :func:`check_can_be_tempered` lets pass
+    :return: Actions ``(N * B, ...)``, sample by sample; values ``(B, 1)``; log π of the actions ``(N * B,)``; their weights w
+        ``(N * B,)``, None for τ = 1, where all are 1
     :raises ValueError: if the policy gives NaN
     """
     if _overridden(policy):
         actions, values, log_prob = policy(_repeated(obs, n_samples))
-        return actions, values[: len(values) // n_samples], log_prob
+        return actions, values[: len(values) // n_samples], log_prob, None
+    weights = None
     with _without_validation():
         latent_pi, latent_vf = _latents(policy, obs)
         distribution = policy._get_action_dist_from_latent(_repeated(latent_pi, n_samples))
+        drawn_from = distribution if temperature == 1 else _tempered(distribution, temperature, len(latent_pi))
         try:
-            actions = distribution.get_actions()
+            actions = drawn_from.get_actions()
         except RuntimeError as error:  # torch's, of probabilities that are no numbers
             raise ValueError(DIVERGED) from error
         log_prob = distribution.log_prob(actions)
+        if drawn_from is not distribution:
+            weights = th.exp(log_prob - drawn_from.log_prob(actions))
+            weights[: len(latent_pi)] = 1.0  # but for rounding they are
     if th.isnan(log_prob).any():
         raise ValueError(DIVERGED)
-    return actions.reshape((-1, *(policy.action_space.shape or ()))), policy.value_net(latent_vf), log_prob
+    return actions.reshape((-1, *(policy.action_space.shape or ()))), policy.value_net(latent_vf), log_prob, weights
 
 
 def evaluate_actions(
@@ -66,6 +93,60 @@ def evaluate_actions(
         distribution = policy._get_action_dist_from_latent(_repeated(latent_pi, n_samples))
         values = _repeated(policy.value_net(latent_vf).flatten(), n_samples)
         return values, distribution.log_prob(actions), distribution.entropy()
+
+
+def check_can_be_tempered(policy: ActorCriticPolicy, temperature: float) -> None:
+    """
+    Check that :func:`sample_actions` can draw from the tempered policy. Warns where that makes for wild weights.
+
+    :param policy: The policy
+    :param temperature: τ; any policy will do for 1
+    :raises ValueError: if it cannot; says why and how to fix it
+    """
+    if temperature == 1:
+        return
+    received = f"Received sampling_temperature={temperature} with the policy {type(policy).__name__}"
+    if _overridden(policy):
+        raise ValueError(
+            f"{received}, which overrides one of {', '.join(_WHOLE_PASSES)}: the distribution that it draws actions from "
+            "is not seen from outside. Leave it at 1.0, or use a policy with none of these of its own."
+        )
+    with th.no_grad():
+        latent_pi = th.zeros(1, policy.mlp_extractor.latent_dim_pi, device=policy.device)
+        kind = type(policy._get_action_dist_from_latent(latent_pi))
+    if kind not in _TEMPERED:
+        known = ", ".join(one.__name__ for one in _TEMPERED)
+        raise ValueError(
+            f"{received}, whose actions follow a {kind.__name__}: only these can be tempered: {known}. "
+            "Leave it at 1.0, or use a policy with one of them."
+        )
+    if kind is DiagGaussianDistribution and temperature <= 0.5:
+        warnings.warn(
+            f"With sampling_temperature={temperature} the weights of Gaussian actions have an infinite variance: gradients "
+            "are right on average, and any of them may be far off. We recommend a `sampling_temperature` above 0.5.",
+            stacklevel=2,
+        )
+
+
+def _tempered(distribution: Distribution, temperature: float, n_states: int) -> Distribution:
+    """π^(1/τ), normalised; the first rows, one a state, stay π."""
+    tempered, parts = copy.copy(distribution), distribution.distribution
+    if isinstance(parts, list):
+        tempered.distribution = [_tempered_part(part, temperature, n_states) for part in parts]
+    else:
+        tempered.distribution = _tempered_part(parts, temperature, n_states)
+    return tempered
+
+
+def _tempered_part(part: Any, temperature: float, n_states: int) -> th.distributions.Distribution:
+    """A Gaussian of variance τσ²; of a Categorical or Bernoulli distribution, the logits over τ."""
+    gaussian = isinstance(part, th.distributions.Normal)
+    parameters = part.scale if gaussian else part.logits
+    temperatures = parameters.new_full((len(parameters), 1), temperature)
+    temperatures[:n_states] = 1.0
+    if gaussian:
+        return th.distributions.Normal(part.loc, parameters * temperatures.sqrt())
+    return type(part)(logits=parameters / temperatures)  # type: ignore[no-any-return]
 
 
 @contextmanager

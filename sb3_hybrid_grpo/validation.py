@@ -129,6 +129,41 @@ def check_selection(selection: Any, temperature: Any, n_samples: int, branch_hor
         )
 
 
+def check_sampling(temperature: Any, n_samples: int, branch_horizon: Any, selection: str, use_sde: bool) -> None:
+    """
+    Check what siblings' actions are drawn from.
+
+    :param temperature: τ of the tempered policy
+    :param n_samples: Members of a group
+    :param branch_horizon: When siblings fork
+    :param selection: Which action is executed
+    :param use_sde: Whether actions are drawn by gSDE
+    :raises ValueError: if it is not what it may be; says what was received, what is needed and how to fix it
+    """
+    if not _is_number(temperature) or not 0 < temperature < np.inf:
+        raise ValueError(f"Received sampling_temperature={temperature!r}: it must be a number greater than 0. Use 1.0.")
+    if temperature == 1:
+        return
+    received = f"Received sampling_temperature={temperature} with"
+    if n_samples < 2 or branch_horizon != 1:
+        raise ValueError(
+            f"{received} n_samples={n_samples} and branch_horizon={branch_horizon!r}: it is siblings that are drawn by it, so "
+            "there must be some (n_samples), and for one action each (branch_horizon=1): those that go on would visit the "
+            "states of another policy, which no ratio of single actions corrects. Leave it at 1.0, or change the others."
+        )
+    if selection != "on_policy":
+        raise ValueError(
+            f"{received} action_selection={selection!r}, by which an action of a sibling may be executed: the states visited "
+            "would be those of another policy, which no ratio of single actions corrects. Leave it at 1.0, or use "
+            "action_selection='on_policy'."
+        )
+    if use_sde:
+        raise ValueError(
+            f"{received} use_sde=True: gSDE's noise is kept over many steps, so that actions are no draws from the "
+            "distribution whose ratio would correct them. Leave it at 1.0, or use use_sde=False."
+        )
+
+
 def _check_horizon(branch_horizon: Any) -> None:
     *_, words = get_args(BranchHorizon)
     known = get_args(words)

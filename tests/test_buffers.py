@@ -23,7 +23,13 @@ ACTIONS: list[spaces.Space[Any]] = [
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), dtype=np.float32)
 
 
-def fill(buffer: Any, rng: np.random.Generator, cut: np.ndarray | None = None, terminated: np.ndarray | None = None) -> None:
+def fill(
+    buffer: Any,
+    rng: np.random.Generator,
+    cut: np.ndarray | None = None,
+    terminated: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+) -> None:
     """
     Fill a buffer with numbers that tell where they come from: the observation of state (t, column) is t * 1000 + column,
     and each action's log-probability is t * 1000 + its own column.
@@ -41,6 +47,8 @@ def fill(buffer: Any, rng: np.random.Generator, cut: np.ndarray | None = None, t
         terminated_NE = np.zeros_like(cut_NE) if terminated is None else terminated[t]
         wanted = np.flatnonzero(cut_NE & ~terminated_NE)
         reached = np.repeat(-(t * 1000.0 + wanted)[:, None], 3, axis=1) if len(wanted) else None
+        if weights is not None:
+            buffer.add_weights(th.as_tensor(weights[t].reshape(-1)))
         buffer.add_ends(terminated_NE, cut_NE, reached)
         buffer.add(
             obs,
@@ -60,7 +68,8 @@ def test_an_epoch_hands_out_every_sample_once_with_its_state(action_space: space
     buffer = HybridRolloutBuffer(6, VECTOR, action_space, n_envs=2, n_samples=4, shared_states=shared)
     assert isinstance(buffer, RolloutBuffer)
     action_space.seed(0)
-    fill(buffer, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    fill(buffer, rng, weights=rng.random((6, 4, 2)))
     buffer.compute_returns_and_advantage(th.zeros(2 if shared else 8), np.zeros(8, bool))
     seen = []
     for batch in buffer.get(8):
@@ -74,6 +83,7 @@ def test_an_epoch_hands_out_every_sample_once_with_its_state(action_space: space
             assert batch.advantages[row].item() == buffer.advantages[t, column]
             assert batch.returns[row].item() == buffer.returns[t, column]
             assert batch.old_values[row].item() == buffer.values[t, column]
+            assert batch.weights[row].item() == buffer.weights[t, column]
             seen.append((t, column))
     assert sorted(seen) == [(t, column) for t in range(6) for column in range(8)]
 
@@ -116,6 +126,11 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
     if shared:
         cut[:, 1:] = True  # members that share every state fork at every step
     terminated = cut & (rng.random(shape) < 0.5)
+    weights = None
+    if shared and seed % 2:
+        weights = rng.uniform(0.1, 3, shape).astype(np.float32)
+        weights[:, 0] = 1
+    weights_TEN = None if weights is None or n_samples == 1 else weights.swapaxes(1, 2)
     results = {}
     for estimator in ("hybrid", "paper", "paper_per_sample", "grpo"):
         buffer = HybridRolloutBuffer(
@@ -131,7 +146,7 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
             group_baseline=0.5 if n_samples > 1 else "auto",
             reward_transform=resolve_transform(np.tanh, n_samples),
         )
-        fill(buffer, np.random.default_rng(seed), cut, terminated)
+        fill(buffer, np.random.default_rng(seed), cut, terminated, weights)
         raw = buffer.rewards.copy()
         last = rng.normal(size=n_envs if shared else n_envs * n_samples).astype(np.float32)
         buffer.compute_returns_and_advantage(th.as_tensor(last), cut[-1].reshape(-1))
@@ -155,14 +170,15 @@ def test_estimators_get_what_was_stored(t_steps: int, n_envs: int, n_samples: in
         expected: Any
         returns: Any
         if estimator == "hybrid":
-            expected = gae_group(rewards, values, next_values, ends.astype(bool), cuts.astype(bool), 0.8, 0.9)
+            group = (rewards, values, next_values, ends.astype(bool), cuts.astype(bool))
+            expected = gae_group(*group, 0.8, 0.9, weights_TEN=weights_TEN)
             returns = values + expected
             if n_samples > 1:
-                expected, _ = group_baseline(expected, 0.5)
+                expected, _ = group_baseline(expected, 0.5, weights_TEN)
         elif estimator in ("paper", "paper_per_sample"):
             starts = np.concatenate([np.ones((1, n_envs, n_samples), bool), cuts[:-1].astype(bool)])
             arguments = (rewards, values, next_values, ends.astype(bool), starts, 0.8)
-            expected, returns = paper_advantage(*arguments, per_sample=estimator == "paper_per_sample")
+            expected, returns = paper_advantage(*arguments, estimator == "paper_per_sample", weights_TEN)
         else:
             expected, returns = grpo_advantage(rewards, cuts.astype(bool), 0.8), values
         for e in range(n_envs):
@@ -188,8 +204,9 @@ def test_values_of_states_reached_are_asked_for_in_large_batches() -> None:
 
 def test_reset_forgets_the_last_rollout() -> None:
     buffer = HybridRolloutBuffer(2, VECTOR, ACTIONS[0], n_envs=1, n_samples=2, shared_states=False)
-    fill(buffer, np.random.default_rng(0), cut=np.ones((2, 2, 1), bool))
+    fill(buffer, np.random.default_rng(0), cut=np.ones((2, 2, 1), bool), weights=np.full((2, 2, 1), 0.5))
     buffer.reset()
+    assert (buffer.weights == 1).all()
     assert not buffer.cut.any() and not buffer.next_values.any() and not buffer.full and not list(buffer.pending())
 
 

@@ -42,6 +42,13 @@ def test_surrogate_gradient_stops_where_the_clip_binds() -> None:
     assert gradient(loss, ratio).tolist() == [0.0, -0.25, 0.5, 0.0]
 
 
+def test_surrogate_literal_with_weights() -> None:
+    # The terms of the test above, 1.2, 0.5, -3 and -1.6, times 1, 2, 0.5 and 0: -(1.2 + 1 - 1.5) / 4
+    weights = th.tensor([1.0, 2.0, 0.5, 0.0])
+    loss = clipped_surrogate(th.tensor([1.0, 1.0, -2.0, -2.0]), th.tensor([1.5, 0.5, 1.5, 0.5]), 0.2, weights)
+    assert loss.item() == pytest.approx(-0.7 / 4)
+
+
 @pytest.mark.parametrize("clip_range", [0.01, 0.2, 2.0])
 def test_surrogate_is_sb3_to_the_last_bit(clip_range: float) -> None:
     advantages, old_log_prob, log_prob = random_tensors(3)
@@ -81,6 +88,10 @@ def test_value_loss_literal() -> None:
     assert value_loss(values, old_values, returns, None).item() == pytest.approx(2.5)
     # 1 is held to 0 + 0.5; 5 is 5.5 - 0.5, just inside: (3 - 0.5)^2 and 1
     assert value_loss(values, old_values, returns, 0.5).item() == pytest.approx((6.25 + 1) / 2)
+    # weights multiply the squares
+    weights = th.tensor([2.0, 0.5])
+    assert value_loss(values, old_values, returns, None, weights).item() == pytest.approx((2 * 4 + 0.5 * 1) / 2)
+    assert value_loss(values, old_values, returns, 0.5, weights).item() == pytest.approx((2 * 6.25 + 0.5 * 1) / 2)
 
 
 @pytest.mark.parametrize("clip_range_vf", [None, 0.3, 1.5])

@@ -18,6 +18,7 @@ OPTIONS: dict[str, list[Any]] = {
     "group_baseline": ["auto", 0.5],
     "reward_transform": [None, "group", ["scale", "tanh"]],
     "action_selection": ["on_policy", "greedy", "softmax"],
+    "sampling_temperature": [1.0, 2.0],
 }
 
 
@@ -25,12 +26,14 @@ def refused(options: dict[str, Any]) -> bool:
     """What makes no sense, in the words of the documentation."""
     n_samples, horizon, estimator = options["n_samples"], options["branch_horizon"], options["advantage_estimator"]
     never_meet = horizon in ("free", "auto")
+    selects = options["action_selection"] != "on_policy"
     return (
         (estimator == "grpo" and (n_samples == 1 or never_meet))
         or (estimator.startswith("paper") and (never_meet or (n_samples == 1 and horizon != 1)))
         or (options["group_baseline"] != "auto" and (estimator != "hybrid" or n_samples == 1 or never_meet))
         or (options["reward_transform"] == "group" and (n_samples == 1 or never_meet))
-        or (options["action_selection"] != "on_policy" and (n_samples == 1 or horizon != 1 or estimator == "grpo"))
+        or (selects and (n_samples == 1 or horizon != 1 or estimator == "grpo"))
+        or (options["sampling_temperature"] != 1 and (n_samples == 1 or horizon != 1 or selects))
     )
 
 
@@ -72,6 +75,7 @@ def test_each_trains_or_is_refused(horizon: Any, estimator: str) -> None:
         {"reward_transform": "normalize"},
         {"action_selection": "greedy"},
         {"action_selection": "softmax", "selection_temperature": 0.1},
+        {"sampling_temperature": 1.5},
         {"ent_coef": 0.1},
         {"ent_coef": "auto"},
         {"target_entropy": 9.0, "ent_coef": "auto_0.5"},

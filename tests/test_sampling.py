@@ -41,7 +41,8 @@ def observe(space: spaces.Space[Any], n: int = B) -> Any:
 
 def assert_consistent(policy: ActorCriticPolicy, obs: Any) -> None:
     """Sampled and evaluated with shared features, and evaluated by the policy's own method on repeated observations."""
-    actions, values, log_prob = sample_actions(policy, obs, N)
+    actions, values, log_prob, weights = sample_actions(policy, obs, N)
+    assert weights is None
     assert actions.shape[0] == N * B and values.shape == (B, 1) and log_prob.shape == (N * B,)
     shared_values, shared_log_prob, shared_entropy = evaluate_actions(policy, obs, actions, N)
     repeated = {k: th.cat([v] * N) for k, v in obs.items()} if isinstance(obs, dict) else th.cat([obs] * N)
@@ -83,7 +84,7 @@ def test_gsde_gives_distinct_actions(kwargs: dict[str, Any]) -> None:
 def test_one_sample_is_the_policys_own_forward() -> None:
     policy, obs = make_policy(ACTIONS[0]), observe(VECTOR)
     th.manual_seed(5)
-    ours = sample_actions(policy, obs, 1)
+    *ours, _ = sample_actions(policy, obs, 1)
     th.manual_seed(5)
     for one, other in zip(ours, policy(obs), strict=True):
         assert th.equal(one, other)
@@ -103,7 +104,7 @@ class Shifted(ActorCriticPolicy):
 
 def test_a_policys_own_passes_are_called() -> None:
     policy, obs = make_policy(ACTIONS[0], kind=Shifted), observe(VECTOR)
-    _, values, _ = sample_actions(policy, obs, N)
+    _, values, _, _ = sample_actions(policy, obs, N)
     assert (values > 50).all()
     assert_consistent(policy, obs)
 
@@ -112,6 +113,6 @@ def test_features_are_computed_once_a_state() -> None:
     policy, obs = make_policy(ACTIONS[1], IMAGE, ActorCriticCnnPolicy), observe(IMAGE)
     rows: list[int] = []
     policy.features_extractor.register_forward_hook(lambda module, args, output: rows.append(len(output)))
-    actions, _, _ = sample_actions(policy, obs, N)
+    actions, *_ = sample_actions(policy, obs, N)
     evaluate_actions(policy, obs, actions, N)
     assert rows == [B, B]

@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"branch_horizon": "free"},
     {"branch_horizon": 8, "advantage_estimator": "paper"},
     {"branch_horizon": 1, "action_selection": "softmax"},
+    {"branch_horizon": 1, "sampling_temperature": 1.5},
     {"branch_horizon": 8, "reward_transform": "normalize"},
     {"branch_horizon": 8, "reward_transform": "scale"},
     {"branch_horizon": 8, "reward_transform": ["scale", np.tanh, "normalize"]},
@@ -76,12 +77,13 @@ def test_arguments_and_predictions_come_back(tmp_path: Path) -> None:
         "branch_horizon": 1,
         "advantage_estimator": "paper",
         "reward_transform": "tanh",
+        "sampling_temperature": 2.0,
         "clip_range": 0.1,
     }
     model = HybridGRPO("MlpPolicy", new_env(0), **{**SMALL, "batch_size": 24}, **kwargs).learn(32)
     model.save(tmp_path / "model.zip")
     loaded = HybridGRPO.load(tmp_path / "model")
-    for name in ("n_samples", "branch_horizon", "advantage_estimator", "reward_transform", "group_baseline", "n_steps"):
+    for name in ("group_baseline", "n_steps", *(name for name in kwargs if name != "clip_range")):
         assert getattr(loaded, name) == getattr(model, name)
     assert loaded.clip_range(1.0) == 0.1  # type: ignore[operator]
     obs = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
