@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+_ALGORITHMS = ("ppo", "hybrid,branch_horizon:64", "hybrid,branch_horizon:auto")
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -26,7 +28,7 @@ class Preset:
     evaluations: int = 16
     episodes: int = 50
     normalize: bool = True
-    algorithms: tuple[str, ...] = ("ppo", "hybrid,branch_horizon:64", "hybrid,branch_horizon:auto")
+    algorithms: tuple[str, ...] = _ALGORITHMS
     n_steps: int = 128
     update_sizes: tuple[int, ...] = (2048, 512)
     batch_sizes: tuple[int, ...] = (64,)
@@ -45,11 +47,17 @@ _MUJOCO = Preset(
 
 # What `compare` runs without --env. An env that is not here gets the defaults of Preset.
 PRESETS = {
-    "hybrid_grpo/Inventory-v0": Preset(episodes=100, update_sizes=(2048, 1024, 512)),
+    "hybrid_grpo/Inventory-v0": Preset(
+        episodes=100, update_sizes=(2048, 1024, 512), algorithms=(*_ALGORITHMS, "trpo", "paper", "grpo")
+    ),
     "hybrid_grpo/Queue-v0": Preset(),
     "hybrid_grpo/GustyCartPoleSwingUp-v0": _SWING_UP,
     "hybrid_grpo/CartPoleSwingUp-v0": _SWING_UP,
-    "CartPole-v1": Preset(budget=65_536),
+    # the last two tell what forks cost from what the baseline does
+    "CartPole-v1": Preset(
+        budget=65_536,
+        algorithms=(*_ALGORITHMS, "hybrid,branch_horizon:free", "hybrid,branch_horizon:64,group_baseline:0"),
+    ),
     "Pendulum-v1": Preset(hyperparams={"gamma": 0.9, "learning_rate": 1e-3}),
     "Acrobot-v1": Preset(budget=98_304, hyperparams={"gamma": 0.99, "learning_rate": 1e-3}),
     "hybrid_grpo/GustyHalfCheetah-v0": _MUJOCO,
