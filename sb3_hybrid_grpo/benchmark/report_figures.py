@@ -38,8 +38,8 @@ MARKERS = ("", "o", "s", "^")
 PANELS_PER_ROW = 3
 # Inches beside a panel: the last number of one axis and the first of the next stay apart.
 PADDING = 0.12
-# From this share of the steps on, every curve is within the frame.
-UNDER_WAY = 0.05
+# From this share of the steps on, every curve that rises is within the frame.
+UNDER_WAY = 0.1
 DPI = 110
 
 
@@ -138,21 +138,34 @@ def draw_curve(axes: "Axes", variant: Variant, axis: Axis, style: Style, label: 
         axes.fill_between(grid, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
-def frame(axes: "Axes", variants: Iterable[Variant]) -> None:
+def frame(axes: "Axes", results: EnvResults, variants: Iterable[Variant]) -> None:
     """
-    Let the y axis begin with what is lowest once the training is under way: the untrained policy may be so far below that
-    nothing else could be told apart.
+    Let the y axis begin with what is lowest once the training is under way: the untrained policy, and what ends no higher
+    than it, may be so far below that nothing else could be told apart.
 
     :param axes: A panel.
+    :param results: One env's.
     :param variants: All that the panels show.
     """
+    shown = list(variants)
     seen = []
-    for variant in variants:
+    for variant in [one for one in shown if is_in_frame(one, results)] or shown:
         grid, scores = on_common_grid(variant.runs, "simulator_steps")
         seen.append(interquartile_means(scores)[grid >= UNDER_WAY * grid[-1]])
     low, high = np.concatenate(seen).min(), np.concatenate(seen).max()
     margin = 0.08 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)
+
+
+def is_in_frame(variant: Variant, results: EnvResults) -> bool:
+    """
+    Say whether a variant learned anything.
+
+    :param variant: The variant.
+    :param results: Its env's.
+    :return: Whether it ends above the untrained policy.
+    """
+    return variant.final.value > results.untrained
 
 
 def save_curves(path: Path, results: EnvResults, styles: dict[str, Style]) -> None:
@@ -171,11 +184,12 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style]) -> No
     panels = figure.subplots(1, len(AXES), sharey=True)
     for axes, (axis, xlabel) in zip(panels, AXES.items(), strict=True):
         for algorithm, variant in results.best.items():
-            draw_curve(axes, variant, axis, styles[algorithm], f"{label_of(algorithm)} ({variant.settings})")
+            below = "" if is_in_frame(variant, results) else ", below the frame"
+            draw_curve(axes, variant, axis, styles[algorithm], f"{label_of(algorithm)} ({variant.settings}){below}")
         if target is not None:
             axes.axhline(target.final.value, color="black", linestyle=":", linewidth=1, label="best final score of PPO")
         prepare(axes, xlabel)
-    frame(panels[0], results.best.values())
+    frame(panels[0], results, results.best.values())
     panels[0].set_ylabel("mean reward of an evaluation")
     figure.suptitle(f"{results.env}: each algorithm at its best settings")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
@@ -233,7 +247,7 @@ def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> 
         axes.set_title(label_of(algorithm))
         # under the panel: over the curves it would hide them
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    frame(shown[0], results.variants)
+    frame(shown[0], results, results.variants)
     for axes in panels:  # those that no algorithm took
         axes.set_axis_off()
     figure.supylabel("mean reward of an evaluation", fontsize="medium")
