@@ -18,21 +18,9 @@ _PENDING_CHUNK = 4096
 
 
 class HybridRolloutBufferSamples(NamedTuple):
-    """SB3's :class:`RolloutBufferSamples`, and the samples' weights π/μ."""
+    """SB3's :class:`RolloutBufferSamples` (its Dict form, where observations are a dict), and the samples' weights π/μ."""
 
-    observations: th.Tensor
-    actions: th.Tensor
-    old_values: th.Tensor
-    old_log_prob: th.Tensor
-    advantages: th.Tensor
-    returns: th.Tensor
-    weights: th.Tensor
-
-
-class HybridDictRolloutBufferSamples(NamedTuple):
-    """SB3's :class:`DictRolloutBufferSamples`, and the samples' weights π/μ."""
-
-    observations: TensorDict
+    observations: th.Tensor | TensorDict
     actions: th.Tensor
     old_values: th.Tensor
     old_log_prob: th.Tensor
@@ -279,8 +267,7 @@ class _GroupStorage:
         return tensor
 
     def _minibatch(self, observations: Any, parts: list[th.Tensor], rows: slice) -> Any:
-        samples = HybridDictRolloutBufferSamples if isinstance(observations, dict) else HybridRolloutBufferSamples
-        return samples(
+        return HybridRolloutBufferSamples(
             _each(lambda one: one[rows], observations), *(part[rows].swapaxes(0, 1).flatten(0, 1) for part in parts)
         )
 
