@@ -119,6 +119,7 @@ def test_a_csv_of_another_kind_is_refused(tmp_path: Path) -> None:
         (["--algorithms", "ppo,n_samples:4"], "unknown key 'n_samples'"),
         (["--algorithms", "hybrid,n_samples"], "needs key:value"),
         (["--budget", "100"], "less than one rollout"),
+        (["--algorithms", "paper,action_selection:greedy", "--budget", "256"], "less than one rollout"),
         (["--update-sizes", "250"], "cannot be spread"),
         (["--budget", "0"], "at least 1"),
     ],

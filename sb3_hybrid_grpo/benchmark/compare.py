@@ -181,13 +181,7 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
     shared = preset.hyperparams | parse_hyperparams(options.hyperparams)
     if "batch_size" in shared:
         raise CommandError("--hyperparams received batch_size; use --batch-sizes, which every algorithm is tried with")
-    preset = replace(preset, **given, hyperparams=shared)
-    if preset.budget < max(preset.update_sizes):
-        raise CommandError(
-            f"--budget received {preset.budget} simulator steps for {env}, which is less than one rollout of "
-            f"{max(preset.update_sizes)} samples: raise it, or lower --update-sizes"
-        )
-    return preset
+    return replace(preset, **given, hyperparams=shared)
 
 
 def variants_of(preset: Preset) -> list[Variant]:
@@ -196,6 +190,7 @@ def variants_of(preset: Preset) -> list[Variant]:
 
     :param preset: How the env is compared.
     :return: Every algorithm with every update size and batch size.
+    :raises CommandError: if one of them is not what it may be, or its first rollout more than the budget
     """
     unused = [
         key
@@ -209,7 +204,14 @@ def variants_of(preset: Preset) -> list[Variant]:
         for update_size, batch_size, algorithm in product(preset.update_sizes, preset.batch_sizes, preset.algorithms)
     )
     # an algorithm with a batch size of its own is the same with every batch size of the search
-    return list({(variant.algorithm, variant.settings): variant for variant in found}.values())
+    variants = list({(variant.algorithm, variant.settings): variant for variant in found}.values())
+    dearest = max(variants, key=lambda variant: variant.update_cost)
+    if preset.budget < dearest.update_cost:
+        raise CommandError(
+            f"--budget received {preset.budget} simulator steps, which is less than one rollout of {dearest.algorithm}, "
+            f"{dearest.update_cost} steps: raise it, or lower --update-sizes"
+        )
+    return variants
 
 
 def runs_of(env: str, preset: Preset, variants: list[Variant]) -> Iterator[Run]:

@@ -67,7 +67,7 @@ class Variant:
     @property
     def update_cost(self) -> int:
         """Simulator steps for the samples of an update."""
-        return int(self.n_envs * self.arguments["n_steps"] * self.cost_of_a_state)
+        return self.update_size // self.n_samples * self.cost_of_a_state
 
     def build(self, env: Any, seed: int) -> OnPolicyAlgorithm:
         """

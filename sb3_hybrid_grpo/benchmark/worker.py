@@ -16,7 +16,6 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
@@ -138,13 +137,12 @@ def evaluation_env(run: Run, model: BaseAlgorithm) -> VecEnv:
     return normalized_like(model, make_env(run.env, min(run.episodes, MOST_EVALUATION_ENVS), EVALUATION_SEED))
 
 
-def execute(run: Run, report: Callable[[Row], None]) -> OnPolicyAlgorithm:
+def execute(run: Run, report: Callable[[Row], None]) -> None:
     """
     Train, and evaluate along the way.
 
     :param run: The run.
     :param report: Called with every evaluation's row.
-    :return: The trained model.
     """
     variant = run.variant
     seed = SEEDS_APART * run.seed
@@ -154,7 +152,6 @@ def execute(run: Run, report: Callable[[Row], None]) -> OnPolicyAlgorithm:
     model = variant.build(env, seed)
     model.learn(run.simulator_steps // variant.cost_of_a_state, callback=EvaluationCallback(run, report))
     env.close()
-    return model
 
 
 def main(text: str) -> None:
