@@ -202,6 +202,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _regroup(self) -> bool:
         """Decide whether siblings fork in the rollout that begins, and tell them."""
         auto, groups = self.auto_grouping, self._the_groups()
+        auto.noise_seen = auto.noise_seen or groups.saw_noise()
         # siblings let go at another time see another future, at equal seeds the same in every run
         entropy = None if self.seed is None else [self.seed, auto.times_let_go]
         seed = None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1

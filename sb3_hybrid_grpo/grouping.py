@@ -12,17 +12,22 @@ MEMORY = 0.8
 @dataclass
 class AutoGrouping:
     """
-    Siblings fork while groups pay, and are free while they do not. The signal is the share of the advantages' variance that
-    the group baseline removed, averaged over the rollouts in which siblings forked, the last ones counting most. While they
-    are free, every few rollouts one is grouped, as a probe; it is trained on like any other. The decision changes only where
-    the signal leaves a band, so that its noise does not move it to and fro.
+    Siblings fork while groups pay, and are free while they do not. In an env that draws no random numbers while it steps they
+    never do: members have no noise to share, and their states would be alike for nothing.
 
-    :param grouped: Whether siblings fork, but for probes.
+    Else the signal is the share of the advantages' variance that the group baseline removed, averaged over the rollouts in
+    which siblings forked, the last ones counting most. While they are free, every few rollouts one is grouped, as a probe; it
+    is trained on like any other. The decision changes only where the signal leaves a band, so that its noise does not move it
+    to and fro.
+
+    :param noise_seen: Whether an env has drawn random numbers in a step.
+    :param grouped: Whether siblings fork once noise is seen, but for probes.
     :param variance_removed: The signal, at most 1; None before the first grouped rollout.
     :param since_probe: Free rollouts since the last grouped one.
     :param times_let_go: How often siblings were let go to begin lives of their own.
     """
 
+    noise_seen: bool = False
     grouped: bool = True
     variance_removed: float | None = None
     since_probe: int = 0
@@ -31,7 +36,7 @@ class AutoGrouping:
     @property
     def forks(self) -> bool:
         """Whether siblings are to fork in the next rollout."""
-        return self.grouped or self.since_probe >= PROBE_INTERVAL
+        return self.noise_seen and (self.grouped or self.since_probe >= PROBE_INTERVAL)
 
     def observe(self, variance_removed: float | None) -> None:
         """

@@ -68,7 +68,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
     :param n_samples: N, the number of members of a group. 1: PPO, to the last parameter
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
         "episode", at the latter only; "free", never: N independent trajectories an env, as PPO with N times the envs;
-        "auto", every 64 steps as long as groups pay, and free as long as they do not
+        "auto", every 64 steps where the env draws random numbers as it steps and groups pay; free where not
     :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (the paper's: the mean
         over branches of their K-step advantage), "paper_per_sample" (each branch's own) or "grpo" (rewards standardised within
         the group, no critic)
@@ -121,7 +121,7 @@ class HybridGRPO(GroupOnPolicyAlgorithm):
         device: th.device | str = "auto",
         _init_setup_model: bool = True,
         n_samples: int = 4,
-        branch_horizon: BranchHorizon = 64,
+        branch_horizon: BranchHorizon = "auto",
         advantage_estimator: AdvantageEstimator = "hybrid",
         group_baseline: float | Literal["auto"] = "auto",
         reward_transform: RewardTransform | None = None,

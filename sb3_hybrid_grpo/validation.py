@@ -186,8 +186,8 @@ def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> Non
     if paper and branch_horizon in ("free", "auto"):
         raise ValueError(
             f"Received advantage_estimator={estimator!r} with branch_horizon={branch_horizon!r}: the paper's advantage is "
-            "that of branches that fork in one state, and free siblings never fork. Use a number or 'episode' for "
-            "branch_horizon, or advantage_estimator='hybrid'."
+            "that of branches that fork in one state, and free siblings never fork. Use a number (1 is the paper's) or "
+            "'episode' for branch_horizon, or advantage_estimator='hybrid'."
         )
     if paper and n_samples == 1 and branch_horizon != 1:
         raise ValueError(
@@ -210,16 +210,16 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
             f"Received group_baseline={group_baseline!r}: it must be 'auto' (learned from every rollout) or a number between "
             "0 (the critic's baseline alone, as in PPO) and 1 (the group's, as in GRPO)."
         )
-    if branch_horizon == "auto":
-        raise ValueError(
-            f"Received group_baseline={group_baseline} with branch_horizon='auto', which decides by what the learned baseline "
-            "removes. Leave group_baseline at 'auto', or give branch_horizon a number."
-        )
     if estimator != "hybrid" or n_samples < 2 or branch_horizon == "free":
         raise ValueError(
             f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
             f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
             "groups of at least 2 members that fork. Leave group_baseline at 'auto', or change the others."
+        )
+    if branch_horizon == "auto":
+        raise ValueError(
+            f"Received group_baseline={group_baseline} with branch_horizon='auto', which decides by what the learned baseline "
+            "removes. Leave group_baseline at 'auto', or give branch_horizon a number, 64 for example."
         )
 
 

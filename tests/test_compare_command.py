@@ -155,9 +155,11 @@ def test_a_worker_that_dies_takes_no_other_with_it() -> None:
 
 def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
     arguments = compare_args(tmp_path, "--budget", "1_000_000", "--algorithms", "ppo", "--evaluations", "100")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started where it is ignored inherits that
     process = subprocess.Popen(
         [sys.executable, "-m", "sb3_hybrid_grpo", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    signal.signal(signal.SIGINT, handler)
     time.sleep(8)
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=30)

@@ -42,18 +42,22 @@ def decisions(auto: AutoGrouping, signals: list[float]) -> list[bool]:
     return made
 
 
+def test_where_no_noise_was_seen_no_rollout_is_grouped() -> None:
+    assert not any(decisions(AutoGrouping(), [0.9] * 30))
+
+
 def test_groups_that_pay_stay() -> None:
-    assert all(decisions(AutoGrouping(), [0.8] * 30))
+    assert all(decisions(AutoGrouping(noise_seen=True), [0.8] * 30))
 
 
 def test_groups_that_do_not_pay_are_probed_now_and_then() -> None:
-    made = decisions(AutoGrouping(), [0.1] * (3 * PROBE_INTERVAL + 4))
+    made = decisions(AutoGrouping(noise_seen=True), [0.1] * (3 * PROBE_INTERVAL + 4))
     probes = np.flatnonzero(made)
     assert probes.tolist() == [0, PROBE_INTERVAL + 1, 2 * (PROBE_INTERVAL + 1), 3 * (PROBE_INTERVAL + 1)]
 
 
 def test_groups_come_back_when_they_pay_again() -> None:
-    auto = AutoGrouping()
+    auto = AutoGrouping(noise_seen=True)
     decisions(auto, [0.1] * 20)
     assert not auto.grouped
     made = decisions(auto, [0.9] * 100)
@@ -63,19 +67,19 @@ def test_groups_come_back_when_they_pay_again() -> None:
 
 def test_a_signal_within_the_band_changes_nothing() -> None:
     between = (FORK_ABOVE + FREE_BELOW) / 2
-    assert all(decisions(AutoGrouping(), [between] * 30))
-    free = AutoGrouping(grouped=False, variance_removed=0.0)
+    assert all(decisions(AutoGrouping(noise_seen=True), [between] * 30))
+    free = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0)
     decisions(free, [between] * 300)
     assert not free.grouped
 
 
 def test_a_single_odd_rollout_changes_nothing() -> None:
-    assert all(decisions(AutoGrouping(), [0.8] * 5 + [0.1] + [0.8] * 5))
+    assert all(decisions(AutoGrouping(noise_seen=True), [0.8] * 5 + [0.1] + [0.8] * 5))
 
 
 def test_where_groups_pay_auto_is_a_fixed_horizon() -> None:
     auto = model()
-    auto.auto_grouping = AutoGrouping(variance_removed=1e9)
+    auto.auto_grouping = AutoGrouping(noise_seen=True, variance_removed=1e9)
     auto.learn(3 * 32)
     fixed = model(branch_horizon=64).learn(3 * 32)
     for mine, other in zip(auto.policy.parameters(), fixed.policy.parameters(), strict=True):
@@ -84,7 +88,7 @@ def test_where_groups_pay_auto_is_a_fixed_horizon() -> None:
 
 def test_free_rollouts_have_no_group_baseline_and_no_forks() -> None:
     one = model()
-    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=-1e9)
+    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=-1e9)
     seen = Decisions()
     one.learn(2 * 32, callback=seen)
     assert seen.forks == [False, False]
@@ -97,7 +101,7 @@ def test_free_rollouts_have_no_group_baseline_and_no_forks() -> None:
 
 def test_siblings_are_let_go_and_called_back() -> None:
     one = model()
-    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=0.0, since_probe=PROBE_INTERVAL - 1)
+    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0, since_probe=PROBE_INTERVAL - 1)
     seen = Decisions()
     one.learn(3 * 32, callback=seen)
     assert seen.forks == [False, True, False]
@@ -107,7 +111,7 @@ def test_siblings_are_let_go_and_called_back() -> None:
 def test_free_siblings_go_on_after_a_probe_where_they_were() -> None:
     """Pendulum's episodes have 200 steps, ten rollouts; probes, every fifth of them, must not keep siblings at the start."""
     one = model(n_steps=20, batch_size=120)
-    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=-1e9)
+    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=-1e9)
     before = None
     for rollout in range(PROBE_INTERVAL + 2):
         one.learn(40, reset_num_timesteps=rollout == 0)
@@ -123,7 +127,8 @@ def test_free_siblings_go_on_after_a_probe_where_they_were() -> None:
 
 def test_what_interrupts_a_letting_go_leaves_no_sibling_on_member_0s_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     one = model()
-    one.learn(32)
+    one.auto_grouping = AutoGrouping(noise_seen=True, variance_removed=1e9)
+    one.learn(64)
     one.auto_grouping.grouped = False
 
     def interrupted(*_: Any, **__: Any) -> None:
@@ -143,14 +148,14 @@ def test_the_same_seed_gives_the_same_training() -> None:
     runs = []
     for _ in range(2):
         one = model()
-        one.auto_grouping = AutoGrouping(grouped=False, variance_removed=0.0, since_probe=PROBE_INTERVAL - 1)
+        one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0, since_probe=PROBE_INTERVAL - 1)
         runs.append(one.learn(3 * 32).policy.state_dict())
     assert all(th.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
 def test_what_was_learned_is_saved_and_goes_on(tmp_path: Path) -> None:
     one = model()
-    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=-1e9, since_probe=3)
+    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=-1e9, since_probe=3)
     one.save(tmp_path / "model")
     env = make_vec_env("Pendulum-v1", n_envs=2, seed=3)
     loaded = HybridGRPO.load(tmp_path / "model", env=env)
@@ -163,7 +168,7 @@ def test_what_was_learned_is_saved_and_goes_on(tmp_path: Path) -> None:
 
 def test_whether_a_rollout_was_grouped_is_logged() -> None:
     one = model()
-    one.auto_grouping = AutoGrouping(grouped=False, variance_removed=0.0)
+    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0)
     one.learn(32)
     logged: dict[str, Any] = {}
     one.logger.record = lambda key, value, *_, **__: logged.update({key: value})  # type: ignore[method-assign]

@@ -102,8 +102,10 @@ def test_one_member_in_subprocesses_is_ppo() -> None:
 
 @pytest.mark.parametrize(("n_envs", "n_samples"), [(1, 4), (2, 3)])
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-def test_free_members_are_ppo_with_as_many_envs(env_id: str, n_envs: int, n_samples: int) -> None:
-    ours = trained(HybridGRPO, lambda: make_vec_env(env_id, n_envs=n_envs), 256, n_samples=n_samples, branch_horizon="free")
+@pytest.mark.parametrize("horizon", ["free", "auto"])
+def test_free_members_are_ppo_with_as_many_envs(env_id: str, n_envs: int, n_samples: int, horizon: Any) -> None:
+    """So are those of "auto" in an env without noise."""
+    ours = trained(HybridGRPO, lambda: make_vec_env(env_id, n_envs=n_envs), 256, n_samples=n_samples, branch_horizon=horizon)
     theirs = trained(PPO, lambda: make_vec_env(env_id, n_envs=n_envs * n_samples), 256)
     assert_equal(ours, theirs, tolerance=1e-6)
 

@@ -18,6 +18,8 @@ class Registered(NamedTuple):
 
     save: Callable[[Any], Any]
     restore: Callable[[Any, Any], None]
+    may_be_noisy: bool = True
+    """Whether such an object may draw random numbers that nobody sees."""
 
 
 def register_engine(
@@ -117,7 +119,7 @@ class EngineCell(OpaqueCell):
 
     def __init__(self, obj: Any, registered_type: type, engine: Registered) -> None:
         self.obj = obj
-        self.save_object, self.restore_object = engine
+        self.save_object, self.restore_object, self.may_be_noisy = engine
         kind = type(obj)
         self.has_more = kind is not registered_type
         """Whether the object has attributes that the engine does not know: those of a subclass."""
@@ -159,5 +161,4 @@ def _restore_ale(ale: Any, state: Any) -> None:
     ale.restoreState(state)
 
 
-_ENGINES: dict[str, Registered] = {}
-register_engine("ale_py._ale_py.ALEInterface", _save_ale, _restore_ale)
+_ENGINES = {"ale_py._ale_py.ALEInterface": Registered(_save_ale, _restore_ale, may_be_noisy=False)}

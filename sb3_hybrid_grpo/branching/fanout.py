@@ -93,6 +93,14 @@ class Fanout:
         """Put all siblings aside, and take those that were aside in their place."""
         self.base.env_method("exchange_siblings")
 
+    def saw_noise(self) -> bool:
+        """
+        Find out whether envs draw random numbers while they step.
+
+        :return: Whether one of them has done so since this was first asked
+        """
+        return any(self.base.env_method("saw_noise"))
+
     def stacked(self, observations: list[Any]) -> Observations:
         """
         Make a batch of observations, with the dtypes that a VecEnv gives them.

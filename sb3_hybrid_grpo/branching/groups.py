@@ -71,14 +71,13 @@ class Groups:
     :param env: The user's VecEnv
     :param n_samples: N
     :param branch_horizon: When siblings fork: every so many steps and at member 0's episode ends; ``"episode"``: at the latter
-        only; ``"free"``: never, they reset by themselves; ``"auto"``: as :meth:`regroup` says, from rollout to rollout
+        only; ``"free"``: never, they reset by themselves; ``"auto"``: free, until :meth:`regroup` says otherwise
     :raises ValueError: if siblings cannot live beside these envs
     :raises BranchingError: if an env cannot be branched
     """
 
     def __init__(self, env: VecEnv, n_samples: int, branch_horizon: BranchHorizon) -> None:
-        self.env, self.n_samples, self.free = env, n_samples, branch_horizon == "free"
-        self._may_be_free = branch_horizon in ("free", "auto")
+        self.env, self.n_samples, self.free = env, n_samples, branch_horizon in ("free", "auto")
         horizon = AUTO_HORIZON if branch_horizon == "auto" else branch_horizon
         self._horizon = np.inf if isinstance(horizon, str) else horizon
         self._shape = (n_samples - 1, env.num_envs)
@@ -116,12 +115,19 @@ class Groups:
         if self.n_samples == 1 or goes_on:
             return
         self._aside = None
-        # at first also where they begin by forking: a reset that members cannot share shows before the training
-        if self.free or (self._may_be_free and not self._started):
+        if self.free:
             self._reset_siblings(seed, new_seeds=not self._started)
-        if not self.free:
+        else:
             self._fork_all()
         self._started, self._stepping = True, False
+
+    def saw_noise(self) -> bool:
+        """
+        Find out whether there is a noise that members could share.
+
+        :return: Whether an env has drawn random numbers in a step since this was first asked
+        """
+        return self.n_samples > 1 and self._fanout.saw_noise()
 
     def regroup(self, free: bool, seed: int | None) -> bool:
         """

@@ -5,22 +5,18 @@ import itertools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
-from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
+from sb3_hybrid_grpo.branching.noise import NoiseWatch
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
+from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcuts_of
 from sb3_hybrid_grpo.branching.trial import copies_are_exact, model_contents, refuse_changes
-from sb3_hybrid_grpo.branching.visitors import CHECKERS
 from sb3_hybrid_grpo.errors import BranchingError
-
-RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
-"""Wrappers that write down what happens: siblings pass them by."""
 
 
 class SiblingSteps(NamedTuple):
@@ -70,16 +66,18 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._shortcuts = _shortcuts(self)
+        self._shortcuts = shortcuts_of(self)
         self._take(shortcut=True)
         try:
-            self._engine: Engine = InPlaceEngine(self.env)
+            engine = InPlaceEngine(self.env)
         finally:
             self._take(shortcut=False)
         self._origin: Snapshot | None = None
         self._siblings: dict[int, Snapshot | EnvCopy] = {}
         self._aside: dict[int, Snapshot | EnvCopy] = {}
         self._copyable: bool | None = None  # until it is tried
+        self._engine: Engine = engine
+        self._noise = NoiseWatch(engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
@@ -87,6 +85,31 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             object.__setattr__(self, name, value)
         else:
             setattr(self.env, name, value)
+
+    def saw_noise(self) -> bool:
+        """
+        Find out whether the env draws random numbers while it steps.
+
+        :return: Whether a step has done so since this was first asked
+        """
+        self._noise.watching = not self._noise.seen
+        return self._noise.seen
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        if not self._noise.watching:
+            return self.env.step(action)
+        self._take(shortcut=True)
+        try:
+            self._noise.before_step()
+        finally:
+            self._take(shortcut=False)
+        result = self.env.step(action)
+        self._noise.after_step()
+        return result
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        self._noise.before_reset()
+        return self.env.reset(**kwargs)
 
     def wrappers_above(self) -> list[str]:
         """
@@ -236,7 +259,7 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     :return: The env, branchable
     :raises BranchingError: if the env cannot be branched
     """
-    if any(isinstance(layer, BranchingWrapper) for layer in _layers(env)):
+    if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
         return env
     lowest: Any = None
     layer = env
@@ -256,50 +279,8 @@ def layers_above(env: gym.Env[Any, Any]) -> list[str]:
     :param env: The env's outermost layer
     :return: The names of their classes, outermost first
     """
-    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), _layers(env))
+    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
     return [type(layer).__name__ for layer in above if not is_recorder(layer)]
-
-
-def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    while isinstance(env, gym.Wrapper):
-        yield env
-        env = env.env
-    yield env
-
-
-def _shortcuts(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]]:
-    """Each wrapper right above some that siblings pass by, the first of those, and what lies below the last."""
-    links: list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]] = []
-    for layer in _layers(env):
-        if isinstance(layer, gym.Wrapper) and not _is_passed_by(layer) and _is_passed_by(layer.env):
-            below: Any = layer.env
-            while _is_passed_by(below):
-                below = below.env
-            links.append((layer, layer.env, below))
-    return links
-
-
-def is_recorder(env: gym.Env[Any, Any]) -> bool:
-    """
-    Whether a wrapper records and does nothing else.
-
-    :param env: A wrapper, or an env
-    :return: True for the known recorders, and for their subclasses with no ``step`` of their own
-    :raises BranchingError: for a recorder with a ``step`` of its own, which may do anything
-    """
-    if not isinstance(env, RECORDERS):
-        return False
-    if type(env).step not in [kind.step for kind in RECORDERS]:
-        raise BranchingError(
-            f"{env} cannot be branched: {type(env).__name__} records episodes, which siblings must not do, and has a step() "
-            "of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a plain "
-            f"{type(env).__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
-        )
-    return True
-
-
-def _is_passed_by(env: gym.Env[Any, Any]) -> bool:
-    return is_recorder(env) or type(env) in CHECKERS
 
 
 def _copied(observation: Any) -> Any:
