@@ -1,7 +1,7 @@
 """Rollout buffers for groups: SB3's, with a column for every member of every group."""
 
 from collections.abc import Generator, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch as th
@@ -29,7 +29,7 @@ class HybridRolloutBufferSamples(NamedTuple):
     weights: th.Tensor
 
 
-class _GroupStorage:
+class GroupStorage:
     """
     What both forms of the buffer share. Mixed in before one of SB3's rollout buffers.
 
@@ -52,6 +52,8 @@ class _GroupStorage:
     :param group_baseline: Share β of the other members' advantage, learned if ``"auto"``
     :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
     """
+
+    samples_class: ClassVar[Any] = HybridRolloutBufferSamples
 
     # SB3's, named for the type checker
     buffer_size: int
@@ -267,17 +269,17 @@ class _GroupStorage:
         return tensor
 
     def _minibatch(self, observations: Any, parts: list[th.Tensor], rows: slice) -> Any:
-        return HybridRolloutBufferSamples(
+        return self.samples_class(
             _each(lambda one: one[rows], observations), *(part[rows].swapaxes(0, 1).flatten(0, 1) for part in parts)
         )
 
 
-class HybridRolloutBuffer(_GroupStorage, RolloutBuffer):
-    __doc__ = _GroupStorage.__doc__
+class HybridRolloutBuffer(GroupStorage, RolloutBuffer):
+    __doc__ = GroupStorage.__doc__
 
 
-class HybridDictRolloutBuffer(_GroupStorage, DictRolloutBuffer):  # type: ignore[misc]
-    __doc__ = _GroupStorage.__doc__
+class HybridDictRolloutBuffer(GroupStorage, DictRolloutBuffer):  # type: ignore[misc]
+    __doc__ = GroupStorage.__doc__
 
 
 def _each(function: Any, *batches: Any) -> Any:

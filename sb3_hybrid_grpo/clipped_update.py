@@ -69,7 +69,8 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         """The loss of a minibatch. What is logged of it stays a tensor: reading its number would wait for it."""
         actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
         buffer = cast(HybridRolloutBuffer, self.rollout_buffer)
-        values, log_prob, entropy = evaluate_actions(self.policy, batch.observations, actions, buffer.samples_per_state)
+        masks = getattr(batch, "action_masks", None)
+        values, log_prob, entropy = evaluate_actions(self.policy, batch.observations, actions, buffer.samples_per_state, masks)
         advantages = losses.normalize_advantages(batch.advantages) if self.normalize_advantage else batch.advantages
         log_ratio = log_prob - batch.old_log_prob
         ratio = th.exp(log_ratio)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch as th
@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import AutoGrouping
+from sb3_hybrid_grpo.maskable_buffers import MaskableHybridRolloutBuffer
 from sb3_hybrid_grpo.sampling import sample_actions
 from sb3_hybrid_grpo.selection import ActionSelection, select_actions
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
@@ -31,6 +32,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     attributes, calls :meth:`_setup_groups` from ``_setup_model``, and trains on ``rollout_buffer``.
     """
 
+    _buffer_classes: ClassVar[tuple[type[HybridRolloutBuffer], type[HybridDictRolloutBuffer]]]
+    """For arrays, and for dicts."""
+    _buffer_classes = (HybridRolloutBuffer, HybridDictRolloutBuffer)
     n_samples: int
     branch_horizon: BranchHorizon
     advantage_estimator: AdvantageEstimator
@@ -51,12 +55,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _setup_groups(self) -> None:
         """Make the groups, and a buffer for what they do."""
         is_dict = isinstance(self.observation_space, spaces.Dict)
-        automatic = HybridDictRolloutBuffer if is_dict else HybridRolloutBuffer
+        automatic = self._buffer_classes[is_dict]
         buffer_class = automatic if self.rollout_buffer_class is None else self.rollout_buffer_class
-        if not issubclass(buffer_class, HybridDictRolloutBuffer if is_dict else HybridRolloutBuffer):
+        if not issubclass(buffer_class, automatic):
             raise ValueError(
                 f"Received rollout_buffer_class={buffer_class.__name__}, which has no place for the members of a group. "
-                f"Use None, or a subclass of sb3_hybrid_grpo.buffers.{automatic.__name__}."
+                f"Use None, or a subclass of {automatic.__module__}.{automatic.__name__}."
             )
         transform = resolve_transform(self.reward_transform, self.n_samples, self.reward_statistics)
         self.reward_statistics = {} if transform is None else transform.statistics
@@ -151,8 +155,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             group_obs = groups.observations(self._last_obs)
             with th.no_grad():
                 tensor = obs_as_tensor(group_obs, self.device)
+                action_masks = self._action_masks(groups)
                 all_actions, all_values, all_log_probs, all_weights = sample_actions(
-                    self.policy, tensor, buffer.samples_per_state, self.sampling_temperature
+                    self.policy, tensor, buffer.samples_per_state, self.sampling_temperature, action_masks
                 )
             group_actions = all_actions.cpu().numpy()
             group_clipped = self._within_space(group_actions).reshape(self.n_samples, n_envs, *group_actions.shape[1:])
@@ -181,6 +186,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._sibling_ends += step.sibling_ends
             if all_weights is not None:
                 buffer.add_weights(all_weights)
+            if action_masks is not None:
+                cast(MaskableHybridRolloutBuffer, buffer).add_masks(action_masks)
             buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached)
             buffer.add(group_obs, group_actions, step.rewards_NE.reshape(-1), starts, all_values, all_log_probs)
 
@@ -213,6 +220,10 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _simulator_steps_a_state(self) -> int:
         """One a sample; where the executed action is chosen from those tried, it is stepped once more."""
         return self.n_samples + (self.action_selection != "on_policy")
+
+    def _action_masks(self, groups: Groups) -> np.ndarray | None:
+        """Which actions are valid in the states that members act in; None where all are."""
+        return None
 
     def _within_space(self, actions: np.ndarray) -> np.ndarray:
         """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""

@@ -90,6 +90,9 @@ class HybridGRPO(ClippedUpdate):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
 
+    _action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]]
+    _action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+
     def __init__(
         self,
         policy: str | type[ActorCriticPolicy],
@@ -149,7 +152,7 @@ class HybridGRPO(ClippedUpdate):
             device=device,
             seed=seed,
             _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            supported_action_spaces=self._action_spaces,
         )
         self.batch_size = batch_size
         self.n_epochs = n_epochs
@@ -183,10 +186,7 @@ class HybridGRPO(ClippedUpdate):
         )
         self.set_random_seed(self.seed)
         self._setup_groups()
-        self.policy = self.policy_class(  # type: ignore[assignment]
-            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
-        )
-        self.policy = self.policy.to(self.device)
+        self.policy = self._make_policy().to(self.device)
         check_can_be_tempered(self.policy, self.sampling_temperature)
         self._maybe_recommend_cpu()
         self.clip_range = FloatSchedule(self.clip_range)
@@ -194,6 +194,11 @@ class HybridGRPO(ClippedUpdate):
             if isinstance(self.clip_range_vf, (float, int)) and self.clip_range_vf <= 0:
                 raise ValueError(f"Received clip_range_vf={self.clip_range_vf}: it must be positive, or None for no clipping.")
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def _make_policy(self) -> Any:
+        return self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts, variables = super()._get_torch_save_params()

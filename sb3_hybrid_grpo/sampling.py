@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch as th
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.distributions import (
     BernoulliDistribution,
     CategoricalDistribution,
@@ -17,6 +19,7 @@ from stable_baselines3.common.distributions import (
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+Policy = ActorCriticPolicy | MaskableActorCriticPolicy
 Rows = TypeVar("Rows", th.Tensor, dict[str, th.Tensor], PyTorchObs)
 
 # What a policy may override; only where it does not, its parts can be called one by one.
@@ -32,7 +35,11 @@ DIVERGED = (
 
 
 def sample_actions(
-    policy: ActorCriticPolicy, obs: PyTorchObs, n_samples: int, temperature: float = 1.0
+    policy: Policy,
+    obs: PyTorchObs,
+    n_samples: int,
+    temperature: float = 1.0,
+    action_masks: np.ndarray | None = None,
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor, th.Tensor | None]:
     r"""
     Sample N actions in each of B states. Features and values are computed once a state.
@@ -48,17 +55,19 @@ def sample_actions(
     :param obs: Observations of B states
     :param n_samples: N
     :param temperature: τ; other than 1 only for a policy that :func:`check_can_be_tempered` lets pass
+    :param action_masks: Which actions are valid in each state, ``(B, ...)``; None: all. Only for a maskable policy
     :return: Actions ``(N * B, ...)``, sample by sample; values ``(B, 1)``; log π of the actions ``(N * B,)``; their weights w
         ``(N * B,)``, None for τ = 1, where all are 1
     :raises ValueError: if the policy gives NaN
     """
+    masks = None if action_masks is None else np.concatenate([action_masks] * n_samples)
     if _overridden(policy):
-        actions, values, log_prob = policy(_repeated(obs, n_samples))
+        actions, values, log_prob = policy(_repeated(obs, n_samples), **_masked(masks))
         return actions, values[: len(values) // n_samples], log_prob, None
     weights = None
     with _without_validation():
         latent_pi, latent_vf = _latents(policy, obs)
-        distribution = policy._get_action_dist_from_latent(_repeated(latent_pi, n_samples))
+        distribution = _distribution(policy, _repeated(latent_pi, n_samples), masks)
         drawn_from = distribution if temperature == 1 else _tempered(distribution, temperature, len(latent_pi))
         try:
             actions = drawn_from.get_actions()
@@ -74,7 +83,7 @@ def sample_actions(
 
 
 def evaluate_actions(
-    policy: ActorCriticPolicy, obs: PyTorchObs, actions: th.Tensor, n_samples: int
+    policy: Policy, obs: PyTorchObs, actions: th.Tensor, n_samples: int, action_masks: th.Tensor | None = None
 ) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
     """
     Evaluate N actions in each of B states. Features and values are computed once a state.
@@ -83,19 +92,21 @@ def evaluate_actions(
     :param obs: Observations of B states
     :param actions: ``(N * B, ...)``, sample by sample
     :param n_samples: N
+    :param action_masks: Which actions were valid, ``(N * B, ...)``; None: all. Only for a maskable policy
     :return: Values ``(N * B,)``, log-probabilities ``(N * B,)`` and entropies (None where they have no closed form)
     """
     if _overridden(policy):
-        values, log_prob, entropy = policy.evaluate_actions(_repeated(obs, n_samples), actions)
+        repeated: Any = _repeated(obs, n_samples)
+        values, log_prob, entropy = policy.evaluate_actions(repeated, actions, **_masked(action_masks))
         return values.flatten(), log_prob, entropy
     with _without_validation():
         latent_pi, latent_vf = _latents(policy, obs)
-        distribution = policy._get_action_dist_from_latent(_repeated(latent_pi, n_samples))
+        distribution = _distribution(policy, _repeated(latent_pi, n_samples), action_masks)
         values = _repeated(policy.value_net(latent_vf).flatten(), n_samples)
         return values, distribution.log_prob(actions), distribution.entropy()
 
 
-def check_can_be_tempered(policy: ActorCriticPolicy, temperature: float) -> None:
+def check_can_be_tempered(policy: Policy, temperature: float) -> None:
     """
     Check that :func:`sample_actions` can draw from the tempered policy. Warns where that makes for wild weights.
 
@@ -160,12 +171,24 @@ def _without_validation() -> Iterator[None]:
         th.distributions.Distribution.set_default_validate_args(before)
 
 
-def _overridden(policy: ActorCriticPolicy) -> bool:
+def _overridden(policy: Policy) -> bool:
     kind = type(policy)
-    return any(getattr(kind, name) is not getattr(ActorCriticPolicy, name) for name in _WHOLE_PASSES)
+    base: type[Policy] = ActorCriticPolicy if issubclass(kind, ActorCriticPolicy) else MaskableActorCriticPolicy
+    return any(getattr(kind, name) is not getattr(base, name) for name in _WHOLE_PASSES)
 
 
-def _latents(policy: ActorCriticPolicy, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+def _distribution(policy: Policy, latent_pi: th.Tensor, masks: Any) -> Any:
+    distribution: Any = policy._get_action_dist_from_latent(latent_pi)
+    if masks is not None:
+        distribution.apply_masking(masks)
+    return distribution
+
+
+def _masked(masks: Any) -> dict[str, Any]:
+    return {} if masks is None else {"action_masks": masks}
+
+
+def _latents(policy: Policy, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
     features = policy.extract_features(obs)
     if isinstance(features, tuple):
         return policy.mlp_extractor.forward_actor(features[0]), policy.mlp_extractor.forward_critic(features[1])

@@ -32,8 +32,8 @@ class Fanout:
         self.base: VecEnv = _base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            methods = (self.base.get_attr("step_siblings"), self.base.get_attr("reset_siblings"))
-            self._methods = dict(zip(("step_siblings", "reset_siblings"), methods, strict=True))
+            names = ("step_siblings", "reset_siblings", "mask_siblings")
+            self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
                 raise ValueError(
@@ -88,6 +88,16 @@ class Fanout:
         :raises BranchingError: if a sibling's reset fails
         """
         return self._call("reset_siblings", [(one,) for one in seeds])
+
+    def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
+        """
+        Ask siblings which actions are valid in their states.
+
+        :param wanted: Which siblings, ``(M, E)``
+        :return: The masks of each env's wanted siblings
+        :raises BranchingError: if an env fails to say so in a sibling's state
+        """
+        return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
     def exchange(self) -> None:
         """Put all siblings aside, and take those that were aside in their place."""

@@ -186,6 +186,23 @@ class Groups:
             each(lambda theirs, own: theirs.__setitem__(flat, own[envs]), self._observations_ME, of_member_0)
         return each(lambda own, theirs: np.concatenate([own, theirs]), of_member_0, self._observations_ME)
 
+    def action_masks(self) -> np.ndarray:
+        """
+        Ask the envs' ``action_masks()`` which actions are valid in the states that members act in next.
+
+        :return: The masks, in the rows of :meth:`observations`
+        """
+        own_E = np.stack(self.env.env_method("action_masks")).astype(bool)
+        if self.shares_states:
+            return own_E
+        masks_NE = np.repeat(own_E[None], self.n_samples, axis=0)
+        goes_on_ME = ~self._forks_ME
+        if goes_on_ME.any():
+            for e, masks in enumerate(self._fanout.masks(goes_on_ME)):
+                for m, mask in zip(np.flatnonzero(goes_on_ME[:, e]), masks, strict=True):
+                    masks_NE[m + 1, e] = mask
+        return masks_NE.reshape(-1, *own_E.shape[1:])
+
     def step(self, actions_NE: np.ndarray) -> GroupStep:
         """
         Step every member once: the siblings, then member 0 through ``env.step``.

@@ -189,6 +189,28 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             return SiblingFailure.of(member + 1, error)
         return observations
 
+    def mask_siblings(self, wanted: list[int]) -> list[np.ndarray] | SiblingFailure:
+        """
+        Ask siblings which actions are valid in their states.
+
+        :param wanted: Which siblings
+        :return: What the env's ``action_masks()`` says in the state of each
+        """
+        masks = []
+        member = 0
+        try:
+            in_copies = all(self._lives_in_copy(m) for m in wanted)
+            with nullcontext() if in_copies else self._standing_still(as_start=False):
+                for member in wanted:
+                    in_place = not self._lives_in_copy(member)
+                    if in_place:
+                        self._engine.restore(self._siblings[member])
+                    env = self.env if in_place else self._siblings[member].env
+                    masks.append(np.array(env.get_wrapper_attr("action_masks")(), dtype=bool))
+        except Exception as error:
+            return SiblingFailure.of(member + 1, error)
+        return masks
+
     def exchange_siblings(self) -> None:
         """Put the siblings aside, and take those that were aside in their place."""
         self._siblings, self._aside = self._aside, self._siblings
