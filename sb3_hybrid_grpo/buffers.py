@@ -114,20 +114,21 @@ class GroupStorage:
         self.terminated = np.zeros(shape, dtype=bool)
         self.cut = np.zeros(shape, dtype=bool)
         self.baseline = Baseline(0.0, 0.0)
-        self._pending: list[tuple[np.ndarray, Any]] = []
+        self._pending: list[tuple[np.ndarray, Any, Any]] = []
 
-    def add_ends(self, terminated: np.ndarray, cut: np.ndarray, reached: Any) -> None:
+    def add_ends(self, terminated: np.ndarray, cut: np.ndarray, reached: Any, memory: Any = None) -> None:
         """
         Store which members do not go on after the step that ``add`` stores next.
 
         :param terminated: Members whose episode ended for good, ``(N, E)``
         :param cut: Members that do not go on at the next step for whatever reason, ``(N, E)``
         :param reached: The observations that the cut but not terminated members reached, in order; None if there is none
+        :param memory: What else :meth:`pending` is to give back with them
         """
         self.terminated[self.pos], self.cut[self.pos] = terminated.reshape(-1), cut.reshape(-1)
         if reached is not None:
             columns = np.flatnonzero(self.cut[self.pos] & ~self.terminated[self.pos])
-            self._pending.append((self.pos * self.n_envs + columns, reached))
+            self._pending.append((self.pos * self.n_envs + columns, reached, memory))
 
     def add_weights(self, weights: th.Tensor) -> None:
         """
@@ -137,18 +138,18 @@ class GroupStorage:
         """
         self.weights[self.pos] = weights.cpu().numpy()
 
-    def pending(self) -> Iterator[tuple[np.ndarray, Any]]:
+    def pending(self) -> Iterator[tuple[np.ndarray, Any, list[Any]]]:
         """
         :return: Large batches of the states reached whose values are wanted: their places, for :meth:`set_next_values`,
-            and their observations
+            their observations, and the memories that were stored with them, one a step
         """
         while self._pending:
             chunk, size = [], 0
             while self._pending and size < _PENDING_CHUNK:
                 chunk.append(self._pending.pop(0))
                 size += len(chunk[-1][0])
-            places, reached = zip(*chunk, strict=True)
-            yield np.concatenate(places), _each(lambda *parts: np.concatenate(parts), *reached)
+            places, reached, memories = zip(*chunk, strict=True)
+            yield np.concatenate(places), _each(lambda *parts: np.concatenate(parts), *reached), list(memories)
 
     def set_next_values(self, places: np.ndarray, values: th.Tensor) -> None:
         """

@@ -68,9 +68,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
     ) -> th.Tensor:
         """The loss of a minibatch. What is logged of it stays a tensor: reading its number would wait for it."""
         actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
-        buffer = cast(HybridRolloutBuffer, self.rollout_buffer)
-        masks = getattr(batch, "action_masks", None)
-        values, log_prob, entropy = evaluate_actions(self.policy, batch.observations, actions, buffer.samples_per_state, masks)
+        values, log_prob, entropy = self._evaluate(batch, actions)
         advantages = losses.normalize_advantages(batch.advantages) if self.normalize_advantage else batch.advantages
         log_ratio = log_prob - batch.old_log_prob
         ratio = th.exp(log_ratio)
@@ -90,6 +88,11 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         logged["entropy_loss"].append(entropy_loss.detach())
         logged["loss"].append(loss.detach())
         return loss
+
+    def _evaluate(self, batch: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Values, log-probabilities and entropies of a minibatch's samples."""
+        n_samples = cast(HybridRolloutBuffer, self.rollout_buffer).samples_per_state
+        return evaluate_actions(self.policy, batch.observations, actions, n_samples)
 
     def _log_update(self, clip_range: float, clip_range_vf: float | None) -> None:
         buffer = cast(HybridRolloutBuffer, self.rollout_buffer)

@@ -17,10 +17,9 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups
+from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import AutoGrouping
-from sb3_hybrid_grpo.maskable_buffers import MaskableHybridRolloutBuffer
 from sb3_hybrid_grpo.sampling import sample_actions
 from sb3_hybrid_grpo.selection import ActionSelection, select_actions
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
@@ -34,6 +33,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     _buffer_classes: ClassVar[tuple[type[HybridRolloutBuffer], type[HybridDictRolloutBuffer]]]
     """For arrays, and for dicts."""
+    _shares_states: ClassVar[bool] = True
+    """Whether members that are always in one state have one row of observations for all of them."""
     _buffer_classes = (HybridRolloutBuffer, HybridDictRolloutBuffer)
     n_samples: int
     branch_horizon: BranchHorizon
@@ -75,13 +76,18 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             gamma=self.gamma,
             n_envs=self.n_envs,
             n_samples=self.n_samples,
-            shared_states=self.n_samples == 1 or self.branch_horizon == 1,
+            shared_states=self.n_samples == 1 or (self.branch_horizon == 1 and self._shares_states),
             forks=self.branch_horizon != "free",
             advantage_estimator=self.advantage_estimator,
             group_baseline=self.group_baseline,
             reward_transform=transform,
+            **self._buffer_kwargs(),
             **self.rollout_buffer_kwargs,
         )
+
+    def _buffer_kwargs(self) -> dict[str, Any]:
+        """Further arguments of the rollout buffer."""
+        return {}
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         self._groups = None  # where the new env is refused, the old one is not trained in
@@ -90,7 +96,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def _make_groups(self, env: VecEnv) -> Groups:
         if self.action_selection == "on_policy":
-            return Groups(env, self.n_samples, self.branch_horizon)
+            return Groups(env, self.n_samples, self.branch_horizon, self._shares_states)
         return Candidates(env, self.n_samples, self._choose)
 
     def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
@@ -153,15 +159,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(n_envs * self.n_samples)
             group_obs = groups.observations(self._last_obs)
+            starts = np.concatenate([self._last_episode_starts, groups.starts_ME[: self.n_samples - 1].reshape(-1)])
             with th.no_grad():
                 tensor = obs_as_tensor(group_obs, self.device)
-                action_masks = self._action_masks(groups)
-                all_actions, all_values, all_log_probs, all_weights = sample_actions(
-                    self.policy, tensor, buffer.samples_per_state, self.sampling_temperature, action_masks
-                )
+                all_actions, all_values, all_log_probs = self._act(tensor, groups, buffer)
             group_actions = all_actions.cpu().numpy()
             group_clipped = self._within_space(group_actions).reshape(self.n_samples, n_envs, *group_actions.shape[1:])
-            starts = np.concatenate([self._last_episode_starts, groups.starts_ME[: self.n_samples - 1].reshape(-1)])
             step = groups.step(group_clipped)
             if step.order_NE is not None:  # the executed action comes first
                 order = (step.order_NE * n_envs + np.arange(n_envs)).reshape(-1)
@@ -184,17 +187,13 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._update_info_buffer(infos, dones)
             n_steps += 1
             self._sibling_ends += step.sibling_ends
-            if all_weights is not None:
-                buffer.add_weights(all_weights)
-            if action_masks is not None:
-                cast(MaskableHybridRolloutBuffer, buffer).add_masks(action_masks)
-            buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached)
+            buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached, self._memory_of(step))
             buffer.add(group_obs, group_actions, step.rewards_NE.reshape(-1), starts, all_values, all_log_probs)
 
         with th.no_grad():
-            for places, reached in buffer.pending():
-                buffer.set_next_values(places, self.policy.predict_values(obs_as_tensor(reached, self.device)))
-            last_values = self.policy.predict_values(obs_as_tensor(groups.observations(new_obs), self.device))
+            for places, reached, memories in buffer.pending():
+                buffer.set_next_values(places, self._values(obs_as_tensor(reached, self.device), memories))
+            last_values = self._last_values(obs_as_tensor(groups.observations(new_obs), self.device), groups)
         buffer.compute_returns_and_advantage(last_values, step.cut_NE.reshape(-1))
         if self._decides_whether_to_fork:
             self.auto_grouping.observe(buffer.baseline.variance_removed if buffer.forks else None)
@@ -221,9 +220,34 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         """One a sample; where the executed action is chosen from those tried, it is stepped once more."""
         return self.n_samples + (self.action_selection != "on_policy")
 
-    def _action_masks(self, groups: Groups) -> np.ndarray | None:
-        """Which actions are valid in the states that members act in; None where all are."""
+    def _act(self, obs: Any, groups: Groups, buffer: HybridRolloutBuffer) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        Draw the actions of all members. What else the loss will want to know of them is stored.
+
+        :return: Actions and their log-probabilities, one a member, and values, one a state
+        """
+        return self._sampled(buffer, obs, None)
+
+    def _sampled(
+        self, buffer: HybridRolloutBuffer, obs: Any, masks: np.ndarray | None
+    ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        n_samples, temperature = buffer.samples_per_state, self.sampling_temperature
+        actions, values, log_probs, weights = sample_actions(self.policy, obs, n_samples, temperature, masks)
+        if weights is not None:
+            buffer.add_weights(weights)
+        return actions, values, log_probs
+
+    def _memory_of(self, step: GroupStep) -> Any:
+        """What the values of the states reached in a step depend on besides."""
         return None
+
+    def _values(self, obs: Any, memories: list[Any]) -> th.Tensor:
+        """Values of states reached."""
+        return self.policy.predict_values(obs)
+
+    def _last_values(self, obs: Any, groups: Groups) -> th.Tensor:
+        """Values of the states that members act on next."""
+        return self.policy.predict_values(obs)
 
     def _within_space(self, actions: np.ndarray) -> np.ndarray:
         """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""

@@ -185,8 +185,8 @@ class HybridGRPO(ClippedUpdate):
             self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device
         )
         self.set_random_seed(self.seed)
-        self._setup_groups()
         self.policy = self._make_policy().to(self.device)
+        self._setup_groups()
         check_can_be_tempered(self.policy, self.sampling_temperature)
         self._maybe_recommend_cpu()
         self.clip_range = FloatSchedule(self.clip_range)

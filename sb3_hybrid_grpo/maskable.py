@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import (
     MaskableActorCriticCnnPolicy,
@@ -14,8 +15,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from sb3_hybrid_grpo.branching import Groups
+from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.maskable_buffers import MaskableHybridDictRolloutBuffer, MaskableHybridRolloutBuffer
+from sb3_hybrid_grpo.sampling import evaluate_actions
 
 SelfMaskableHybridGRPO = TypeVar("SelfMaskableHybridGRPO", bound="MaskableHybridGRPO")
 
@@ -50,8 +53,16 @@ class MaskableHybridGRPO(HybridGRPO):
             )
         return self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
 
-    def _action_masks(self, groups: Groups) -> np.ndarray | None:
-        return groups.action_masks() if self._use_masking else None
+    def _act(self, obs: Any, groups: Groups, buffer: HybridRolloutBuffer) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        if not self._use_masking:
+            return self._sampled(buffer, obs, None)
+        masks = groups.action_masks()
+        cast(MaskableHybridRolloutBuffer, buffer).add_masks(masks)
+        return self._sampled(buffer, obs, masks)
+
+    def _evaluate(self, batch: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        n_samples = cast(HybridRolloutBuffer, self.rollout_buffer).samples_per_state
+        return evaluate_actions(self.policy, batch.observations, actions, n_samples, batch.action_masks)
 
     def predict(
         self,

@@ -58,7 +58,7 @@ def fill(
             th.as_tensor(rng.normal(size=(states, 1)), dtype=th.float32),
             th.as_tensor(t * 1000 + np.arange(columns), dtype=th.float32),
         )
-    for places, observations in buffer.pending():
+    for places, observations, _ in buffer.pending():
         buffer.set_next_values(places, th.as_tensor(observations[:, :1]))
 
 
@@ -196,7 +196,7 @@ def test_values_of_states_reached_are_asked_for_in_large_batches() -> None:
         buffer.add(np.zeros((2, 3)), np.zeros((6, 2)), np.zeros(6), np.zeros(6), th.zeros(2, 1), th.zeros(6))
     batches = list(buffer.pending())
     assert len(batches) == 1
-    places, observations = batches[0]
+    places, observations, _ = batches[0]
     np.testing.assert_array_equal(observations[:, 0], np.repeat(np.arange(4), 4))
     np.testing.assert_array_equal(places, [t * 6 + column for t in range(4) for column in range(2, 6)])
     assert not list(buffer.pending())

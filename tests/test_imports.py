@@ -70,7 +70,7 @@ def test_the_policy_is_met_by_the_algorithm_alone() -> None:
 
 
 def test_the_parts_meet_in_the_algorithm_alone() -> None:
-    algorithm = {"group_algorithm", "clipped_update", "hybrid_grpo"}
+    algorithm = {"group_algorithm", "clipped_update", "hybrid_grpo", "maskable", "recurrent"}
     for path in ROOT.glob("*.py"):
         parts = {name.split(".")[1] for name in ours(imported(path))} & {"branching", "losses", "sampling", "buffers"}
         if path.stem not in algorithm | {"__init__", "validation"}:  # validation asks them which words they know

@@ -72,15 +72,18 @@ class Groups:
     :param n_samples: N
     :param branch_horizon: When siblings fork: every so many steps and at member 0's episode ends; ``"episode"``: at the latter
         only; ``"free"``: never, they reset by themselves; ``"auto"``: free, until :meth:`regroup` says otherwise
+    :param share_states: Whether members that are always in one state have one row for all of them
     :raises ValueError: if siblings cannot live beside these envs
     :raises BranchingError: if an env cannot be branched
     """
 
-    def __init__(self, env: VecEnv, n_samples: int, branch_horizon: BranchHorizon) -> None:
+    def __init__(self, env: VecEnv, n_samples: int, branch_horizon: BranchHorizon, share_states: bool = True) -> None:
         self.env, self.n_samples, self.free = env, n_samples, branch_horizon in ("free", "auto")
         horizon = AUTO_HORIZON if branch_horizon == "auto" else branch_horizon
         self._horizon = np.inf if isinstance(horizon, str) else horizon
         self._shape = (n_samples - 1, env.num_envs)
+        self.shares_states = n_samples == 1 or (self._horizon == 1 and share_states)
+        """Whether all members of a group are in one state at every step, and have one row."""
         if n_samples > 1:
             self._stages: list[Stage] = stages_of(env, n_samples - 1)
             self._fanout = Fanout(env)
@@ -94,12 +97,7 @@ class Groups:
         self._n_steps = 0
 
     @property
-    def shares_states(self) -> bool:
-        """Whether all members of a group are in one state at every step."""
-        return self.n_samples == 1 or self._horizon == 1
-
-    @property
-    def _forks_ME(self) -> np.ndarray:
+    def forks_ME(self) -> np.ndarray:
         """Siblings that start the next step from member 0's state."""
         return np.zeros(self._shape, dtype=bool) if self.free else self.starts_ME
 
@@ -180,7 +178,7 @@ class Groups:
             return of_member_0
         if self._observations_ME is None:  # all members fork
             self._observations_ME = each(lambda own: np.concatenate([own] * (self.n_samples - 1)), of_member_0)
-        elif (forks_ME := self._forks_ME).any():
+        elif (forks_ME := self.forks_ME).any():
             _, envs = np.nonzero(forks_ME)
             flat = forks_ME.reshape(-1)
             each(lambda theirs, own: theirs.__setitem__(flat, own[envs]), self._observations_ME, of_member_0)
@@ -196,7 +194,7 @@ class Groups:
         if self.shares_states:
             return own_E
         masks_NE = np.repeat(own_E[None], self.n_samples, axis=0)
-        goes_on_ME = ~self._forks_ME
+        goes_on_ME = ~self.forks_ME
         if goes_on_ME.any():
             for e, masks in enumerate(self._fanout.masks(goes_on_ME)):
                 for m, mask in zip(np.flatnonzero(goes_on_ME[:, e]), masks, strict=True):
@@ -240,7 +238,7 @@ class Groups:
 
     def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> _Siblings:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
-        forks_ME = self._forks_ME
+        forks_ME = self.forks_ME
         for stage in self._stages:
             stage.fork(forks_ME)
         steps = self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
