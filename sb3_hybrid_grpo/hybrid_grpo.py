@@ -1,10 +1,15 @@
 """Hybrid Group Relative Policy Optimization for Stable-Baselines3."""
 
+import inspect
+from io import BufferedIOBase
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, BasePolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
@@ -13,6 +18,7 @@ from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
 from sb3_hybrid_grpo.clipped_update import ClippedUpdate
 from sb3_hybrid_grpo.entropy import EntropyCoefficient
+from sb3_hybrid_grpo.model_files import check_is_hybrid, check_is_ppo
 from sb3_hybrid_grpo.sampling import check_can_be_tempered
 from sb3_hybrid_grpo.selection import ActionSelection
 from sb3_hybrid_grpo.transforms import RewardTransform
@@ -90,6 +96,8 @@ class HybridGRPO(ClippedUpdate):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
 
+    _without_groups: ClassVar[type[OnPolicyAlgorithm]] = PPO
+    """The algorithm that it is without groups."""
     _action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]]
     _action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -208,6 +216,49 @@ class HybridGRPO(ClippedUpdate):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "entropy"]
+
+    @classmethod
+    def load(cls: type[SelfHybridGRPO], path: str | Path | BufferedIOBase, *args: Any, **kwargs: Any) -> SelfHybridGRPO:
+        """
+        Load a model. All but the check of the file is SB3's.
+
+        :param path: Path to the file, or an open file
+        :param args: Those of :meth:`BaseAlgorithm.load`: ``env``, ``device``, ``custom_objects``, ...
+        :param kwargs: As above; any other replaces an argument of the model
+        :return: The model
+        :raises ValueError: if the file is incomplete, or was saved by another algorithm
+        """
+        check_is_hybrid(path, cls.__name__, cls._without_groups.__name__)
+        return super().load(path, *args, **kwargs)
+
+    @classmethod
+    def from_ppo(
+        cls: type[SelfHybridGRPO],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfHybridGRPO:
+        """
+        Go on from a model that PPO saved (MaskablePPO, RecurrentPPO for the variants): its policy, its optimiser's state, its
+        arguments and its count of steps, each of which was a step of the simulator.
+
+        :param path: Path to the file, or an open file
+        :param env: The envs to train in; None for prediction alone
+        :param device: Device (cpu, cuda, ...) on which the code should be run
+        :param kwargs: Arguments that differ from PPO's or are not among them, ``n_samples=8`` for example
+        :return: The model; go on with ``model.learn(..., reset_num_timesteps=False)``
+        :raises ValueError: if the file is incomplete or was not saved by PPO, or an argument is unknown
+        """
+        check_is_ppo(path, cls.__name__, cls._without_groups.__name__)
+        unknown = kwargs.keys() - inspect.signature(HybridGRPO.__init__).parameters.keys()
+        if unknown:
+            raise ValueError(f"Received {', '.join(sorted(unknown))}, which {cls.__name__} does not have as an argument.")
+        # PPO saves which buffer it chose for itself
+        arguments = {"rollout_buffer_class": None, **kwargs}
+        model = super().load(path, env, device, **arguments)
+        model.num_simulator_steps = model.num_timesteps
+        return model
 
     @staticmethod
     def paper_kwargs() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, TypeVar, cast
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.policies import (
     MaskableActorCriticCnnPolicy,
     MaskableActorCriticPolicy,
@@ -41,6 +42,7 @@ class MaskableHybridGRPO(HybridGRPO):
         "CnnPolicy": MaskableActorCriticCnnPolicy,
         "MultiInputPolicy": MaskableMultiInputActorCriticPolicy,
     }
+    _without_groups = MaskablePPO
     _action_spaces = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     _buffer_classes = (MaskableHybridRolloutBuffer, MaskableHybridDictRolloutBuffer)
     _use_masking = True

@@ -4,6 +4,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch as th
+from sb3_contrib import RecurrentPPO
 from sb3_contrib.common.recurrent.policies import (
     RecurrentActorCriticCnnPolicy,
     RecurrentActorCriticPolicy,
@@ -43,6 +44,7 @@ class RecurrentHybridGRPO(HybridGRPO):
         "CnnLstmPolicy": RecurrentActorCriticCnnPolicy,
         "MultiInputLstmPolicy": RecurrentMultiInputActorCriticPolicy,
     }
+    _without_groups = RecurrentPPO
     _buffer_classes = (RecurrentHybridRolloutBuffer, RecurrentHybridDictRolloutBuffer)
     _shares_states = False
     policy: RecurrentActorCriticPolicy
