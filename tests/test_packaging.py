@@ -1,33 +1,16 @@
 """What the installed package carries besides its modules."""
 
 import configparser
-import inspect
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import pytest
-import yaml
-from stable_baselines3.common.env_util import make_vec_env
 
 import sb3_hybrid_grpo
-from sb3_hybrid_grpo import HybridGRPO, __version__
+from sb3_hybrid_grpo import __version__
 
 PACKAGE = Path(sb3_hybrid_grpo.__file__).parent
-# What RL Zoo reads itself; everything else goes to the algorithm.
-ZOO_KEYS = {"n_envs", "n_timesteps", "policy", "normalize", "env_wrapper", "frame_stack", "callback", "vec_env_wrapper"}
-ZOO_ENVS = ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5")
-
-
-def zoo_config() -> dict[str, dict[str, Any]]:
-    """The configuration: in the package once it is installed, beside it in a clone."""
-    folders = (PACKAGE / "zoo_configs", PACKAGE.parent / "zoo_configs")
-    path = next(folder / "hybrid_grpo.yml" for folder in folders if folder.is_dir())
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert isinstance(loaded, dict)
-    return loaded
 
 
 def test_version() -> None:
@@ -56,29 +39,3 @@ def test_setup_cfg_lists_every_package() -> None:
 
 def test_py_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
-
-
-def test_zoo_config_names_known_envs() -> None:
-    config = zoo_config()
-    assert set(ZOO_ENVS) <= set(config)
-    assert all(env_id in gym.registry for env_id in config)
-
-
-@pytest.mark.parametrize("env_id", ZOO_ENVS)
-def test_zoo_config_is_accepted(env_id: str) -> None:
-    config = zoo_config()[env_id]
-    accepted = inspect.signature(HybridGRPO).parameters
-    assert not set(config) - ZOO_KEYS - set(accepted)
-    hyperparams = {key: value for key, value in config.items() if key not in ZOO_KEYS}
-    # The Zoo turns these strings into objects.
-    for key in ("policy_kwargs", "learning_rate", "clip_range"):
-        if isinstance(hyperparams.get(key), str):
-            del hyperparams[key]
-    HybridGRPO(config["policy"], make_vec_env(env_id, n_envs=config["n_envs"]), device="cpu", **hyperparams)
-
-
-@pytest.mark.parametrize("env_id", ZOO_ENVS)
-def test_zoo_config_minibatches_are_full(env_id: str) -> None:
-    config = zoo_config()[env_id]
-    samples = config["n_steps"] * config["n_envs"] * config["n_samples"]
-    assert samples % config.get("batch_size", 64) == 0
