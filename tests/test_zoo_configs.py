@@ -66,7 +66,7 @@ def test_the_model_of_each_entry_can_be_made(name: str, zoo: None) -> None:
     assert isinstance(model, HybridGRPO)
     entry = CONFIG[name]
     assert model.n_samples == entry["n_samples"]
-    assert model.branch_horizon == entry.get("branch_horizon", 64)
+    assert model.branch_horizon == entry.get("branch_horizon", "auto")
     assert model.n_envs * model.n_steps * model.n_samples == samples(entry)
     assert manager.n_timesteps == entry["n_timesteps"]
     assert (model.get_vec_normalize_env() is not None) == entry.get("normalize", False)
