@@ -1,5 +1,6 @@
 """What a container refers to, checked and copied in a few calls into C."""
 
+import ctypes
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,6 +21,12 @@ class StructureChanged(Exception):
 def is_plain_array(value: Any) -> bool:
     """Whether a value is an array of numbers, which its holder's :class:`Layout` copies."""
     return type(value) is np.ndarray and not value.dtype.hasobject
+
+
+def is_plain_vector(value: Any) -> bool:
+    """Whether a value is a vector of Box2D's without Python attributes, which is replaced as often as a tuple."""
+    kind = type(value)
+    return kind.__name__ == "b2Vec2" and kind.__module__ == "Box2D.Box2D" and len(value.__dict__) == 1
 
 
 def is_plain_tuple(value: Any) -> bool:
@@ -43,6 +50,7 @@ class Layout:
         self.types: list[type] = []
         self.arrays: list[int] = []
         self.tuples: list[int] = []
+        self.vectors: list[int] = []
         self.children: list[tuple[int, Any]] = []
         for position, value in enumerate(values):
             self.types.append(type(value))
@@ -52,6 +60,8 @@ class Layout:
                 self.arrays.append(position)
             elif is_plain_tuple(value):
                 self.tuples.append(position)
+            elif is_plain_vector(value):
+                self.vectors.append(position)
             elif id(value) not in self.skip:
                 self.children.append((position, value))
 
@@ -79,6 +89,8 @@ class Layout:
                 copies.append((array, array.copy()))
             else:
                 copies += array_copies(array)
+        for position in self.vectors:
+            copies += _vector_copies(values[position])
         return copies
 
     def _accept(self, values: Sequence[Any], types: list[type]) -> None:
@@ -111,6 +123,16 @@ def array_copies(array: np.ndarray) -> Copies:
             return []  # constant
         array = array.base  # a read-only view of something that may yet be written to
     return [(array, array.copy())]
+
+
+def _vector_copies(vector: Any) -> Copies:
+    if not is_plain_vector(vector):
+        raise StructureChanged
+    if not vector.this.own():
+        return []  # a part of a world, saved with it
+    memory: Any = (ctypes.c_float * 2).from_address(int(vector.this))
+    numbers: np.ndarray = np.frombuffer(memory, np.float32)
+    return [(numbers, numbers.copy())]
 
 
 def write_back(copies: Copies) -> None:

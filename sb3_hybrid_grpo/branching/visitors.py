@@ -27,6 +27,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
+from sb3_hybrid_grpo.branching.box2d import box2d_cell, box2d_names
 from sb3_hybrid_grpo.branching.cells import (
     ArrayCell,
     HookCell,
@@ -37,7 +38,7 @@ from sb3_hybrid_grpo.branching.cells import (
 )
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import EngineCell, Registered, engine_of
-from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array
+from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array, is_plain_vector
 from sb3_hybrid_grpo.branching.objects import cell_of
 from sb3_hybrid_grpo.branching.protocol import Cell
 
@@ -81,8 +82,8 @@ class Found(NamedTuple):
 
 def visit(obj: Any, found: Found) -> Children:
     """
-    Who saves an object: its own hook, a registered engine, the package's cells of generators and of MuJoCo; what is constant
-    or alive is sorted out; all else is saved by what it is made of.
+    Who saves an object: its own hook, a registered engine, the package's cells of Box2D, generators and MuJoCo; what is
+    constant or alive is sorted out; all else is saved by what it is made of.
 
     :param obj: An object of the env
     :param found: Its cells are added
@@ -98,6 +99,8 @@ def visit(obj: Any, found: Found) -> Children:
     registered = engine_of(kind)
     if registered is not None:
         return _visit_registered(obj, *registered, found)
+    if box2d_names(kind):
+        return _visit_box2d(obj, found)
     cell = cell_of(obj)
     if cell is not None:
         found.cells.append(cell)
@@ -150,7 +153,7 @@ def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
 
 def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The values that a container's layout leaves to the walk."""
-    return [(place, value) for place, value in items if not is_plain_array(value)]
+    return [(place, value) for place, value in items if not is_plain_array(value) and not is_plain_vector(value)]
 
 
 def _visit_registered(obj: Any, registered_type: type, engine: Registered, found: Found) -> Children:
@@ -160,6 +163,14 @@ def _visit_registered(obj: Any, registered_type: type, engine: Registered, found
     if cell.has_more:
         return _visit_attributes(obj, found)
     return _visit_generator(obj, found) if isinstance(obj, gym.Env) else ()
+
+
+def _visit_box2d(obj: Any, found: Found) -> Children:
+    """An object of Box2D's: a pointer, "this", to what its cell or that of its world saves, and Python attributes."""
+    cell = box2d_cell(obj)
+    if cell is not None:
+        found.cells.append(cell)
+    return [(label, child) for label, child in _visit_attributes(obj, found) if label != ".this"]
 
 
 def _visit_generator(env: Any, found: Found) -> Children:
