@@ -44,6 +44,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     action_selection: ActionSelection
     selection_temperature: float
     sampling_temperature: float
+    branching_check: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -125,7 +126,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:
             self.num_simulator_steps = 0
-        groups.start(env_is_reset, self.seed)
+        groups.start(env_is_reset, self.seed, self.branching_check)
         return total_and_callback
 
     def _the_groups(self) -> Groups:

@@ -86,6 +86,8 @@ class HybridGRPO(ClippedUpdate):
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
     :param sampling_temperature: τ: siblings' actions are drawn from π^(1/τ), for τ > 1 broader than the policy π, and weighted
         so that gradients stay π's ("grpo" divides by the spread of what was drawn). Other than 1, it needs K = 1
+    :param branching_check: Whether to show before the training, in a fraction of a second, that siblings of this very env are
+        exact; where they are not in place, they are made by forks of the process
     :raises ValueError: if an argument is not what it may be
     :raises BranchingError: if the env cannot be branched
     """
@@ -138,6 +140,7 @@ class HybridGRPO(ClippedUpdate):
         action_selection: ActionSelection = "on_policy",
         selection_temperature: float = 1.0,
         sampling_temperature: float = 1.0,
+        branching_check: bool = True,
     ) -> None:
         super().__init__(
             policy,
@@ -177,6 +180,7 @@ class HybridGRPO(ClippedUpdate):
         self.action_selection = action_selection
         self.selection_temperature = selection_temperature
         self.sampling_temperature = sampling_temperature
+        self.branching_check = branching_check
         if _init_setup_model:
             self._setup_model()
 

@@ -91,7 +91,7 @@ def test_siblings_live_the_lives_of_envs_of_their_own(make: Callable[[], gym.Env
         for t in range(horizon):
             actions = [space.sample() for _ in range(n_siblings + 1)]
             forks = np.full(n_siblings, t == 0)
-            steps = branching.step_siblings(np.array(actions[1:]), forks, True, reset_ended=True)
+            steps = branching.step_siblings(np.array(actions[1:]), forks, True, True)
             for m in range(n_siblings):
                 lives[m].append(actions[m + 1])
                 one = (steps.observations[m].tobytes(), steps.rewards[m], steps.terminated[m], steps.truncated[m])

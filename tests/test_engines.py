@@ -189,7 +189,7 @@ def test_training() -> None:
 
 def test_an_engine_that_forgets_state_is_found_out_before_siblings_live() -> None:
     register_engine(name_of(World), lambda world: None, lambda world, state: None)
-    model = HybridGRPO("MlpPolicy", TimeLimit(in_world(World), 20), n_steps=16, batch_size=16)
+    model = HybridGRPO("MlpPolicy", TimeLimit(in_world(World), 20), n_steps=16, batch_size=16, branching_check=False)
     with pytest.raises(BranchingError, match="whose registered engine does not save all of it"):
         model.learn(16)
 

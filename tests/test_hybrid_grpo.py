@@ -286,7 +286,7 @@ def test_ctrl_c_leaves_a_usable_model_and_env() -> None:
                 raise KeyboardInterrupt
             return super().step(action)
 
-    model = HybridGRPO("MlpPolicy", Interrupt(), **SMALL)
+    model = HybridGRPO("MlpPolicy", Interrupt(), **SMALL, branching_check=False)
     with pytest.raises(KeyboardInterrupt):
         model.learn(64)
     assert 0 < model.num_timesteps < 64

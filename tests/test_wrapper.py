@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo import make_branchable
 from sb3_hybrid_grpo.branching import BranchingWrapper
-from sb3_hybrid_grpo.branching.wrapper import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
 
 
 class Walk(gym.Env[Any, Any]):

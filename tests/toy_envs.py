@@ -1,5 +1,6 @@
 """Small envs for tests, registered with gymnasium where a test needs an id."""
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -71,11 +72,11 @@ def walk(max_steps: int = 20, **kwargs: Any) -> gym.Env[Any, Any]:
 
 
 class Unbranchable(NoisyWalk):
-    """Holds what cannot be copied."""
+    """Holds what can be neither copied nor forked."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stream = (number for number in range(10))
+        self.stream, _ = multiprocessing.Pipe()
 
 
 class Dying(NoisyWalk):

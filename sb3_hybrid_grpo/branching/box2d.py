@@ -5,10 +5,9 @@ import functools
 import weakref
 from typing import Any
 
-from sb3_hybrid_grpo.branching.box2d_layout import c_library, refuse_chain
+from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError, c_library, refuse_chain
 from sb3_hybrid_grpo.branching.box2d_memory import Image, WorldMemory
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
-from sb3_hybrid_grpo.branching.engines import EngineRefusal
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 _IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
@@ -54,7 +53,7 @@ class WorldCell(OpaqueCell):
     A ``b2World``.
 
     :param world: The world
-    :raises EngineRefusal: if its memory is not laid out as expected
+    :raises UnknownMemoryError: if its memory is not laid out as expected
     """
 
     def __init__(self, world: Any) -> None:
@@ -75,7 +74,7 @@ class BlockCell(OpaqueCell):
     A vector, shape or definition with memory of its own, and the shape of a fixture's definition.
 
     :param obj: The object
-    :raises EngineRefusal: if it refers to something that is not in it
+    :raises UnknownMemoryError: if it refers to something that is not in it
     """
 
     def __init__(self, obj: Any) -> None:
@@ -86,7 +85,7 @@ class BlockCell(OpaqueCell):
 
     def save(self, previous: Any) -> list[tuple[int, bytes]]:
         if getattr(self.obj, "userData", None) is not None:
-            raise EngineRefusal("it is a definition with userData. Set the userData of what is made of it instead")
+            raise UnknownMemoryError("it is a definition with userData. Set the userData of what is made of it instead")
         addresses = [int(self.obj.this)]
         if self.is_fixture and self.obj.shape is not None:
             addresses.append(int(self.obj.shape.this))

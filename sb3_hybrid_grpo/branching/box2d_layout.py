@@ -37,12 +37,18 @@ MEMORY_START = 4096
 SLACK = 64  # what the C library may add to a block, and more
 
 
+class UnknownMemoryError(EngineRefusal):
+    """It is not known where all the memory of a world is. Forks need not know."""
+
+    is_final = False
+
+
 def check_layout(world: Any) -> None:
     """
     Compare what is read from a world's memory with what its public interface says; once, that of a world that has everything.
 
     :param world: The world
-    :raises EngineRefusal: if something differs
+    :raises UnknownMemoryError: if something differs
     """
     _check_library()
     _check_world(world)
@@ -51,7 +57,7 @@ def check_layout(world: Any) -> None:
 @functools.cache
 def _check_library() -> None:
     if sys.platform != "linux" or sys.maxsize < 2**32 or sys.byteorder != "little" or not c_library():
-        raise EngineRefusal(f"the memory of Box2D is known on 64-bit Linux with glibc only (this is {sys.platform})")
+        raise UnknownMemoryError(f"the memory of Box2D is known on 64-bit Linux with glibc only (this is {sys.platform})")
     import Box2D
 
     world = Box2D.b2World()
@@ -124,7 +130,7 @@ def _same(what: str, found: Any, expected: Any) -> None:
     if found != expected:
         import Box2D
 
-        raise EngineRefusal(
+        raise UnknownMemoryError(
             f"the memory of this Box2D ({Box2D.__version__}) is not laid out as in version 2.3.10, the one that is known: "
             f"{what} should be {expected}, and is read as {found}"
         )
@@ -135,10 +141,10 @@ def refuse_chain(shape: int) -> None:
     Refuse a shape whose points lie outside of the memory that is saved.
 
     :param shape: Address of the shape
-    :raises EngineRefusal: if it is such a shape
+    :raises UnknownMemoryError: if it is such a shape
     """
     if read_int(shape + SHAPE_TYPE) == CHAIN:
-        raise EngineRefusal("it has a b2ChainShape, whose points lie in memory of their own. Make it of b2EdgeShapes")
+        raise UnknownMemoryError("it has a b2ChainShape, whose points lie in memory of their own. Make it of b2EdgeShapes")
 
 
 def read_int(address: int) -> int:

@@ -62,7 +62,7 @@ class WorldMemory:
     Saves and restores the memory of one world.
 
     :param world: The world
-    :raises EngineRefusal: if its memory is not laid out as expected
+    :raises UnknownMemoryError: if its memory is not laid out as expected
     """
 
     def __init__(self, world: Any) -> None:
@@ -74,7 +74,7 @@ class WorldMemory:
     def save(self) -> Image:
         """
         :return: The world as it is now
-        :raises EngineRefusal: if it has memory elsewhere by now
+        :raises UnknownMemoryError: if it has memory elsewhere by now
         """
         a, structure = self.address, self._structure_now()
         for address in self._listed():

@@ -4,6 +4,12 @@ import types
 from typing import Any
 
 
+class OutsideError(TypeError):
+    """An object whose state is not in this process alone: forks would share it."""
+
+    is_final = True
+
+
 def name_of(kind: type) -> str:
     """
     :param kind: A class

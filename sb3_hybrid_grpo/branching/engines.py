@@ -12,6 +12,9 @@ from sb3_hybrid_grpo.branching.layout import ATOMS
 class EngineRefusal(TypeError):
     """An object of a registered type that its engine cannot save. The message says why, and what to do."""
 
+    is_final = True
+    """Whether forks are no way out: something better is, or what is wrong is to be corrected."""
+
 
 class Registered(NamedTuple):
     """How objects of a type are saved and restored."""

@@ -7,7 +7,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
-from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, layers_above, make_branchable
+from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, layers_above, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 
 Observations = Any
@@ -32,7 +33,7 @@ class Fanout:
         self.base: VecEnv = _base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            names = ("step_siblings", "reset_siblings", "mask_siblings")
+            names = ("step_siblings", "reset_siblings", "mask_siblings", "check_siblings")
             self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
@@ -64,6 +65,15 @@ class Fanout:
         if isinstance(self.base, DummyVecEnv):
             return [layers_above(one) for one in self.base.envs]
         return self.base.env_method("wrappers_above")
+
+    def check(self, resets: bool) -> None:
+        """
+        Show that siblings are exact, by the next engine where the first one's are not.
+
+        :param resets: Whether siblings will reset by themselves
+        :raises BranchingError: if there is no engine whose siblings are
+        """
+        self._call("check_siblings", [(resets,)] * self.base.num_envs)
 
     def step(self, actions: np.ndarray, forks: np.ndarray, keep: np.ndarray, reset_ended: bool) -> list[SiblingSteps]:
         """

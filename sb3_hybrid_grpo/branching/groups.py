@@ -5,10 +5,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import each, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
 from sb3_hybrid_grpo.branching.stack import Stage, stages_of
-from sb3_hybrid_grpo.branching.wrapper import SiblingSteps
 from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "free", "auto"]
@@ -101,18 +101,22 @@ class Groups:
         """Siblings that start the next step from member 0's state."""
         return np.zeros(self._shape, dtype=bool) if self.free else self.starts_ME
 
-    def start(self, env_was_reset: bool, seed: int | None) -> None:
+    def start(self, env_was_reset: bool, seed: int | None, check: bool = False) -> None:
         """
         Begin or go on with a training: siblings go on, unless member 0 was reset. Then they fork from it; free ones reset.
 
         :param env_was_reset: Whether the env has just been reset
         :param seed: Free siblings are reset with ``seed + m * E + e``, as a VecEnv of N·E envs would seed them;
             None: with fresh entropy
+        :param check: Whether to show, the first time, that siblings are exact
+        :raises BranchingError: if they are not
         """
         goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
         if self.n_samples == 1 or goes_on:
             return
         self._aside = None
+        if check and not self._started:
+            self._fanout.check(resets=self.free)
         if self.free:
             self._reset_siblings(seed, new_seeds=not self._started)
         else:

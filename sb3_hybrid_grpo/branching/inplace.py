@@ -6,12 +6,25 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
-from sb3_hybrid_grpo.branching.classes import name_of
+from sb3_hybrid_grpo.branching.classes import OutsideError, name_of
 from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.protocol import Cell
 from sb3_hybrid_grpo.branching.visitors import Found, visit
 from sb3_hybrid_grpo.errors import BranchingError
+
+
+class NotInPlaceError(BranchingError):
+    """
+    An env holds something that cannot be copied and put back.
+
+    :param message: All about it
+    :param reason: In short
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 InPlaceSnapshot = tuple[list[Cell], list[Any]]
@@ -29,6 +42,8 @@ class InPlaceEngine:
     :param env: The env, with the wrappers to be saved
     :raises BranchingError: if the env holds something that cannot be copied
     """
+
+    name = "in place"
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
@@ -60,16 +75,21 @@ class InPlaceEngine:
         found = Found([], [], [], [])
         holders: dict[int, tuple[Any, int | None, str]] = {id(self.env): (self.env, None, "")}  # also keeps them alive
         waiting: list[Any] = [self.env]
+        refused: list[tuple[Any, TypeError]] = []
         while waiting:
             obj = waiting.pop()
             try:
                 children = visit(obj, found)
             except TypeError as error:
-                raise self._refusal(obj, holders, error) from error
+                refused.append((obj, error))
+                continue
             for label, child in children:
                 if type(child) not in ATOMS and id(child) not in holders:
                     holders[id(child)] = (child, id(obj), label)
                     waiting.append(child)
+        if refused:  # what no other engine can save either is named first
+            obj, why = next((one for one in refused if getattr(one[1], "is_final", False)), refused[0])
+            raise self._refusal(obj, holders, why) from why
         # attributes first: the hash of what is in a set may depend on them
         return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *found.cells]
 
@@ -86,14 +106,15 @@ class InPlaceEngine:
                 break
         place, kind = type(holder).__qualname__ + path, name_of(type(obj))
         if isinstance(error, EngineRefusal):
-            return BranchingError(
-                f"{self.env} cannot be branched: {place}: {error}. n_samples=1 (plain PPO) needs no branching."
-            )
+            message = f"{self.env} cannot be branched: {place}: {error}. n_samples=1 (plain PPO) needs no branching."
+            return BranchingError(message) if error.is_final else NotInPlaceError(message, f"{place}: {error}")
+        reason = f"{place} holds a {kind}, which cannot be copied and put back"
         saved = name_of(type(holder)) if is_built_in(kind) else kind
-        return BranchingError(
-            f"{self.env} cannot be branched: {place} holds a {kind}, which cannot be copied and put back. Keep the object out "
+        message = (
+            f"{self.env} cannot be branched: {reason}. Keep the object out "
             "of the env, say with sb3_hybrid_grpo.branching."
             f'register_engine("{saved}", save, restore) how it is saved, or give the env the two methods of '
             "sb3_hybrid_grpo.branching.SupportsBranching, save_state() and restore_state(state); "
             "n_samples=1 (plain PPO) needs no branching."
         )
+        return BranchingError(message) if isinstance(error, OutsideError) else NotInPlaceError(message, reason)

@@ -7,6 +7,7 @@ from sb3_hybrid_grpo.branching.cells import HookCell
 from sb3_hybrid_grpo.branching.engines import EngineCell
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell, PythonRandomCell, RandomStateCell
+from sb3_hybrid_grpo.branching.protocol import Cell, Engine
 from sb3_hybrid_grpo.errors import BranchingError
 
 GeneratorCells = PCG64Cell | GeneratorCell | RandomStateCell | PythonRandomCell
@@ -18,13 +19,13 @@ class NoiseWatch:
     no noise that members of a group could share.
 
     Where a part of the env saves itself, or an engine saves it, generators may be hidden in there: such an env counts as
-    noisy, and so does one that cannot be looked into any more.
+    noisy, and so does one that cannot be looked into (any more).
 
     :param engine: The env's engine
     """
 
-    def __init__(self, engine: InPlaceEngine) -> None:
-        self.seen = False
+    def __init__(self, engine: Engine) -> None:
+        self.seen = not isinstance(engine, InPlaceEngine)
         """Whether a step has drawn random numbers."""
         self.watching = False
         self._engine = engine
@@ -48,7 +49,7 @@ class NoiseWatch:
 
     def _find(self) -> list[GeneratorCells]:
         try:
-            cells = self._engine.save()[0]
+            cells: list[Cell] = self._engine.save()[0]
         except BranchingError:
             cells, self.seen = [], True
         self.seen |= any(isinstance(cell, HookCell) or (isinstance(cell, EngineCell) and cell.may_be_noisy) for cell in cells)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
+from sb3_hybrid_grpo.branching.classes import OutsideError
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 
@@ -122,7 +123,7 @@ class PythonRandomCell(OpaqueCell):
 
     def __init__(self, generator: random.Random) -> None:
         if isinstance(generator, random.SystemRandom):
-            raise TypeError("the operating system's random numbers cannot be drawn twice")
+            raise OutsideError("the operating system's random numbers cannot be drawn twice")
         self.generator = generator
 
     def save(self, previous: Any) -> Any:

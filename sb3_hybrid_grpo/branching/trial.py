@@ -1,7 +1,5 @@
 """A few steps that show what types do not, before siblings are made."""
 
-import copy
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.copies import EnvCopy
+from sb3_hybrid_grpo.branching.plays import RandomActions, difference, played
 from sb3_hybrid_grpo.branching.protocol import Engine
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -25,31 +24,40 @@ def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
     :return: Whether the copy saw the same, bit for bit
     :raises BranchingError: if the env itself did not the second time, or if its step changes what members share
     """
-    space = copy.deepcopy(env.action_space)  # the env's own may be drawn from by the env
-    space.seed(0)
-    actions = [space.sample() for _ in range(TRIAL_STEPS)]
+    actions = RandomActions(env).draw(TRIAL_STEPS)
     model = model_contents(env)
     start = engine.save()
     try:
-        truth = _played(env, actions)
+        truth = played(env, actions)
         engine.restore(start)
         refuse_changes(env, model, "step")
         try:
-            same = _played(EnvCopy(env).env, actions) == truth
+            same = difference(truth, played(EnvCopy(env).env, actions)) is None
         except Exception:  # of whatever kind: the env itself has just played the same
             same = False
-        again = _played(env, actions)
+        again = played(env, actions)
     finally:
         engine.restore(start)
-    if again != truth:
-        raise BranchingError(
-            f"{env} cannot be branched: put back to where it was, it played the same actions differently. It keeps state "
-            "outside of itself (class attributes, module globals, the global np.random, another process), reads a clock, or "
-            "holds an object whose registered engine does not save all of it. Move that state into the env and draw random "
-            "numbers from self.np_random, give the env the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use "
-            "n_samples=1 (plain PPO)."
-        )
+    found = difference(truth, again)
+    if found is not None:
+        raise not_exact(env, [f"put back to where it was, it played the same actions differently: {found}"])
     return same
+
+
+def not_exact(env: gym.Env[Any, Any], reasons: Sequence[str]) -> BranchingError:
+    """
+    Say why an env cannot be branched.
+
+    :param env: The env
+    :param reasons: What was found, engine by engine
+    :return: The error
+    """
+    return BranchingError(
+        f"{env} cannot be branched: {'; '.join(reasons)}. It keeps state outside of itself (class attributes, module globals, "
+        "the global np.random, another process), reads a clock, or holds an object whose registered engine does not save all "
+        "of it. Move that state into the env and draw random numbers from self.np_random, give the env the two methods of "
+        "sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1 (plain PPO)."
+    )
 
 
 def model_contents(env: gym.Env[Any, Any]) -> dict[str, bytes]:
@@ -88,14 +96,3 @@ def refuse_changes(env: gym.Env[Any, Any], before: dict[str, bytes], when: str) 
             'Change the model in reset() alone (and with a branch_horizon that is not "free" or "auto"), apply forces '
             "through MjData (xfrc_applied, qfrc_applied), or use n_samples=1 (plain PPO)."
         )
-
-
-def _played(env: gym.Env[Any, Any], actions: Sequence[Any]) -> list[bytes]:
-    """What an env shows when it plays some actions, until an episode ends."""
-    seen = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append(pickle.dumps((observation, float(reward), bool(terminated), bool(truncated))))
-        if terminated or truncated:
-            break
-    return seen

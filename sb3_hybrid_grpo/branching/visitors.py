@@ -13,6 +13,7 @@ import multiprocessing.process
 import operator
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -36,7 +37,7 @@ from sb3_hybrid_grpo.branching.cells import (
     SequenceCell,
     SlotsCell,
 )
-from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
+from sb3_hybrid_grpo.branching.classes import OutsideError, has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import EngineCell, Registered, engine_of
 from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array, is_plain_vector
 from sb3_hybrid_grpo.branching.objects import cell_of
@@ -63,7 +64,7 @@ CHECKERS = (OrderEnforcing, PassiveEnvChecker)
 # written in Python, and yet no copy of their attributes brings them back
 LIVING: tuple[type, ...] = (
     *(threading.Thread, threading.Event, threading.Condition, threading.Semaphore),
-    *(multiprocessing.process.BaseProcess, multiprocessing.connection.Connection, subprocess.Popen),
+    *(multiprocessing.process.BaseProcess, multiprocessing.connection.Connection, subprocess.Popen, socket.socket),
 )
 
 
@@ -112,7 +113,7 @@ def visit(obj: Any, found: Found) -> Children:
             ATOMS.add(kind)
         return ()
     if issubclass(kind, LIVING):
-        raise TypeError(f"{kind} is alive")
+        raise OutsideError(f"{kind} is alive")
     if kind in CHECKERS:
         return [(".env", obj.env)]
     for base, visitor in _VISITORS.items():
@@ -236,7 +237,7 @@ def _write_closure(cell: types.CellType, value: Any) -> None:
 def _visit_stream(obj: Any, found: Found) -> Children:
     if obj in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) or obj.closed:
         return ()
-    raise TypeError("an open file has a position, and what a sibling writes cannot be taken back")
+    raise OutsideError("an open file has a position, and what a sibling writes cannot be taken back")
 
 
 def _values(values: Iterable[Any]) -> list[tuple[str, Any]]:
@@ -294,5 +295,5 @@ _VISITORS: dict[type, Visitor] = {
     types.BuiltinFunctionType: _constant("__self__"),
     types.MethodWrapperType: _constant("__self__"),
     functools.partial: _constant("func", "args", "keywords"),
-    io.TextIOWrapper: _visit_stream,
+    **dict.fromkeys((io.TextIOWrapper, io.FileIO, io.BufferedReader, io.BufferedWriter, io.BufferedRandom), _visit_stream),
 }

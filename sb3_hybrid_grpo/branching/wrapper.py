@@ -2,16 +2,17 @@
 
 import gc
 import itertools
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, SupportsFloat
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
+from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.choice import Choice
 from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
+from sb3_hybrid_grpo.branching.forks import ForkedEnv, ForkEngine
 from sb3_hybrid_grpo.branching.noise import NoiseWatch
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcuts_of
@@ -19,46 +20,13 @@ from sb3_hybrid_grpo.branching.trial import copies_are_exact, model_contents, re
 from sb3_hybrid_grpo.errors import BranchingError
 
 
-class SiblingSteps(NamedTuple):
-    """One step of each of an env's M siblings; a list of M entries each."""
-
-    observations: list[Any]
-    """Observations reached, before any reset."""
-    rewards: list[float]
-    terminated: list[bool]
-    truncated: list[bool]
-    resets: dict[int, Any]
-    """Observations after a reset, of the siblings that reset by themselves."""
-
-
-class SiblingFailure(NamedTuple):
-    """A sibling's step or reset raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv."""
-
-    member: int
-    error: str
-    traceback: str
-    refused: bool
-    """Whether it is this package that cannot go on, with a message of its own."""
-
-    @classmethod
-    def of(cls, member: int, error: Exception) -> "SiblingFailure":
-        """
-        Describe a failure, to be called where the error is handled.
-
-        :param member: The member
-        :param error: What was raised
-        :return: The failure
-        """
-        refused = isinstance(error, BranchingError)
-        return cls(member, str(error) if refused else repr(error), traceback.format_exc(), refused)
-
-
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
     Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env.
 
     A sibling that goes on for more than a step is a copy of the env, where copies of this env are shown to be exact; that
-    takes a few steps once. Else it is a snapshot, stepped in the env's own simulator while the env itself stands still.
+    takes a few steps once. Else it is a snapshot, stepped in the env's own simulator while the env itself stands still. The
+    siblings of an env of which no snapshot can be made are forks of its process.
 
     :param env: The env, without the recorders (:class:`Monitor` and its like) that siblings must not write to
     :raises BranchingError: if the env cannot be branched
@@ -69,15 +37,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self._shortcuts = shortcuts_of(self)
         self._take(shortcut=True)
         try:
-            engine = InPlaceEngine(self.env)
+            self._choice = Choice(self.env)
         finally:
             self._take(shortcut=False)
         self._origin: Snapshot | None = None
-        self._siblings: dict[int, Snapshot | EnvCopy] = {}
-        self._aside: dict[int, Snapshot | EnvCopy] = {}
-        self._copyable: bool | None = None  # until it is tried
-        self._engine: Engine = engine
-        self._noise = NoiseWatch(engine)
+        self._siblings: dict[int, Snapshot | EnvCopy | ForkedEnv] = {}
+        self._aside: dict[int, Snapshot | EnvCopy | ForkedEnv] = {}
+        self._take_engine(self._choice.engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
@@ -85,6 +51,30 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             object.__setattr__(self, name, value)
         else:
             setattr(self.env, name, value)
+
+    def _take_engine(self, engine: Engine) -> None:
+        self._engine = engine
+        self._noise = NoiseWatch(engine)
+        self._forks = isinstance(engine, ForkEngine)
+        self._copyable: bool | None = None  # until it is tried
+
+    def check_siblings(self, resets: bool) -> SiblingFailure | None:
+        """
+        Show that siblings of this very env are exact, before there are any: by the next engine, if the first one's are not.
+
+        :param resets: Whether siblings will reset by themselves
+        :return: A failure if there is no such engine
+        """
+        self._take(shortcut=True)
+        try:
+            self._choice.check(resets)
+        except Exception as error:
+            return SiblingFailure.of(0, error)
+        finally:
+            self._take(shortcut=False)
+        if self._choice.engine is not self._engine:
+            self._take_engine(self._choice.engine)
+        return None
 
     def saw_noise(self) -> bool:
         """
@@ -110,6 +100,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self._noise.before_reset()
         return self.env.reset(**kwargs)
+
+    def close(self) -> None:
+        self._siblings, self._aside = {}, {}
+        super().close()
 
     def wrappers_above(self) -> list[str]:
         """
@@ -140,9 +134,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         steps = SiblingSteps([], [], [], [], {})
         member = 0
         try:
-            if self._copyable is None or (keep and forks.any()):
-                self._copy_for(np.flatnonzero(forks).tolist() if keep else [])
-            in_place = [not self._lives_in_copy(m) or (forks[m] and not keep) for m in range(len(actions))]
+            copies = keep or self._forks
+            if self._copyable is None or (copies and forks.any()):
+                self._copy_for(np.flatnonzero(forks).tolist() if copies else [])
+            in_place = [not self._lives_in_copy(m) or (forks[m] and not copies) for m in range(len(actions))]
             with self._standing_still(bool(forks.any())) if any(in_place) else nullcontext() as origin:
                 for member, action in enumerate(actions):
                     if in_place[member]:
@@ -220,19 +215,23 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self._take(shortcut=True)
         try:
             if self._copyable is None:
-                self._copyable = copies_are_exact(self.env, self._engine)
+                self._choice.warn_of_costs()
+                self._copyable = self._forks or copies_are_exact(self.env, self._engine)
             old = {member: self._siblings.pop(member, None) for member in members}
+            kind: Any = ForkedEnv if self._forks else EnvCopy
             for member, previous in old.items() if self._copyable else ():
-                self._siblings[member] = EnvCopy(self.env, previous if isinstance(previous, EnvCopy) else None)
+                self._siblings[member] = kind(self.env, previous if isinstance(previous, kind) else None)
         except BranchingError:
             raise
         except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
+            if self._forks:
+                raise
             self._copyable = False
         finally:
             self._take(shortcut=False)
 
     def _lives_in_copy(self, member: int) -> bool:
-        return isinstance(self._siblings.get(member), EnvCopy)
+        return isinstance(self._siblings.get(member), EnvCopy | ForkedEnv)
 
     def _snapshot_of(self, member: int) -> Snapshot | None:
         return None if self._lives_in_copy(member) else self._siblings.get(member)

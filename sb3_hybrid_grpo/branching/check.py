@@ -1,0 +1,134 @@
+"""Whether an engine is exact on this very env: shown by playing, in a fork of the process, where nothing can reach the env."""
+
+import copy
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv, ForkEngine, HungForkError, can_fork
+from sb3_hybrid_grpo.branching.outside import changed, global_generators, outside_values
+from sb3_hybrid_grpo.branching.plays import Play, RandomActions, difference, has_ended, played
+from sb3_hybrid_grpo.branching.protocol import Engine
+from sb3_hybrid_grpo.branching.trial import model_contents, refuse_changes
+from sb3_hybrid_grpo.errors import BranchingError
+
+POINTS, STEPS = 4, 8
+"""From how many states an env plays, and how many steps."""
+SECONDS = 0.15
+"""After which no further state is looked for."""
+ANSWER_WITHIN = 20.0
+
+
+def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str | None:
+    """
+    Check that an env plays the same again after it was put back, also for a sibling that was put aside in between, and that it
+    draws no random numbers from outside of itself. The env is afterwards what it was.
+
+    :param env: The env
+    :param engine: Its engine
+    :param resets: Whether siblings reset by themselves, so that the check may
+    :return: What differed; None if the engine is exact as far as can be seen
+    :raises BranchingError: for an env that changes what all members share
+    """
+    if isinstance(engine, ForkEngine):
+        return _in_fork(functools.partial(_forks_differ, env))
+    try:
+        if can_fork():
+            return _in_fork(functools.partial(_plays_differ, env, engine, resets))
+    except HungForkError:  # as a fork may that renders, or waits for a thread; the env itself need not
+        pass
+    origin = engine.save()
+    try:
+        return _plays_differ(env, engine, resets)
+    finally:
+        engine.restore(origin)
+
+
+def _in_fork(check: Callable[[], str | None]) -> str | None:
+    """Check in a fork of the process, where an env may crash and be left anywhere."""
+
+    def answer() -> tuple[str | None, BranchingError | None]:
+        try:
+            return check(), None
+        except BranchingError as error:
+            return None, error
+
+    fork = Fork(answer, ANSWER_WITHIN)
+    try:
+        found: str | None
+        found, refusal = fork.call()
+    except HungForkError:
+        raise
+    except (BranchingError, RuntimeError) as error:
+        return f"{error}"
+    finally:
+        fork.close()
+    if refusal is not None:
+        raise refusal
+    return found
+
+
+def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str | None:
+    """Play from several states, and again from the same ones."""
+    actions, end = RandomActions(env), time.perf_counter() + SECONDS
+    for point in range(1, POINTS + 1):
+        start, plan, other = engine.save(), actions.draw(STEPS), actions.draw(STEPS)
+        reset = resets and point == 1
+        generators = global_generators()
+        try:
+            truth = _played(env, plan, reset, watch_model=point == 1)
+        except BranchingError:
+            raise
+        except Exception:  # the training will meet it too, and show it as it is
+            return None
+        drawn = changed(generators, global_generators())
+        engine.restore(start)
+        lived = played(env, other[: STEPS // 2])
+        aside = engine.resave(start)
+        engine.restore(start)
+        found = difference(truth, _played(env, plan, reset))
+        engine.restore(aside)
+        lived += [] if has_ended(lived) else played(env, other[STEPS // 2 :])
+        engine.restore(start)
+        found = found or difference(played(env, other), lived)
+        engine.restore(start)
+        if found is not None:
+            return f"put back to where it was, it played the same actions differently: {found}{_what_changes(env, plan)}"
+        if drawn:
+            return f"its step() draws from {' and '.join(drawn)}, which lies outside of the env"
+        if time.perf_counter() > end or has_ended(played(env, plan[:point])):
+            break
+    return None
+
+
+def _forks_differ(env: gym.Env[Any, Any]) -> str | None:
+    """Play in forks, then in the env."""
+    actions = RandomActions(env)
+    plan, other = actions.draw(STEPS), actions.draw(STEPS)
+    siblings = [ForkedEnv(env), ForkedEnv(env)]
+    found = difference(played(siblings[1], other), played(ForkedEnv(env), other))
+    again = played(siblings[0], plan)
+    found = found or difference(played(env, plan), again)
+    return None if found is None else f"in a fork, it played the same actions differently: {found}"
+
+
+def _played(env: gym.Env[Any, Any], actions: list[Any], reset: bool, watch_model: bool = False) -> Play:
+    """Play, and reset."""
+    model = model_contents(env) if watch_model else {}
+    seen = played(env, actions)
+    refuse_changes(env, model, "step")
+    if reset:
+        seen.append({"observation after a reset": copy.deepcopy(env.reset()[0])})
+        refuse_changes(env, model, "reset")
+    return seen
+
+
+def _what_changes(env: gym.Env[Any, Any], actions: list[Any]) -> str:
+    """Name what playing changes outside of the env."""
+    before = outside_values(env)
+    played(env, actions)
+    names = changed(before, outside_values(env))
+    return f"; playing changed {', '.join(names)}" if names else ""
