@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from sb3_hybrid_grpo import __version__, train
+from sb3_hybrid_grpo import __version__, check, train
 from sb3_hybrid_grpo.benchmark import compare, gradient_variance, report
 from sb3_hybrid_grpo.cli import CommandError
 
@@ -29,6 +29,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("train HybridGRPO on one env, evaluate it, save the policy", train.add_arguments, train.run),
+    "check": Command("show how an env is branched, whether that is exact, and what it costs", check.add_arguments, check.run),
     "compare": Command(
         "compare HybridGRPO with PPO and TRPO at equal simulator steps",
         compare.add_arguments,

@@ -5,10 +5,12 @@ from sb3_hybrid_grpo.branching.engines import register_engine
 from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups, GroupStep
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, SupportsBranching
+from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, make_branchable
 
 __all__ = [
     "BranchHorizon",
+    "BranchingReport",
     "BranchingWrapper",
     "Candidates",
     "Engine",
@@ -16,6 +18,7 @@ __all__ = [
     "Groups",
     "InPlaceEngine",
     "SupportsBranching",
+    "check_branching",
     "make_branchable",
     "register_engine",
 ]

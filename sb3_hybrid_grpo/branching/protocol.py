@@ -43,6 +43,9 @@ class SupportsBranching(Protocol):
 class Engine(Protocol):
     """A way to save and restore a whole env with its wrappers."""
 
+    name: str
+    """What it is called in messages."""
+
     def save(self, previous: Snapshot | None = None) -> Snapshot:
         """
         Save the env as it is now.

@@ -1,0 +1,91 @@
+"""``check`` and ``check_branching``: how an env is branched, and what that costs."""
+
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_hybrid_grpo import check_branching, make_branchable
+from sb3_hybrid_grpo.__main__ import main
+from sb3_hybrid_grpo.branching import report
+from tests import outside_envs
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SECONDS", 0.02)
+
+
+def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "CartPole-v1", "--n-samples", "3", "--branch-horizon", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "CartPole-v1>>>>>> is branched exactly" in printed
+    for part in ("copies of the env", "step ", "save ", "restore ", " µs", "3 members, branch_horizon=4"):
+        assert part in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CartPole-v77"], r"received 'CartPole-v77'"),
+        (["CartPole-v1", "--n-samples", "0"], "needs a whole number of at least 1"),
+        ([], "ENV_ID"),
+    ],
+)
+def test_what_the_command_refuses(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["check", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_an_env_that_cannot_be_branched(capsys: pytest.CaptureFixture[str]) -> None:
+    make: Any = outside_envs.clock
+    gym.register("test/Clock-v0", make, max_episode_steps=9)
+    try:
+        assert main(["check", "test/Clock-v0"]) == 1
+    finally:
+        gym.registry.pop("test/Clock-v0")
+    assert "cannot be branched: in place: put back to" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_figures(horizon: int) -> None:
+    found = check_branching(gym.make("Pendulum-v1"), n_samples=3, branch_horizon=horizon)
+    assert found.is_exact and found.engine == ("copied" if horizon > 1 else "in place") and found.hint == ""
+    assert min(found.step, found.save, found.restore, found.group_step) > 0
+    assert found.slow_down == found.group_step / (3 * found.step)
+
+
+def test_forks_are_reported_with_their_reason_and_a_hint() -> None:
+    found = check_branching(TimeLimit(outside_envs.generator(), 9), branch_horizon=4)
+    assert found.engine == "forked" and found.is_exact
+    assert "Noisy.noise holds a builtins.generator" in str(found)
+    assert "hint       forks cost milliseconds" in str(found) and "save " not in str(found)
+
+
+def test_slow_saving_brings_a_hint() -> None:
+    env: Any = TimeLimit(outside_envs.closure(), 9)
+    env.unwrapped.lists = [[float(n)] for n in range(500)]
+    found = check_branching(env, branch_horizon=1)
+    assert "hint       saving is slow beside a step" in str(found)
+
+
+def test_plain_ppo_needs_no_siblings() -> None:
+    found = check_branching(gym.make("CartPole-v1"), n_samples=1)
+    assert found.slow_down > 0
+
+
+def test_recorders_see_nothing_and_a_branchable_env_is_taken_as_it_is() -> None:
+    env = Monitor(gym.make("CartPole-v1"))
+    assert check_branching(env).is_exact
+    assert env.get_total_steps() == 0 and isinstance(env.env, gym.wrappers.TimeLimit)
+    assert check_branching(make_branchable(env)).is_exact
+    assert env.get_total_steps() == 0
+
+
+def test_a_refusal_says_why() -> None:
+    found = check_branching(outside_envs.thread())
+    assert (found.engine, found.is_exact) == ("none", False)
+    assert str(found) == found.refusal and "threading.Thread" in found.refusal
