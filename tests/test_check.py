@@ -13,8 +13,9 @@ from gymnasium.wrappers import TimeLimit
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
 from sb3_hybrid_grpo.branching.answers import SiblingFailure
-from sb3_hybrid_grpo.branching.check import find_difference
-from sb3_hybrid_grpo.branching.forks import Fork
+from sb3_hybrid_grpo.branching.check import Finding, find_difference
+from sb3_hybrid_grpo.branching.copies import EnvCopy
+from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
 from tests.stateful_envs import STATES, Noisy, noisy
@@ -114,7 +115,7 @@ def test_a_thread_is_refused_at_once() -> None:
 def test_what_differs_is_named(make: Callable[[], gym.Env[Any, Any]], name: str) -> None:
     env = make()
     env.reset(seed=0)
-    assert name in str(find_difference(env, InPlaceEngine(env), resets=False))
+    assert name in str(find_difference(env, InPlaceEngine(env), resets=False).difference)
 
 
 @pytest.mark.parametrize("make", [*map(noisy, STATES), lambda: gym.make("CartPole-v1"), lambda: gym.make("Blackjack-v1")])
@@ -124,7 +125,7 @@ def test_an_env_is_not_disturbed(make: Callable[[], gym.Env[Any, Any]], resets: 
     for one in (env, twin):
         one.reset(seed=1)
         one.action_space.seed(0)  # some envs draw from it
-    assert find_difference(env, InPlaceEngine(env), resets) is None
+    assert find_difference(env, InPlaceEngine(env), resets) == Finding()
     actions = [t % 2 for t in range(20)]
     assert play(env, actions) == play(twin, actions)
 
@@ -162,7 +163,7 @@ class Crashes(Noisy):
 def test_a_crash_does_not_reach_the_env() -> None:
     env = Crashes()
     env.reset(seed=0)
-    assert "died with exit code 7" in str(find_difference(env, InPlaceEngine(env), resets=False))
+    assert "died with exit code 7" in str(find_difference(env, InPlaceEngine(env), resets=False).difference)
     assert not env.visited
 
 
@@ -179,7 +180,30 @@ def test_a_hanging_fork_leaves_the_check_to_this_process(monkeypatch: pytest.Mon
 
     env = Noisy(wait)
     env.reset(seed=0)
-    assert find_difference(env, InPlaceEngine(env), resets=False) is None
+    assert find_difference(env, InPlaceEngine(env), resets=False) == Finding()
+
+
+def by_identity() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        env.n += 1
+        return float(env.table.get(id(env.part), 0.0) if env.n > 6 else 0.0)
+
+    env: Any = Noisy(change)
+    env.n, env.part = 0, [1.0]
+    env.table = {id(env.part): 5.0}
+    return TimeLimit(env, 30)
+
+
+def test_copies_that_differ_after_some_steps_are_not_used() -> None:
+    branching: Any = make_branchable(by_identity())
+    branching.reset(seed=0)
+    steps = branching.step_siblings(np.array([1]), np.ones(1, bool), True)
+    assert isinstance(branching._siblings[0], EnvCopy), steps  # a few steps show nothing
+    branching = make_branchable(by_identity())
+    branching.reset(seed=0)
+    assert branching.check_siblings(False) is None
+    branching.step_siblings(np.array([1]), np.ones(1, bool), True)
+    assert not isinstance(branching._siblings[0], EnvCopy | ForkedEnv)
 
 
 def test_it_takes_no_time() -> None:

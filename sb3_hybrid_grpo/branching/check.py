@@ -4,10 +4,11 @@ import copy
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv, ForkEngine, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.outside import changed, global_generators, outside_values
 from sb3_hybrid_grpo.branching.plays import Play, RandomActions, difference, has_ended, played
@@ -22,7 +23,16 @@ SECONDS = 0.15
 ANSWER_WITHIN = 20.0
 
 
-def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str | None:
+class Finding(NamedTuple):
+    """What a check found."""
+
+    difference: str | None = None
+    """What differed; None if the engine is exact as far as can be seen."""
+    copies_differ: bool = False
+    """Whether a copy of the env, where one can be made, played something else than the env."""
+
+
+def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Finding:
     """
     Check that an env plays the same again after it was put back, also for a sibling that was put aside in between, and that it
     draws no random numbers from outside of itself. The env is afterwards what it was.
@@ -30,7 +40,7 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str
     :param env: The env
     :param engine: Its engine
     :param resets: Whether siblings reset by themselves, so that the check may
-    :return: What differed; None if the engine is exact as far as can be seen
+    :return: What was found
     :raises BranchingError: for an env that changes what all members share
     """
     if isinstance(engine, ForkEngine):
@@ -47,23 +57,23 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str
         engine.restore(origin)
 
 
-def _in_fork(check: Callable[[], str | None]) -> str | None:
+def _in_fork(check: Callable[[], Finding]) -> Finding:
     """Check in a fork of the process, where an env may crash and be left anywhere."""
 
-    def answer() -> tuple[str | None, BranchingError | None]:
+    def answer() -> tuple[Finding, BranchingError | None]:
         try:
             return check(), None
         except BranchingError as error:
-            return None, error
+            return Finding(), error
 
     fork = Fork(answer, ANSWER_WITHIN)
     try:
-        found: str | None
+        found: Finding
         found, refusal = fork.call()
     except HungForkError:
         raise
     except (BranchingError, RuntimeError) as error:
-        return f"{error}"
+        return Finding(str(error))
     finally:
         fork.close()
     if refusal is not None:
@@ -71,9 +81,10 @@ def _in_fork(check: Callable[[], str | None]) -> str | None:
     return found
 
 
-def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str | None:
+def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Finding:
     """Play from several states, and again from the same ones."""
     actions, end = RandomActions(env), time.perf_counter() + SECONDS
+    copies_differ = False
     for point in range(1, POINTS + 1):
         start, plan, other = engine.save(), actions.draw(STEPS), actions.draw(STEPS)
         reset = resets and point == 1
@@ -83,7 +94,7 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str |
         except BranchingError:
             raise
         except Exception:  # the training will meet it too, and show it as it is
-            return None
+            return Finding()
         drawn = changed(generators, global_generators())
         engine.restore(start)
         lived = played(env, other[: STEPS // 2])
@@ -96,15 +107,29 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> str |
         found = found or difference(played(env, other), lived)
         engine.restore(start)
         if found is not None:
-            return f"put back to where it was, it played the same actions differently: {found}{_what_changes(env, plan)}"
+            changes = _what_changes(env, plan)
+            return Finding(f"put back to where it was, it played the same actions differently: {found}{changes}")
         if drawn:
-            return f"its step() draws from {' and '.join(drawn)}, which lies outside of the env"
+            return Finding(f"its step() draws from {' and '.join(drawn)}, which lies outside of the env")
+        copies_differ |= _copy_differs(env, plan, truth)
         if time.perf_counter() > end or has_ended(played(env, plan[:point])):
             break
-    return None
+    return Finding(copies_differ=copies_differ)
 
 
-def _forks_differ(env: gym.Env[Any, Any]) -> str | None:
+def _copy_differs(env: gym.Env[Any, Any], actions: list[Any], truth: Play) -> bool:
+    try:
+        copied = EnvCopy(env)
+    except Exception:  # it need not be possible
+        return False
+    try:
+        again = played(copied.env, actions)
+    except Exception:
+        return True
+    return difference(truth[: len(again)], again) is not None
+
+
+def _forks_differ(env: gym.Env[Any, Any]) -> Finding:
     """Play in forks, then in the env."""
     actions = RandomActions(env)
     plan, other = actions.draw(STEPS), actions.draw(STEPS)
@@ -112,7 +137,7 @@ def _forks_differ(env: gym.Env[Any, Any]) -> str | None:
     found = difference(played(siblings[1], other), played(ForkedEnv(env), other))
     again = played(siblings[0], plan)
     found = found or difference(played(env, plan), again)
-    return None if found is None else f"in a fork, it played the same actions differently: {found}"
+    return Finding(None if found is None else f"in a fork, it played the same actions differently: {found}")
 
 
 def _played(env: gym.Env[Any, Any], actions: list[Any], reset: bool, watch_model: bool = False) -> Play:

@@ -23,6 +23,8 @@ class Choice:
         self.env = env
         self.reasons: list[str] = []
         """Why each engine was passed over."""
+        self.copies_differ = False
+        """Whether the check has shown that copies of the env are none."""
         self.engine: InPlaceEngine | ForkEngine
         try:
             self.engine = InPlaceEngine(env)
@@ -40,12 +42,13 @@ class Choice:
         :raises BranchingError: if no engine is exact
         """
         found = find_difference(self.env, self.engine, resets)
-        if found is not None and can_fork() and not isinstance(self.engine, ForkEngine):
-            self.reasons.append(f"{self.engine.name}: {found}")
+        if found.difference is not None and can_fork() and not isinstance(self.engine, ForkEngine):
+            self.reasons.append(f"{self.engine.name}: {found.difference}")
             self.engine = ForkEngine(self.env)
             found = find_difference(self.env, self.engine, resets)
-        if found is not None:
-            raise not_exact(self.env, [*self.reasons, f"{self.engine.name}: {found}"])
+        if found.difference is not None:
+            raise not_exact(self.env, [*self.reasons, f"{self.engine.name}: {found.difference}"])
+        self.copies_differ = found.copies_differ
 
     def warn_of_costs(self) -> None:
         """Say what forks cost. To be called when the env can be stepped."""

@@ -66,6 +66,8 @@ def difference(truth: Play, again: Play) -> str | None:
     :return: The first difference: field, step, values; None without one
     """
     for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
+        if one.keys() != other.keys():
+            return f"once the episode ended at step {number - 1}, and once it did not"
         for name in one:
             found = _first_difference(name, one[name], other[name])
             if found is not None:

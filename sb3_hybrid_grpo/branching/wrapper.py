@@ -74,6 +74,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self._take(shortcut=False)
         if self._choice.engine is not self._engine:
             self._take_engine(self._choice.engine)
+        if self._choice.copies_differ:
+            self._copyable = False
         return None
 
     def saw_noise(self) -> bool:
