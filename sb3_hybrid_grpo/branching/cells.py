@@ -171,6 +171,23 @@ class SequenceCell(ContainerCell):
         write_back(copies)
 
 
+class ListCell(SequenceCell):
+    """
+    A list: to write all of it costs less than to see whether something has changed.
+
+    :param obj: The list
+    """
+
+    def __init__(self, obj: list[Any]) -> None:
+        super().__init__(obj, list, _write_list)
+
+    def restore(self, contents: Any) -> None:
+        values, copies = contents
+        _write_list(self.obj, values)
+        for array, copy in copies:
+            array[...] = copy
+
+
 class ArrayCell:
     """
     An array that is held by something other than a container of values, or one of a subclass of ndarray.
@@ -263,6 +280,10 @@ class HookCell(OpaqueCell):
 
     def restore(self, contents: Any) -> None:
         self.env.restore_state(contents)
+
+
+def _write_list(obj: list[Any], values: list[Any]) -> None:
+    list.__setitem__(obj, slice(None), values)
 
 
 def _objects(keys: Iterable[Any]) -> list[Any]:

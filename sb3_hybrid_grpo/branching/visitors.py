@@ -32,6 +32,7 @@ from sb3_hybrid_grpo.branching.box2d import box2d_cell, box2d_names
 from sb3_hybrid_grpo.branching.cells import (
     ArrayCell,
     HookCell,
+    ListCell,
     MappingCell,
     ReferenceCell,
     SequenceCell,
@@ -259,8 +260,9 @@ def _constant(*references: str) -> "Visitor":
     return lambda obj, found: [(f".{name}", getattr(obj, name)) for name in references]
 
 
-def _write_list(obj: list[Any], values: list[Any]) -> None:
-    list.__setitem__(obj, slice(None), values)
+def _visit_list(obj: list[Any], found: Found) -> Children:
+    found.cells.append(ListCell(obj))
+    return _values(obj)
 
 
 def _write_deque(obj: "collections.deque[Any]", values: list[Any]) -> None:
@@ -283,7 +285,7 @@ Visitor = Callable[[Any, Found], Children]
 _VISITORS: dict[type, Visitor] = {
     gym.Space: _visit_space,
     dict: _visit_mapping,
-    list: _sequence(_write_list),
+    list: _visit_list,
     collections.deque: _sequence(_write_deque),
     set: _sequence(_write_set),
     np.ndarray: _visit_array,
