@@ -64,7 +64,7 @@ def test_a_fork_goes_on_from_where_the_process_is() -> None:
 
 
 def test_a_fork_ends_with_its_object() -> None:
-    before = children()
+    before = set(children())
     files = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         fork = Fork(os.getpid)
@@ -72,7 +72,7 @@ def test_a_fork_ends_with_its_object() -> None:
         assert pid != os.getpid()
     del fork
     assert not is_running(pid)
-    assert children() == before  # no zombies either
+    assert not set(children()) - before  # no zombies either
     assert len(os.listdir("/proc/self/fd")) == files
 
 
@@ -101,11 +101,11 @@ def test_an_error_in_a_fork_comes_back_with_its_traceback_and_the_fork_goes_on()
     [(lambda: os._exit(3), "died with exit code 3"), (lambda: os.kill(os.getpid(), signal.SIGKILL), "died with signal 9")],
 )
 def test_a_fork_that_dies(end: Any, message: str) -> None:
-    before = children()
+    before = set(children())
     fork = Fork(end)
     with pytest.raises(BranchingError, match=message):
         fork.call()
-    assert children() == before
+    assert not set(children()) - before
 
 
 def test_a_fork_that_hangs() -> None:
@@ -153,12 +153,12 @@ def test_methods_of_the_env_and_its_wrappers() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 4, "free"])
 def test_closing_the_env_ends_its_siblings(horizon: Any) -> None:
-    before = children()
+    before = set(children())  # of other tests, and they may end meanwhile
     env = DummyVecEnv([lambda: TimeLimit(outside_envs.generator(), 9)] * 2)
     HybridGRPO("MlpPolicy", env, branch_horizon=horizon, n_samples=3, **SMALL).learn(16)
-    assert len(children()) == len(before) + 4
+    assert len(set(children()) - before) == 4
     env.close()
-    assert children() == before
+    assert not set(children()) - before
 
 
 def make() -> gym.Env[Any, Any]:

@@ -1,5 +1,6 @@
 """The launcher for RL Baselines3 Zoo: python -m sb3_hybrid_grpo.zoo."""
 
+import multiprocessing
 import importlib.util
 import os
 import subprocess
@@ -46,11 +47,11 @@ RUN = Path("logs/hybrid_grpo/Pendulum-v1_1")
 
 
 class Remembering(gym.Wrapper[Any, Any, Any, Any]):
-    """Holds what cannot be copied."""
+    """Holds what can be neither copied nor forked."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.numbers = (number for number in range(10))
+        self.stream, _ = multiprocessing.Pipe()
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_an_illegal_option_is_named_with_its_file(
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 def test_an_env_that_cannot_be_branched_is_refused(kind: str, zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = ("--eval-freq", -1, "-params", "env_wrapper:'tests.test_zoo_launcher.Remembering'")
-    assert "generator" in refusal(capsys, *TRAIN, "-f", "refused", "--vec-env", kind, *wrapped)
+    assert "Connection" in refusal(capsys, *TRAIN, "-f", "refused", "--vec-env", kind, *wrapped)
     command(*TRAIN, "-f", f"single-{kind}", "--vec-env", kind, *wrapped, "n_samples:1")
     assert Path(f"single-{kind}/hybrid_grpo/Pendulum-v1_1/Pendulum-v1.zip").is_file()
 
