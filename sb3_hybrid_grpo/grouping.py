@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 # docs/choosing.md has the numbers that these rest on.
-FORK_ABOVE = 0.5
-FREE_BELOW = 0.4
+FORK_ABOVE = 0.4
+FREE_BELOW = 0.3
+EXPECTED = 0.5
 PROBE_INTERVAL = 4
 MEMORY = 0.8
 
@@ -22,14 +23,14 @@ class AutoGrouping:
 
     :param noise_seen: Whether an env has drawn random numbers in a step.
     :param grouped: Whether siblings fork once noise is seen, but for probes.
-    :param variance_removed: The signal, at most 1; None before the first grouped rollout.
+    :param variance_removed: The signal, at most 1; what is expected before the first grouped rollout counts as one.
     :param since_probe: Free rollouts since the last grouped one.
     :param times_let_go: How often siblings were let go to begin lives of their own.
     """
 
     noise_seen: bool = False
     grouped: bool = True
-    variance_removed: float | None = None
+    variance_removed: float = EXPECTED
     since_probe: int = 0
     times_let_go: int = 0
 
@@ -48,7 +49,6 @@ class AutoGrouping:
         if variance_removed is None:
             self.since_probe += 1
             return
-        before = variance_removed if self.variance_removed is None else self.variance_removed
-        self.variance_removed = MEMORY * before + (1 - MEMORY) * variance_removed
+        self.variance_removed = MEMORY * self.variance_removed + (1 - MEMORY) * variance_removed
         self.grouped = self.variance_removed > (FREE_BELOW if self.grouped else FORK_ABOVE)
         self.since_probe = 0

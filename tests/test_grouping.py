@@ -50,10 +50,16 @@ def test_groups_that_pay_stay() -> None:
     assert all(decisions(AutoGrouping(noise_seen=True), [0.8] * 30))
 
 
-def test_groups_that_do_not_pay_are_probed_now_and_then() -> None:
-    made = decisions(AutoGrouping(noise_seen=True), [0.1] * (3 * PROBE_INTERVAL + 4))
-    probes = np.flatnonzero(made)
-    assert probes.tolist() == [0, PROBE_INTERVAL + 1, 2 * (PROBE_INTERVAL + 1), 3 * (PROBE_INTERVAL + 1)]
+def test_groups_that_do_not_pay_are_given_a_chance_and_then_probed_now_and_then() -> None:
+    made = decisions(AutoGrouping(noise_seen=True), [0.1] * (4 * PROBE_INTERVAL + 10))
+    at_first = made.index(False)
+    assert 2 <= at_first <= 6
+    probes = np.flatnonzero(made)[at_first:] - at_first
+    assert probes.tolist() == [PROBE_INTERVAL, 2 * PROBE_INTERVAL + 1, 3 * PROBE_INTERVAL + 2, 4 * PROBE_INTERVAL + 3]
+
+
+def test_a_bad_start_alone_does_not_end_groups_that_pay() -> None:
+    assert all(decisions(AutoGrouping(noise_seen=True), [0.0, 0.1] + [0.6] * 20))
 
 
 def test_groups_come_back_when_they_pay_again() -> None:
