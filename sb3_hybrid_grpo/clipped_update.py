@@ -110,6 +110,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         if self.sampling_temperature != 1:
             self.logger.record("train/sampling_weight_max", float(buffer.weights.max()))
         if self._decides_whether_to_fork:
+            self.logger.record("train/noise_seen", int(self.auto_grouping.noise_seen))
             self.logger.record("train/grouped", int(buffer.forks))
         if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:
             self.logger.record("train/group_beta", buffer.baseline.beta)

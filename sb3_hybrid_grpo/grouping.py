@@ -14,7 +14,8 @@ MEMORY = 0.8
 class AutoGrouping:
     """
     Siblings fork while groups pay, and are free while they do not. In an env that draws no random numbers while it steps they
-    never do: members have no noise to share, and their states would be alike for nothing.
+    stay free: as far as can be seen members have no noise to share, and their states would be alike for nothing. Noise that is
+    drawn ahead, in a reset, is not seen.
 
     Else the signal is the share of the advantages' variance that the group baseline removed, averaged over the rollouts in
     which siblings forked, the last ones counting most. While they are free, every few rollouts one is grouped, as a probe; it

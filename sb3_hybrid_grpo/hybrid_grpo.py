@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, BasePolicy, MultiInputActorCriticPolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_hybrid_grpo.branching import BranchHorizon
@@ -197,6 +198,7 @@ class HybridGRPO(ClippedUpdate):
             self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device
         )
         self.set_random_seed(self.seed)
+        self._check_policy()
         self.policy = self._make_policy().to(self.device)
         self._setup_groups()
         check_can_be_tempered(self.policy, self.sampling_temperature)
@@ -206,6 +208,23 @@ class HybridGRPO(ClippedUpdate):
             if isinstance(self.clip_range_vf, (float, int)) and self.clip_range_vf <= 0:
                 raise ValueError(f"Received clip_range_vf={self.clip_range_vf}: it must be positive, or None for no clipping.")
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        if isinstance(load_path_or_dict, dict) and self.entropy.optimizer is not None:
+            # a coefficient that was not learned where these come from begins anew
+            anew: dict[str, Any] = {"entropy.optimizer": self.entropy.optimizer.state_dict()}
+            load_path_or_dict = anew | load_path_or_dict
+        super().set_parameters(load_path_or_dict, exact_match, device)
+
+    def _check_policy(self) -> None:
+        if not issubclass(self.policy_class, ActorCriticPolicy) or issubclass(self.policy_class, RecurrentActorCriticPolicy):
+            raise ValueError(
+                f"Received the policy {self.policy_class.__name__}. Use 'MlpPolicy', 'CnnPolicy' or 'MultiInputPolicy', or a "
+                "subclass of stable_baselines3.common.policies.ActorCriticPolicy; MaskableHybridGRPO and "
+                "RecurrentHybridGRPO are for maskable and for recurrent ones."
+            )
 
     def _make_policy(self) -> Any:
         return self.policy_class(
@@ -255,12 +274,12 @@ class HybridGRPO(ClippedUpdate):
         :raises ValueError: if the file is incomplete or was not saved by PPO, or an argument is unknown
         """
         check_is_ppo(path, cls.__name__, cls._without_groups.__name__)
-        unknown = kwargs.keys() - inspect.signature(HybridGRPO.__init__).parameters.keys()
+        arguments = inspect.signature(HybridGRPO).parameters.keys() - {"policy", "env", "device", "_init_setup_model"}
+        unknown = kwargs.keys() - arguments
         if unknown:
             raise ValueError(f"Received {', '.join(sorted(unknown))}, which {cls.__name__} does not have as an argument.")
         # PPO saves which buffer it chose for itself
-        arguments = {"rollout_buffer_class": None, **kwargs}
-        model = super().load(path, env, device, **arguments)
+        model = super().load(path, env, device, **{"rollout_buffer_class": None, **kwargs})
         model.num_simulator_steps = model.num_timesteps
         return model
 

@@ -47,12 +47,14 @@ class MaskableHybridGRPO(HybridGRPO):
     _buffer_classes = (MaskableHybridRolloutBuffer, MaskableHybridDictRolloutBuffer)
     _use_masking = True
 
-    def _make_policy(self) -> Any:
+    def _check_policy(self) -> None:
         if not issubclass(self.policy_class, MaskableActorCriticPolicy):
             raise ValueError(
                 f'Received the policy {self.policy_class.__name__}, which knows no masks. Use "MlpPolicy", "CnnPolicy" or '
                 '"MultiInputPolicy", or a subclass of sb3_contrib.common.maskable.policies.MaskableActorCriticPolicy.'
             )
+
+    def _make_policy(self) -> Any:
         return self.policy_class(self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs)
 
     def _act(self, obs: Any, groups: Groups, buffer: HybridRolloutBuffer) -> tuple[th.Tensor, th.Tensor, th.Tensor]:

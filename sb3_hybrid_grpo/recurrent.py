@@ -69,13 +69,15 @@ class RecurrentHybridGRPO(HybridGRPO):
                 f"Received action_selection={self.action_selection!r}: with a memory, what a state is worth depends on what "
                 "was seen before it, and actions are not compared. Use action_selection='on_policy'."
             )
+        super()._setup_model()
+
+    def _check_policy(self) -> None:
         if not issubclass(self.policy_class, RecurrentActorCriticPolicy):
             raise ValueError(
                 f'Received the policy {self.policy_class.__name__}, which has no memory. Use "MlpLstmPolicy", '
                 '"CnnLstmPolicy" or "MultiInputLstmPolicy", or a subclass of '
                 "sb3_contrib.common.recurrent.policies.RecurrentActorCriticPolicy."
             )
-        super()._setup_model()
 
     def _buffer_kwargs(self) -> dict[str, Any]:
         lstm = self.policy.lstm_actor

@@ -154,7 +154,7 @@ def test_logs_have_ppos_keys_and_the_groups() -> None:
     theirs = recorded(PPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 96)
     ours = recorded(HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 96)
     added = {"time/simulator_steps", "rollout/sibling_resets"}
-    added |= {"train/grouped", "train/group_beta", "train/group_variance_removed"}
+    added |= {"train/grouped", "train/noise_seen", "train/group_beta", "train/group_variance_removed"}
     assert set(ours[-1]) == set(theirs[-1]) | added
     assert ours[-1]["time/total_timesteps"] == 96 and ours[-1]["time/simulator_steps"] == 384
     assert 0 <= ours[-1]["train/group_beta"] <= 1

@@ -1,5 +1,6 @@
 """Invalid action masking: every member asks in its own state, and with one member it is sb3-contrib's MaskablePPO."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,34 @@ def test_what_has_no_masks_is_refused() -> None:
         MaskableHybridGRPO("MlpPolicy", "Pendulum-v1", **SMALL)
     with pytest.raises(ValueError, match="sampling_temperature"):
         MaskableHybridGRPO("MlpPolicy", make_vec_env(NeverTwice, 2), branch_horizon=1, sampling_temperature=2.0, **SMALL)
+
+
+class Outside(NeverTwice):
+    """Holds what only forks can save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = (number for number in range(1_000))
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("env_class", [NeverTwice, Outside])
+def test_trials_before_the_training_take_valid_actions(env_class: Any, check: bool) -> None:
+    env = make_vec_env(env_class, 1, seed=0)
+    model = MaskableHybridGRPO("MlpPolicy", env, branch_horizon=4, branching_check=check, **SMALL)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        model.learn(32)
+    said = [str(one.message) for one in seen]
+    assert any("is a process" in one for one in said) == (env_class is Outside)
+    assert not any("could not be shown" in one for one in said)
+    assert env.get_attr("_copyable") == [True]
+    env.close()
+
+
+def test_a_check_that_could_not_be_made_is_said() -> None:
+    class Unmasked(NeverTwice):
+        action_masks: Any = property()
+
+    with pytest.warns(UserWarning, match=r"could not be shown.*is not valid.*action_masks\(\)"), pytest.raises(Exception):  # noqa: B017
+        HybridGRPO("MlpPolicy", make_vec_env(Unmasked, 1, seed=0), branch_horizon=4, **SMALL).learn(32)

@@ -46,6 +46,14 @@ def test_training_goes_on_from_ppo(theirs: Any, ours: Any, policy: str, env_id: 
     assert all(th.equal(one, other) for one, other in zip(tensors(again), tensors(model), strict=True))
 
 
+def test_a_coefficient_of_the_entropy_may_be_learned_from_there_on(tmp_path: Path) -> None:
+    PPO("MlpPolicy", "CartPole-v1", **SMALL).learn(32).save(tmp_path / "ppo")
+    model = HybridGRPO.from_ppo(tmp_path / "ppo", env=make_vec_env("CartPole-v1", 2, seed=0), ent_coef="auto")
+    before = model.entropy.value(1.0)
+    model.learn(64, reset_num_timesteps=False)
+    assert model.entropy.value(1.0) != before
+
+
 def test_with_one_member_it_goes_on_as_ppo_does(tmp_path: Path) -> None:
     PPO("MlpPolicy", make_vec_env("CartPole-v1", 2, seed=0), **SMALL).learn(128).save(tmp_path / "ppo")
     theirs = PPO.load(tmp_path / "ppo", env=make_vec_env("CartPole-v1", 2, seed=1))
@@ -95,6 +103,14 @@ def test_models_of_other_algorithms_are_refused(tmp_path: Path) -> None:
         HybridGRPO.from_ppo(tmp_path / "ours")
     with pytest.raises(ValueError, match="n_smaples, which HybridGRPO does not have"):
         HybridGRPO.from_ppo(tmp_path / "ppo", n_smaples=4)
+    for name in ("policy", "_init_setup_model"):
+        with pytest.raises(ValueError, match=f"Received {name}, which HybridGRPO does not have"):
+            HybridGRPO.from_ppo(tmp_path / "ppo", None, "cpu", **{name: None})
+    MaskablePPO("MlpPolicy", NeverTwice()).save(tmp_path / "maskable")
+    RecurrentPPO("MlpLstmPolicy", "CartPole-v1").save(tmp_path / "recurrent")
+    for other in ("maskable", "recurrent"):
+        with pytest.raises(ValueError, match="are for maskable and for recurrent ones"):
+            HybridGRPO.from_ppo(tmp_path / other)
     with pytest.raises(ValueError, match="has no memory"):
         RecurrentHybridGRPO.from_ppo(tmp_path / "ppo")
     with pytest.raises(ValueError, match="knows no masks"):

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv, ForkEngine, HungForkError, can_fork
+from sb3_hybrid_grpo.branching.forks import ANSWER_WITHIN as A_STEP_WITHIN
+from sb3_hybrid_grpo.branching.forks import DeadForkError, Fork, ForkedEnv, ForkEngine, HungForkError, can_fork
+from sb3_hybrid_grpo.branching.inplace import NotInPlaceError
 from sb3_hybrid_grpo.branching.outside import changed, global_generators, outside_values
 from sb3_hybrid_grpo.branching.plays import Play, RandomActions, difference, has_ended, played
 from sb3_hybrid_grpo.branching.protocol import Engine
@@ -30,6 +32,8 @@ class Finding(NamedTuple):
     """What differed; None if the engine is exact as far as can be seen."""
     copies_differ: bool = False
     """Whether a copy of the env, where one can be made, played something else than the env."""
+    error: str | None = None
+    """What the env itself raised when it played, so that nothing could be shown."""
 
 
 def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Finding:
@@ -44,12 +48,18 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Fin
     :raises BranchingError: for an env that changes what all members share
     """
     if isinstance(engine, ForkEngine):
-        return _in_fork(functools.partial(_forks_differ, env))
+        return _in_fork(functools.partial(_forks_differ, env), 4 * STEPS * A_STEP_WITHIN)
     try:
         if can_fork():
-            return _in_fork(functools.partial(_plays_differ, env, engine, resets))
+            return _in_fork(functools.partial(_plays_differ, env, engine, resets), ANSWER_WITHIN)
     except HungForkError:  # as a fork may that renders, or waits for a thread; the env itself need not
         pass
+    except DeadForkError as death:
+        try:  # is it the branching that kills it, or being a fork?
+            _in_fork(functools.partial(_plays, env), ANSWER_WITHIN)
+            return Finding(str(death))
+        except (DeadForkError, HungForkError):
+            pass
     origin = engine.save()
     try:
         return _plays_differ(env, engine, resets)
@@ -57,22 +67,24 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Fin
         engine.restore(origin)
 
 
-def _in_fork(check: Callable[[], Finding]) -> Finding:
+def _in_fork(check: Callable[[], Finding], within: float) -> Finding:
     """Check in a fork of the process, where an env may crash and be left anywhere."""
 
     def answer() -> tuple[Finding, BranchingError | None]:
         try:
             return check(), None
+        except NotInPlaceError as error:  # something that the env did not hold before it played
+            return Finding(error.reason), None
         except BranchingError as error:
             return Finding(), error
 
-    fork = Fork(answer, ANSWER_WITHIN)
+    fork = Fork(answer, within)
     try:
         found: Finding
         found, refusal = fork.call()
-    except HungForkError:
+    except (HungForkError, DeadForkError):
         raise
-    except (BranchingError, RuntimeError) as error:
+    except RuntimeError as error:
         return Finding(str(error))
     finally:
         fork.close()
@@ -93,8 +105,8 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Findi
             truth = _played(env, plan, reset, watch_model=point == 1)
         except BranchingError:
             raise
-        except Exception:  # the training will meet it too, and show it as it is
-            return Finding()
+        except Exception as error:  # the training may meet it too, and show it as it is
+            return Finding(error=repr(error))
         drawn = changed(generators, global_generators())
         engine.restore(start)
         lived = played(env, other[: STEPS // 2])
@@ -127,6 +139,12 @@ def _copy_differs(env: gym.Env[Any, Any], actions: list[Any], truth: Play) -> bo
     except Exception:
         return True
     return difference(truth[: len(again)], again) is not None
+
+
+def _plays(env: gym.Env[Any, Any]) -> Finding:
+    """Play, and nothing else."""
+    played(env, RandomActions(env).draw(STEPS))
+    return Finding()
 
 
 def _forks_differ(env: gym.Env[Any, Any]) -> Finding:

@@ -48,6 +48,13 @@ class Choice:
             found = find_difference(self.env, self.engine, resets)
         if found.difference is not None:
             raise not_exact(self.env, [*self.reasons, f"{self.engine.name}: {found.difference}"])
+        if found.error is not None:
+            warnings.warn(
+                f"Whether siblings of {self.env} are exact could not be shown before the training: it raised {found.error} "
+                "when it played random actions. Where only some actions are valid, give it action_masks(), as sb3-contrib's "
+                "MaskablePPO wants it.",
+                stacklevel=2,
+            )
         self.copies_differ = found.copies_differ
 
     def warn_of_costs(self) -> None:

@@ -113,6 +113,10 @@ class Fanout:
         """Put all siblings aside, and take those that were aside in their place."""
         self.base.env_method("exchange_siblings")
 
+    def drop_aside(self) -> None:
+        """Forget the siblings that were put aside."""
+        self.base.env_method("drop_aside")
+
     def saw_noise(self) -> bool:
         """
         Find out whether envs draw random numbers while they step.

@@ -21,7 +21,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.plays import RandomActions
+from sb3_hybrid_grpo.branching.plays import RandomActions, chosen
 from sb3_hybrid_grpo.errors import BranchingError
 
 ANSWER_WITHIN = 60.0
@@ -30,6 +30,10 @@ ANSWER_WITHIN = 60.0
 
 class HungForkError(BranchingError):
     """A fork gave no answer in time."""
+
+
+class DeadForkError(BranchingError):
+    """A fork has died."""
 
 
 def can_fork() -> bool:
@@ -91,7 +95,7 @@ class Fork:
             status = f"has not answered for {self.seconds:g} s (it may wait for a thread, which a fork does not have)"
             kind = HungForkError
         except (EOFError, ConnectionError):
-            status, kind = "died", BranchingError
+            status, kind = "died", DeadForkError
             with contextlib.suppress(ChildProcessError):
                 code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
                 self.pid = 0
@@ -215,10 +219,10 @@ class ForkEngine:
         (action,) = RandomActions(self.env).draw(1)
         start = time.perf_counter()
         sibling = ForkedEnv(self.env)
-        _, _, terminated, truncated, _ = sibling.step(action)
+        _, _, terminated, truncated, _ = sibling.step(chosen(sibling, action))
         first = time.perf_counter() - start
         if terminated or truncated:
             sibling.reset()
         start = time.perf_counter()
-        sibling.step(action)
+        sibling.step(chosen(sibling, action))
         return first, time.perf_counter() - start

@@ -114,7 +114,7 @@ class Groups:
         goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
         if self.n_samples == 1 or goes_on:
             return
-        self._aside = None
+        self._drop_aside()
         if check and not self._started:
             self._fanout.check(resets=self.free)
         if self.free:
@@ -144,7 +144,7 @@ class Groups:
         if self.n_samples == 1:
             return False
         if free == self.free:
-            self._aside = None  # a second grouped rollout: what is aside is too old, its statistics are no more those of now
+            self._drop_aside()  # a second grouped rollout: what is aside is too old, its statistics are no more those of now
             return False
         before, self._stepping = self._stepping, True  # one that is broken off leaves siblings anywhere
         reset = free and self._aside is None
@@ -165,6 +165,11 @@ class Groups:
         self.free = free
         self._stepping = before
         return reset
+
+    def _drop_aside(self) -> None:
+        if self._aside is not None:
+            self._aside = None
+            self._fanout.drop_aside()
 
     def _fork_all(self) -> None:
         self.starts_ME = np.ones(self._shape, dtype=bool)

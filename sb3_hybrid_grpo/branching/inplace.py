@@ -26,6 +26,9 @@ class NotInPlaceError(BranchingError):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type["NotInPlaceError"], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
+
 
 InPlaceSnapshot = tuple[list[Cell], list[Any]]
 """The cells of an env, and the contents of each."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 
 Play = list[dict[str, Any]]
 """What each step showed, by name."""
@@ -17,12 +18,12 @@ def played(env: Any, actions: Sequence[Any]) -> Play:
     Play some actions, until an episode ends.
 
     :param env: The env, or what steps like one
-    :param actions: The actions
+    :param actions: The actions, as :class:`RandomActions` draws them
     :return: What it showed
     """
     seen = []
     for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(chosen(env, action))
         step = {"observation": copy.deepcopy(observation), "reward": float(reward)}
         seen.append(step | {"terminated": bool(terminated), "truncated": bool(truncated)})
         if terminated or truncated:
@@ -38,9 +39,41 @@ def has_ended(play: Play) -> bool:
     return bool(play) and bool(play[-1]["terminated"] or play[-1]["truncated"])
 
 
+class ValidAction:
+    """
+    An action that is drawn when the env stands where it is to be taken: one of those that ``action_masks()`` allows there.
+
+    :param space: The action space
+    :param seed: What it is drawn by, the same one whenever the mask is the same
+    """
+
+    def __init__(self, space: gym.Space[Any], seed: int) -> None:
+        self.space, self.seed = space, seed
+
+    def __call__(self, env: Any) -> Any:
+        mask = np.asarray(env.get_wrapper_attr("action_masks")()).astype(np.int8)
+        self.space.seed(self.seed)
+        if isinstance(self.space, spaces.MultiDiscrete):
+            parts = np.split(mask.reshape(-1), np.cumsum(self.space.nvec.reshape(-1))[:-1])
+            return self.space.sample(mask=tuple(parts))
+        if isinstance(self.space, spaces.MultiBinary):
+            zero, one = mask.reshape(-1, 2).T
+            return self.space.sample(mask=np.where(zero & one, 2, one).astype(np.int8).reshape(self.space.shape))
+        return self.space.sample(mask=mask)
+
+
+def chosen(env: Any, action: Any) -> Any:
+    """
+    :param env: The env, where it stands
+    :param action: An action, as :class:`RandomActions` draws them
+    :return: The action to take
+    """
+    return action(env) if isinstance(action, ValidAction) else action
+
+
 class RandomActions:
     """
-    Actions drawn at random, the same for every env.
+    Actions drawn at random, the same for every env; valid ones, where the env has ``action_masks()``.
 
     :param env: The env; the generator of its own space, which it may draw from itself, is not touched
     """
@@ -48,13 +81,30 @@ class RandomActions:
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.space = copy.deepcopy(env.action_space)
         self.space.seed(0)
+        self.masked = is_masked(env)
+        self.drawn = 0
 
     def draw(self, number: int) -> list[Any]:
         """
         :param number: How many
         :return: The actions
         """
-        return [self.space.sample() for _ in range(number)]
+        if not self.masked:
+            return [self.space.sample() for _ in range(number)]
+        self.drawn += number
+        return [ValidAction(self.space, seed) for seed in range(self.drawn - number, self.drawn)]
+
+
+def is_masked(env: gym.Env[Any, Any]) -> bool:
+    """
+    :param env: An env
+    :return: Whether it says which actions are valid
+    """
+    try:
+        env.get_wrapper_attr("action_masks")
+    except AttributeError:
+        return False
+    return True
 
 
 def difference(truth: Play, again: Play) -> str | None:

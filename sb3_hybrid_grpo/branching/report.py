@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.answers import SiblingFailure
-from sb3_hybrid_grpo.branching.plays import RandomActions
+from sb3_hybrid_grpo.branching.plays import RandomActions, chosen
 from sb3_hybrid_grpo.branching.recorders import is_recorder
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
 from sb3_hybrid_grpo.errors import BranchingError
@@ -113,7 +113,7 @@ def _plain_step(env: gym.Env[Any, Any]) -> float:
     env.reset(seed=0)
     n_steps, seconds = 0, 0.0
     while seconds < SECONDS:
-        (action,) = actions.draw(1)
+        action = chosen(env, actions.draw(1)[0])
         start = time.perf_counter()
         _, _, terminated, truncated, _ = env.step(action)
         seconds += time.perf_counter() - start
@@ -130,14 +130,16 @@ def _group_step(branching: BranchingWrapper, n_samples: int, branch_horizon: int
     n_siblings, age, n_steps, seconds = n_samples - 1, 0, 0, 0.0
     starts = ended = np.ones(n_siblings, bool)
     while seconds < SECONDS or n_steps % branch_horizon > 0:
-        chosen = actions.draw(n_samples)
+        taken = actions.draw(n_samples)
+        if actions.masked:  # valid for member 0, and so for siblings that have done the same
+            taken = [chosen(branching, taken[0])] * n_samples
         start = time.perf_counter()
         if n_siblings:
-            steps = branching.step_siblings(np.array(chosen[1:]), starts, age + 1 < branch_horizon)
+            steps = branching.step_siblings(np.array(taken[1:]), starts, age + 1 < branch_horizon)
             if isinstance(steps, SiblingFailure):
                 raise BranchingError(f"Member {steps.member} failed: {steps.error}")
             ended = np.logical_or(steps.terminated, steps.truncated)
-        _, _, terminated, truncated, _ = branching.step(chosen[0])
+        _, _, terminated, truncated, _ = branching.step(taken[0])
         if n_steps > 0:  # the first step tries whether copies are exact
             seconds += time.perf_counter() - start
         n_steps += 1

@@ -212,6 +212,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         """Put the siblings aside, and take those that were aside in their place."""
         self._siblings, self._aside = self._aside, self._siblings
 
+    def drop_aside(self) -> None:
+        """Forget the siblings that were put aside."""
+        self._aside = {}
+
     def _copy_for(self, members: list[int]) -> None:
         """Make a copy of the env for siblings that start from here, if copies of this env are exact."""
         self._take(shortcut=True)
