@@ -257,3 +257,14 @@ def _attributes(env: Noisy) -> Callable[[Noisy], Any]:
 
 
 STATES = [_slots, _nested, _replaced_tuples, _arrays, _dicts, _closures, _generators, _cycles, _attributes]
+
+
+def play(env: gym.Env[Any, Any], actions: list[Any]) -> list[Any]:
+    """What actions lead to, exactly, with a reset at every end."""
+    seen: list[Any] = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen.append((np.asarray(observation).tolist(), float(reward), terminated, truncated))
+        if terminated or truncated:
+            seen.append(np.asarray(env.reset()[0]).tolist())
+    return seen

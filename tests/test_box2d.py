@@ -16,21 +16,10 @@ from sb3_hybrid_grpo.branching.box2d import WorldCell
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
 from sb3_hybrid_grpo.branching.engines import EngineRefusal
 from sb3_hybrid_grpo.errors import BranchingError
-from tests.stateful_envs import Noisy
+from tests.stateful_envs import Noisy, play
 
 Box2D = pytest.importorskip("Box2D")
 pytest.importorskip("pygame")
-
-
-def play(env: gym.Env[Any, Any], actions: list[Any]) -> list[Any]:
-    """What the actions lead to, through ends of episodes."""
-    seen: list[Any] = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append((observation.tobytes(), reward, terminated, truncated))
-        if terminated or truncated:
-            seen.append(env.reset()[0].tobytes())
-    return seen
 
 
 def lander(limit: int = 70, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -94,8 +83,8 @@ def test_siblings_live_the_lives_of_envs_of_their_own(make: Callable[[], gym.Env
             steps = branching.step_siblings(np.array(actions[1:]), forks, True, True)
             for m in range(n_siblings):
                 lives[m].append(actions[m + 1])
-                one = (steps.observations[m].tobytes(), steps.rewards[m], steps.terminated[m], steps.truncated[m])
-                saw[m] += [one, steps.resets[m].tobytes()] if m in steps.resets else [one]
+                one = (steps.observations[m].tolist(), steps.rewards[m], steps.terminated[m], steps.truncated[m])
+                saw[m] += [one, steps.resets[m].tolist()] if m in steps.resets else [one]
             history.append(actions[0])
             play(env, actions[:1])
         for m in range(n_siblings):

@@ -18,19 +18,9 @@ from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
-from tests.stateful_envs import STATES, Noisy, noisy
+from tests.stateful_envs import STATES, Noisy, noisy, play
 
 SMALL: dict[str, Any] = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "seed": 0}
-
-
-def play(env: Any, actions: list[Any]) -> list[Any]:
-    seen: list[Any] = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append((np.asarray(observation).tolist(), float(reward), terminated, truncated))
-        if terminated or truncated:
-            seen.append(np.asarray(env.reset()[0]).tolist())
-    return seen
 
 
 def live(make: Callable[[], gym.Env[Any, Any]], horizon: int) -> str:

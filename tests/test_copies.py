@@ -14,20 +14,9 @@ from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
-from tests.stateful_envs import Noisy
+from tests.stateful_envs import Noisy, play
 
 IDS = ["CartPole-v1", "Pendulum-v1", "Acrobot-v1", "Taxi-v4", "HalfCheetah-v5", "Ant-v5", "Hopper-v5"]
-
-
-def play(env: gym.Env[Any, Any], actions: list[Any]) -> list[Any]:
-    """Play actions, with a reset at every end."""
-    seen = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append((np.asarray(observation).tolist(), reward, terminated, truncated))
-        if terminated or truncated:
-            seen.append(np.asarray(env.reset()[0]).tolist())
-    return seen
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -16,7 +16,7 @@ from sb3_hybrid_grpo.branching.classes import name_of
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
 from sb3_hybrid_grpo.branching.layout import ATOMS
 from sb3_hybrid_grpo.errors import BranchingError
-from tests.stateful_envs import Noisy
+from tests.stateful_envs import Noisy, play
 
 
 @pytest.fixture(autouse=True)
@@ -96,16 +96,6 @@ def register_native() -> None:
 
 def register_world(kind: type[World] = World) -> None:
     register_engine(name_of(kind), World.checkpoint, World.load)
-
-
-def play(env: gym.Env[Any, Any], actions: list[int]) -> list[Any]:
-    seen: list[Any] = []
-    for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        seen.append((observation.tobytes(), reward, terminated, truncated))
-        if terminated or truncated:
-            seen.append(env.reset()[0].tobytes())
-    return seen
 
 
 def check_against_twin(make: Callable[[], gym.Env[Any, Any]]) -> None:
