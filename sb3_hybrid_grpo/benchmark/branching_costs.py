@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gymnasium as gym
 
+from sb3_hybrid_grpo.benchmark.results import machine
 from sb3_hybrid_grpo.branching import BranchingReport, check_branching
 from sb3_hybrid_grpo.cli import output_folder, versions, write_text
 from sb3_hybrid_grpo.train_arguments import positive_int
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for env_id in options.envs:
         rows.append(row(env_id, options.n_samples))
         print(rows[-1], end="", flush=True)
-    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    used = ", ".join([*(f"{name} {version}" for name, version in versions().items()), machine()])
     text = (
         "# What branching costs\n\n"
         f"{options.n_samples} members. The last two columns: a step of the whole group with all that branching costs, over "
