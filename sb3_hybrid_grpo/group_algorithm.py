@@ -24,6 +24,9 @@ from sb3_hybrid_grpo.sampling import sample_actions
 from sb3_hybrid_grpo.selection import ActionSelection, select_actions
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
 
+BufferClasses = tuple[type[HybridRolloutBuffer], type[HybridDictRolloutBuffer]]
+"""For arrays, and for dicts."""
+
 
 class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     """
@@ -31,11 +34,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     attributes, calls :meth:`_setup_groups` from ``_setup_model``, and trains on ``rollout_buffer``.
     """
 
-    _buffer_classes: ClassVar[tuple[type[HybridRolloutBuffer], type[HybridDictRolloutBuffer]]]
-    """For arrays, and for dicts."""
     _shares_states: ClassVar[bool] = True
     """Whether members that are always in one state have one row of observations for all of them."""
-    _buffer_classes = (HybridRolloutBuffer, HybridDictRolloutBuffer)
+    _buffer_classes: ClassVar[BufferClasses] = (HybridRolloutBuffer, HybridDictRolloutBuffer)
     n_samples: int
     branch_horizon: BranchHorizon
     advantage_estimator: AdvantageEstimator

@@ -15,6 +15,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
 from sb3_hybrid_grpo.clipped_update import ClippedUpdate
@@ -23,7 +24,6 @@ from sb3_hybrid_grpo.model_files import check_is_hybrid, check_is_ppo
 from sb3_hybrid_grpo.sampling import check_can_be_tempered
 from sb3_hybrid_grpo.selection import ActionSelection
 from sb3_hybrid_grpo.transforms import RewardTransform
-from sb3_hybrid_grpo.validation import check_arguments, check_batches, check_sampling, check_selection, check_transform
 
 SelfHybridGRPO = TypeVar("SelfHybridGRPO", bound="HybridGRPO")
 
@@ -101,8 +101,7 @@ class HybridGRPO(ClippedUpdate):
 
     _without_groups: ClassVar[type[OnPolicyAlgorithm]] = PPO
     """The algorithm that it is without groups."""
-    _action_spaces: ClassVar[tuple[type[spaces.Space[Any]], ...]]
-    _action_spaces = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    _action_spaces: ClassVar[tuple[Any, ...]] = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
     def __init__(
         self,
@@ -186,13 +185,18 @@ class HybridGRPO(ClippedUpdate):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_arguments(self.n_samples, self.branch_horizon, self.advantage_estimator, self.group_baseline, self.batch_size)
-        check_transform(self.reward_transform, self.branch_horizon)
+        validation.check_arguments(
+            self.n_samples, self.branch_horizon, self.advantage_estimator, self.group_baseline, self.batch_size
+        )
+        validation.check_switch("branching_check", self.branching_check)
+        validation.check_transform(self.reward_transform, self.branch_horizon)
         choice = (self.action_selection, self.selection_temperature)
-        check_selection(*choice, self.n_samples, self.branch_horizon, self.advantage_estimator)
-        check_sampling(self.sampling_temperature, self.n_samples, self.branch_horizon, self.action_selection, self.use_sde)
-        shared = self.branch_horizon == 1
-        check_batches(self.batch_size, self.normalize_advantage, self.n_steps, self.n_envs, self.n_samples, shared)
+        validation.check_selection(*choice, self.n_samples, self.branch_horizon, self.advantage_estimator)
+        validation.check_sampling(
+            self.sampling_temperature, self.n_samples, self.branch_horizon, self.action_selection, self.use_sde
+        )
+        sizes = (self.n_steps, self.n_envs, self.n_samples, self.branch_horizon == 1)
+        validation.check_batches(self.batch_size, self.normalize_advantage, *sizes)
         self._setup_lr_schedule()
         self.entropy = EntropyCoefficient(
             self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device
@@ -306,7 +310,7 @@ class HybridGRPO(ClippedUpdate):
         total_timesteps: int = 100_000,
         callback: MaybeCallback = None,
         log_interval: int = 1,
-        tb_log_name: str = "HybridGRPO",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> SelfHybridGRPO:
@@ -316,9 +320,10 @@ class HybridGRPO(ClippedUpdate):
         :param total_timesteps: Number of steps to execute, over all envs. The simulator takes ``n_samples`` times as many
         :param callback: Callback(s) called at every step
         :param log_interval: Number of rollouts between two logs (None: no logs)
-        :param tb_log_name: Name of the run for TensorBoard
+        :param tb_log_name: Name of the run for TensorBoard; None: that of the class
         :param reset_num_timesteps: Whether to start counting steps anew
         :param progress_bar: Whether to show a progress bar (needs tqdm and rich)
         :return: The trained model
         """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)

@@ -94,7 +94,7 @@ class MaskableHybridGRPO(HybridGRPO):
         total_timesteps: int = 100_000,
         callback: MaybeCallback = None,
         log_interval: int = 1,
-        tb_log_name: str = "MaskableHybridGRPO",
+        tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         use_masking: bool = True,
         progress_bar: bool = False,
@@ -105,7 +105,7 @@ class MaskableHybridGRPO(HybridGRPO):
         :param total_timesteps: Number of steps to execute, over all envs. The simulator takes ``n_samples`` times as many
         :param callback: Callback(s) called at every step
         :param log_interval: Number of rollouts between two logs (None: no logs)
-        :param tb_log_name: Name of the run for TensorBoard
+        :param tb_log_name: Name of the run for TensorBoard; None: that of the class
         :param reset_num_timesteps: Whether to start counting steps anew
         :param use_masking: Whether to ask the envs for masks; without them every action counts as valid
         :param progress_bar: Whether to show a progress bar (needs tqdm and rich)

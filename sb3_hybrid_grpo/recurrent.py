@@ -1,6 +1,6 @@
 """HybridGRPO for policies with a memory."""
 
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch as th
@@ -12,14 +12,12 @@ from sb3_contrib.common.recurrent.policies import (
 )
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_hybrid_grpo.branching import Groups, GroupStep
 from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.recurrent_buffers import RecurrentHybridDictRolloutBuffer, RecurrentHybridRolloutBuffer, padded
-
-SelfRecurrentHybridGRPO = TypeVar("SelfRecurrentHybridGRPO", bound="RecurrentHybridGRPO")
 
 
 class RecurrentHybridGRPO(HybridGRPO):
@@ -143,28 +141,6 @@ class RecurrentHybridGRPO(HybridGRPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_memory", "_memory_aside"]
-
-    def learn(
-        self: SelfRecurrentHybridGRPO,
-        total_timesteps: int = 100_000,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "RecurrentHybridGRPO",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfRecurrentHybridGRPO:
-        """
-        Train. See :meth:`HybridGRPO.learn`.
-
-        :param total_timesteps: Number of steps to execute, over all envs. The simulator takes ``n_samples`` times as many
-        :param callback: Callback(s) called at every step
-        :param log_interval: Number of rollouts between two logs (None: no logs)
-        :param tb_log_name: Name of the run for TensorBoard
-        :param reset_num_timesteps: Whether to start counting steps anew
-        :param progress_bar: Whether to show a progress bar (needs tqdm and rich)
-        :return: The trained model
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 
 def _each(function: Any, *states: RNNStates) -> RNNStates:

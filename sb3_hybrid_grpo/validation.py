@@ -41,6 +41,18 @@ def check_arguments(
         )
 
 
+def check_switch(name: str, value: Any) -> None:
+    """
+    Check an argument that is either on or off.
+
+    :param name: Its name
+    :param value: Its value
+    :raises ValueError: if it is anything else
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"Received {name}={value!r}: it must be True or False. Leave it at True.")
+
+
 def check_batches(
     batch_size: int, normalize_advantage: bool, n_steps: int, n_envs: int, n_samples: int, shared_states: bool
 ) -> None:

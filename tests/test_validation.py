@@ -95,6 +95,11 @@ def test_bad_arguments(changes: dict[str, Any], fix: str) -> None:
             HybridGRPO("MlpPolicy", "CartPole-v1", **changes)
 
 
+def test_the_check_is_on_or_off() -> None:
+    with pytest.raises(ValueError, match=r"Received branching_check='no': it must be True or False"):
+        HybridGRPO("MlpPolicy", "CartPole-v1", branching_check="no")  # type: ignore[arg-type]
+
+
 def test_batches() -> None:
     check_batches(64, True, 32, 2, 4, False)
     check_batches(1, False, 1, 1, 1, False)
