@@ -128,6 +128,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         if reset_num_timesteps:
             self.num_simulator_steps = 0
         groups.start(env_is_reset, self.seed, self.branching_check)
+        if env_is_reset:
+            self._last_obs = groups.first_observations(self._last_obs)
         return total_and_callback
 
     def _the_groups(self) -> Groups:

@@ -215,12 +215,13 @@ def test_episodes_are_those_of_member_0() -> None:
     assert [info["l"] for info in model.ep_info_buffer] == [8] * 8
 
 
-def test_normalisation_statistics_are_those_of_member_0() -> None:
+@pytest.mark.parametrize(("horizon", "members"), [(4, 1), ("episode", 1), ("free", 3)])
+def test_normalisation_statistics_are_those_of_member_0_and_of_free_siblings(horizon: Any, members: int) -> None:
     env = VecNormalize(make_vec_env(walk, n_envs=2))
-    HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
+    HybridGRPO("MlpPolicy", env, n_samples=3, branch_horizon=horizon, **SMALL).learn(64)
     # one observation an env at the reset, and one at each of 32 steps
     assert isinstance(env.obs_rms, RunningMeanStd)
-    assert env.obs_rms.count == pytest.approx(66, abs=0.01)
+    assert env.obs_rms.count == pytest.approx(66 * members, abs=0.01)
 
 
 def test_callback_lists_eval_callback_and_progress_bar() -> None:

@@ -116,6 +116,28 @@ def test_free_members_of_half_cheetah_are_ppo_with_as_many_envs() -> None:
     assert_equal(ours, theirs, tolerance=1e-6)
 
 
+@pytest.mark.parametrize("horizon", ["free", "auto"])
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Acrobot-v1", "Pendulum-v1"])
+def test_free_members_teach_vec_normalize_as_envs_do(env_id: str, horizon: Any) -> None:
+    """Its statistics are of as many observations and rewards, and so are the policies that train on what it normalises."""
+    envs: dict[int, VecNormalize] = {}
+
+    def normalized(n_envs: int) -> VecEnv:
+        envs[n_envs] = VecNormalize(make_vec_env(env_id, n_envs=n_envs), gamma=0.98)
+        return envs[n_envs]
+
+    # Acrobot's and Pendulum's episodes end in the third rollout
+    ours = trained(HybridGRPO, lambda: normalized(2), 210, n_samples=3, branch_horizon=horizon)
+    theirs = trained(PPO, lambda: normalized(6), 210)
+    for name in ("obs_rms", "ret_rms"):
+        mine, its = getattr(envs[2], name), getattr(envs[6], name)
+        assert mine.count == pytest.approx(its.count)
+        np.testing.assert_allclose(mine.mean, its.mean, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(mine.var, its.var, rtol=1e-6, atol=1e-6)
+    # means of 2 and of 4 observations do not round to that of 6
+    assert_equal(ours, theirs, tolerance=1e-5)
+
+
 def test_free_members_go_on_over_rollouts_and_learn_calls_as_envs_do() -> None:
     """The second call of learn resets all envs without a seed: siblings too go on with their own random numbers."""
 

@@ -190,23 +190,33 @@ def test_normalisation_is_the_one_in_force_after_member_0s_step() -> None:
     np.testing.assert_array_equal(env.returns, twin.returns)
 
 
-def test_free_siblings_start_episodes_with_an_empty_stack() -> None:
-    env, twin = _make("dict", (_stack, _dict_normalize)), _make("dict", (_stack, _dict_normalize), n_envs=6)
-    groups = Groups(env, 3, "free")
+def _learning(env: Any) -> VecEnv:
+    return VecNormalize(env, norm_obs_keys=["vector"])
+
+
+@pytest.mark.parametrize("chain", [(_stack, _dict_normalize), (_stack, _learning), (_stack, _learning, VecMonitor)], ids=_name)
+def test_free_siblings_are_envs_like_any_other_to_stacks_and_statistics(chain: tuple[Wrap, ...]) -> None:
+    env, twin = _make("dict", chain), _make("dict", chain, n_envs=6)
+    groups: Any = Groups(env, 3, "free")
     env.seed(9)
     twin.seed(9)
-    observations, theirs = env.reset(), twin.reset()
+    observations: Any = env.reset()
+    theirs: Any = twin.reset()
     groups.start(True, 9)
+    observations = groups.first_observations(observations)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        np.testing.assert_equal(groups.observations(observations), theirs)
+        mine = groups.observations(observations)
+        np.testing.assert_array_equal(mine["image"], theirs["image"])
+        np.testing.assert_allclose(mine["vector"], theirs["vector"], rtol=1e-6, atol=1e-6)
         actions = rng.integers(4, size=(3, 2))
         step = groups.step(actions)
         theirs, rewards, dones, infos = twin.step(actions.reshape(-1))
-        np.testing.assert_array_equal(step.rewards_NE.reshape(-1), rewards)
+        np.testing.assert_allclose(step.rewards_NE.reshape(-1), rewards, rtol=1e-6)
         np.testing.assert_array_equal(step.cut_NE.reshape(-1), dones)
         truncated = [info["TimeLimit.truncated"] for info in infos]
         np.testing.assert_array_equal((step.cut_NE & ~step.terminated_NE).reshape(-1), truncated)
         for place, index in enumerate(np.flatnonzero(truncated)):
-            np.testing.assert_equal(_row(step.reached, place), infos[index]["terminal_observation"])
+            for key, seen in infos[index]["terminal_observation"].items():
+                np.testing.assert_allclose(step.reached[key][place], seen, rtol=1e-6, atol=1e-6)
         observations = step.observations

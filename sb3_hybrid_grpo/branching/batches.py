@@ -44,6 +44,22 @@ def joined(batches: list[Observations]) -> Observations:
     return each(lambda *parts: np.concatenate(parts), *batches)
 
 
+def first_nan(observations: Observations, rewards: np.ndarray) -> tuple[str, int, Any] | None:
+    """
+    Look for a NaN.
+
+    :param observations: A batch
+    :param rewards: The rewards that came with it
+    :return: Where the first one is (what, which row) and the row; None without one
+    """
+    named = {f"observation {key!r}": its for key, its in observations.items()} if isinstance(observations, dict) else {}
+    for name, values in {"reward": rewards, **(named or {"observation": observations})}.items():
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
+            return name, row, values[row]
+    return None
+
+
 def each(function: Callable[..., Any], *batches: Observations) -> Observations:
     """
     Apply a function to arrays, or key by key to dicts of arrays.

@@ -6,9 +6,9 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
-from sb3_hybrid_grpo.branching.batches import each, is_truncated, joined, last_rows
+from sb3_hybrid_grpo.branching.batches import each, first_nan, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
-from sb3_hybrid_grpo.branching.stack import Stage, stages_of
+from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "free", "auto"]
@@ -53,6 +53,10 @@ class _Siblings(NamedTuple):
     steps: list[SiblingSteps]
     observations: Observations
     rewards: np.ndarray
+    restarted: np.ndarray
+    """Those that reset by themselves, places among the M·E."""
+    firsts: Observations
+    """Their first observations; None without any."""
 
 
 class _Aside(NamedTuple):
@@ -175,6 +179,15 @@ class Groups:
         self.starts_ME = np.ones(self._shape, dtype=bool)
         self._age_E[:] = 0
 
+    def first_observations(self, of_member_0: Observations) -> Observations:
+        """
+        Right after :meth:`start`, look again at what a reset gave: free siblings have taught VecNormalize since.
+
+        :param of_member_0: Member 0's observations, ``(E, ...)``
+        :return: The same, normalised as those of the siblings are
+        """
+        return normalized_again(self._stages, of_member_0) if self.free and self.n_samples > 1 else of_member_0
+
     def observations(self, of_member_0: Observations) -> Observations:
         """
         Put together what the members act on next.
@@ -254,7 +267,12 @@ class Groups:
         observations = self._fanout.stacked([one.observations[m] for m in range(len(actions_ME)) for one in steps])
         rewards = self._fanout.rewards([one.rewards[m] for m in range(len(actions_ME)) for one in steps])
         self._check_numbers(observations, rewards)
-        return _Siblings(steps, observations, rewards)
+        resets = [(m * len(steps) + e, first) for e, one in enumerate(steps) for m, first in one.resets.items()]
+        restarted = np.array([place for place, _ in resets], dtype=int)
+        firsts = self._fanout.stacked([first for _, first in resets]) if resets else None
+        if self.free:
+            learn_from_free(self._stages, observations, rewards, restarted, firsts)
+        return _Siblings(steps, observations, rewards, restarted, firsts)
 
     def _settle(
         self, siblings: _Siblings, dropped_E: np.ndarray
@@ -264,7 +282,7 @@ class Groups:
         :param dropped_E: Whether all siblings of a group fork at the next step
         :return: Rewards, terminations and cuts ``(M, E)``, rows for ``GroupStep.reached``, and how many episodes ended
         """
-        steps, observations, rewards = siblings
+        steps, observations, rewards, restarted, firsts = siblings
         for stage in self._stages:
             observations, rewards = stage.step(observations), stage.rewards(rewards)
         terminated_ME = np.array([one.terminated for one in steps]).T
@@ -272,21 +290,17 @@ class Groups:
         cut_ME = ended_ME if self.free else ended_ME | dropped_E
         reached = (cut_ME & ~terminated_ME).reshape(-1)
         rows = [each(lambda theirs: theirs[reached], observations)] if reached.any() else []
-        if self.free:
-            self._restart([steps[e].resets[m] for m, e in zip(*np.nonzero(ended_ME), strict=True)], ended_ME, observations)
+        if firsts is not None:
+            self._restart(restarted, firsts, observations)
         self.starts_ME = cut_ME
         self._observations_ME = observations
         return rewards.reshape(self._shape), terminated_ME, cut_ME, rows, int(ended_ME.sum())
 
-    def _restart(self, firsts: list[Any], restarted_ME: np.ndarray, observations: Observations) -> None:
+    def _restart(self, restarted: np.ndarray, firsts: Observations, observations: Observations) -> None:
         """Put the first observations of siblings that reset by themselves into those of all siblings."""
-        if not firsts:
-            return
-        indices = np.flatnonzero(restarted_ME)
-        rows = self._fanout.stacked(firsts)
         for stage in self._stages:
-            rows = stage.restart(indices, rows)
-        each(lambda theirs, new: theirs.__setitem__(indices, new), observations, rows)
+            firsts = stage.restart(restarted, firsts)
+        each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
 
     def _reset_siblings(self, seed: int | None, new_seeds: bool) -> None:
         """Reset every free sibling, with a seed of its own or from its own stream of random numbers."""
@@ -298,25 +312,21 @@ class Groups:
                 seeds[e] = [int(fresh[e, m - 1]) if seed is None else seed + m * n_envs + e for m in range(1, self.n_samples)]
         firsts = self._fanout.reset(seeds)
         rows = self._fanout.stacked([firsts[e][m] for m in range(m_siblings) for e in range(n_envs)])
+        all_of_them = np.arange(m_siblings * n_envs)
+        learn_from_free(self._stages, rows, None, all_of_them, rows)
         for stage in self._stages:
-            rows = stage.restart(np.arange(m_siblings * n_envs), rows)
+            rows = stage.restart(all_of_them, rows)
         self._observations_ME = rows
         self.starts_ME = np.ones(self._shape, dtype=bool)
 
     def _check_numbers(self, observations: Observations, rewards: np.ndarray) -> None:
         """Siblings pass by VecCheckNan; a NaN in one of them would reach the policy through the loss alone."""
-        named = {"reward": rewards}
-        named |= (
-            {f"observation {key!r}": value for key, value in observations.items()}
-            if isinstance(observations, dict)
-            else {"observation": observations}
-        )
-        for name, values in named.items():
-            if values.dtype.kind == "f" and np.isnan(values).any():
-                bad = np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))
-                member, index = divmod(int(bad[0]), self._shape[1])
-                raise BranchingError(
-                    f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._n_steps} "
-                    f"of the training: {values[bad[0]]}. Find out what the env does with the actions it was given; "
-                    "VecCheckNan finds a NaN of member 0."
-                )
+        found = first_nan(observations, rewards)
+        if found is not None:
+            name, row, value = found
+            member, index = divmod(row, self._shape[1])
+            raise BranchingError(
+                f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._n_steps} "
+                f"of the training: {value}. Find out what the env does with the actions it was given; "
+                "VecCheckNan finds a NaN of member 0."
+            )

@@ -1,7 +1,7 @@
 """What the VecEnv wrappers do to an observation, done to the siblings' without a trace in the wrappers."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from stable_baselines3.common.vec_env import (
@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import (
 )
 from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
+from sb3_hybrid_grpo.branching.batches import each
 from sb3_hybrid_grpo.branching.fanout import Observations
 
 
@@ -60,8 +61,35 @@ class Stage:
 class Normalize(Stage):
     """VecNormalize, with the statistics in force now."""
 
+    def __init__(self, wrapper: VecNormalize, n_siblings: int) -> None:
+        super().__init__(wrapper, n_siblings)
+        self.returns = np.zeros(n_siblings * wrapper.num_envs)
+
+    def learn(self, observations: Observations, rewards: np.ndarray | None, restarted: np.ndarray) -> None:
+        """
+        Learn from free siblings as VecNormalize learns from its envs.
+
+        :param observations: What they act on next, not normalised
+        :param rewards: Their rewards, likewise; None at a reset
+        :param restarted: Those whose episode ended, places among the M·E
+        """
+        if self.wrapper.norm_obs:
+            rms = self.wrapper.obs_rms
+            for key in rms if isinstance(rms, dict) else [None]:
+                (rms if key is None else rms[key]).update(observations if key is None else observations[key])
+        if rewards is not None:
+            self.returns = self.returns * self.wrapper.gamma + rewards
+            self.wrapper.ret_rms.update(self.returns)
+        self.returns[restarted] = 0
+
     def step(self, observations: Observations) -> Observations:
         return self.wrapper.normalize_obs(observations)
+
+    def state(self) -> Any:
+        return self.returns.copy()
+
+    def set_state(self, state: Any) -> None:
+        self.returns = state
 
     def rewards(self, rewards: np.ndarray) -> np.ndarray:
         normalized: np.ndarray = self.wrapper.normalize_reward(rewards)
@@ -169,3 +197,50 @@ def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
         stages.append(_STAGES[type(env)](env, n_siblings))
         env = env.venv
     return stages[::-1]
+
+
+def learn_from_free(
+    stages: list[Stage], observations: Observations, rewards: np.ndarray | None, restarted: np.ndarray, firsts: Observations
+) -> None:
+    """
+    Let VecNormalize, if there is one that trains, learn from free siblings. Before member 0's step, so that all members of a
+    step are normalised by statistics that know all of them, as the envs of a VecEnv are.
+
+    :param stages: What observations go through
+    :param observations: What all M·E siblings reached, before any stage
+    :param rewards: Their rewards; None at a reset
+    :param restarted: Those that reset by themselves, places among the M·E
+    :param firsts: Their first observations; None without any
+    """
+    index = _place_of_normalize(stages)
+    if index is None or not stages[index].wrapper.training:
+        return
+    before = [stage.state() for stage in stages[:index]]
+    for stage in stages[:index]:
+        observations = stage.step(observations)
+        firsts = stage.restart(restarted, firsts) if len(restarted) else firsts
+    for stage, state in zip(stages[:index], before, strict=True):
+        stage.set_state(state)
+    if len(restarted):
+        observations = each(np.copy, observations)
+        each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
+    cast(Normalize, stages[index]).learn(observations, rewards, restarted)
+
+
+def normalized_again(stages: list[Stage], observations: Observations) -> Observations:
+    """
+    Normalise member 0's first observations with what siblings' resets have added to the statistics.
+
+    :param stages: What observations go through
+    :param observations: Member 0's, as they came out of a reset
+    :return: The same, if nothing is normalised, or if there is a stage above it that holds observations of its own
+    """
+    index = _place_of_normalize(stages)
+    if index is None or any(type(stage) is not Stage for stage in stages[index + 1 :]):
+        return observations
+    normalize = stages[index].wrapper
+    return normalize.normalize_obs(normalize.get_original_obs())
+
+
+def _place_of_normalize(stages: list[Stage]) -> int | None:
+    return next((index for index, stage in enumerate(stages) if isinstance(stage, Normalize)), None)
