@@ -9,10 +9,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from sb3_hybrid_grpo.branching.mujoco_state import MujocoCell, OldMujocoCell
 from sb3_hybrid_grpo.branching.objects import (
     GeneratorCell,
-    MujocoCell,
-    OldMujocoCell,
     PCG64Cell,
     RecordCell,
     SeedSequenceCell,

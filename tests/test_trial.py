@@ -9,7 +9,7 @@ import pytest
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import make_branchable
 from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.trial import model_contents
+from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.stateful_envs import Noisy
 
@@ -36,18 +36,71 @@ def pendulum() -> gym.Env[Any, Any]:
     return gym.make("InvertedPendulum-v5")
 
 
-@pytest.mark.parametrize("horizon", [1, 8, "free"])
-def test_an_env_that_changes_its_model_in_a_step_is_refused(horizon: Any) -> None:
-    model = HybridGRPO("MlpPolicy", EditsModelInStep(pendulum()), branch_horizon=horizon, **SMALL)
-    with pytest.raises(BranchingError, match=r"its step\(\) changes MjModel\.opt\.gravity"):
+class EditsTextureInStep(gym.Wrapper[Any, Any, Any, Any]):
+    def step(self, action: Any) -> Any:
+        self.unwrapped.model.tex_data[0] += 1  # type: ignore[attr-defined]
+        return self.env.step(action)
+
+
+@pytest.mark.parametrize("horizon", [1, 8, "free", "auto"])
+@pytest.mark.parametrize("edits", [EditsModelInStep, EditsModelInReset])
+def test_members_of_an_env_that_changes_its_model_have_one_each(edits: Any, horizon: Any) -> None:
+    def lives() -> list[list[Any]]:
+        """Of member 0 and two siblings, who all do the same."""
+        env: Any = make_branchable(edits(pendulum()))
+        env.reset(seed=4)
+        assert env.check_siblings(resets=True) is None
+        seen: list[list[Any]] = [[], [], []]
+        forks = np.ones(2, bool)
+        if horizon in ("free", "auto"):
+            env.reset_siblings([4, 4])
+            forks[:] = False
+        rng = np.random.default_rng(0)
+        for t in range(120):
+            action = rng.uniform(-3, 3, 1).astype(np.float32)
+            steps = env.step_siblings(np.array([action] * 2), forks, horizon != 1, horizon in ("free", "auto"))
+            result = env.step(action)
+            seen[0].append([result[0].tolist(), result[2]])
+            ended = result[2] or result[3]
+            if ended:
+                env.reset()
+            for m in range(2):
+                seen[m + 1].append([steps.observations[m].tolist(), steps.terminated[m]])
+            if horizon not in ("free", "auto"):
+                forks[:] = ended or horizon == 1 or t % 8 == 7
+        return seen
+
+    twin, alone = edits(pendulum()), []
+    twin.reset(seed=4)
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        observation, _, terminated, truncated, _ = twin.step(rng.uniform(-3, 3, 1).astype(np.float32))
+        alone.append([observation.tolist(), terminated])
+        if terminated or truncated:
+            twin.reset()
+    assert sum(terminated for _, terminated in alone) > 3
+    for its in lives():
+        assert its == alone
+
+
+@pytest.mark.parametrize("horizon", [1, 8, "free", "auto"])
+@pytest.mark.parametrize("edits", [EditsModelInStep, EditsModelInReset])
+def test_training_in_an_env_that_changes_its_model(edits: Any, horizon: Any) -> None:
+    model = HybridGRPO("MlpPolicy", edits(pendulum()), branch_horizon=horizon, **SMALL).learn(64)
+    assert model.num_timesteps == 64
+
+
+def test_an_env_that_changes_shapes_or_pictures_is_refused() -> None:
+    pytest.importorskip("mujoco")
+    model = HybridGRPO("MlpPolicy", EditsTextureInStep(gym.make("HalfCheetah-v5")), **SMALL)
+    with pytest.raises(BranchingError, match=r"its step\(\) changes MjModel\.tex_data, which all members share"):
         model.learn(16)
     assert model.num_timesteps == 0
 
 
-def test_an_env_that_changes_its_model_in_a_reset_can_be_forked_from_and_not_be_reset_by_siblings() -> None:
-    HybridGRPO("MlpPolicy", EditsModelInReset(pendulum()), branch_horizon=8, **SMALL).learn(32)
-    model = HybridGRPO("MlpPolicy", EditsModelInReset(pendulum()), branch_horizon="free", **SMALL)
-    with pytest.raises(BranchingError, match=r"its reset\(\) changes MjModel\.body_mass"):
+def test_without_the_check_an_env_that_changes_its_model_is_refused() -> None:
+    model = HybridGRPO("MlpPolicy", EditsModelInStep(pendulum()), branch_horizon=8, branching_check=False, **SMALL)
+    with pytest.raises(BranchingError, match=r"changes MjModel\.opt\.gravity.*branching_check=True, has not seen it or was"):
         model.learn(16)
 
 
@@ -66,8 +119,11 @@ def test_member_0_is_not_disturbed_by_siblings_in_an_env_whose_reset_changes_the
 
 
 def test_only_mujoco_envs_have_a_model() -> None:
-    assert model_contents(Noisy()) == {}
-    assert "body_mass" in model_contents(pendulum()) and "opt.timestep" in model_contents(pendulum())
+    assert InPlaceEngine(Noisy()).shared_contents() == {}
+    shared = InPlaceEngine(pendulum()).shared_contents()
+    assert "0.body_mass" in shared and "0.opt.timestep" in shared
+    shared = InPlaceEngine(pendulum(), own_models=True).shared_contents()
+    assert "0.body_mass" not in shared and "0.tex_data" in shared
 
 
 @pytest.mark.parametrize("horizon", [8, "free"])

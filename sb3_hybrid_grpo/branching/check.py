@@ -11,11 +11,11 @@ import gymnasium as gym
 from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import ANSWER_WITHIN as A_STEP_WITHIN
 from sb3_hybrid_grpo.branching.forks import DeadForkError, Fork, ForkedEnv, ForkEngine, HungForkError, can_fork
-from sb3_hybrid_grpo.branching.inplace import NotInPlaceError
+from sb3_hybrid_grpo.branching.inplace import InPlaceEngine, NotInPlaceError
+from sb3_hybrid_grpo.branching.mujoco_state import refuse_changes
 from sb3_hybrid_grpo.branching.outside import changed, global_generators, outside_values
 from sb3_hybrid_grpo.branching.plays import Play, RandomActions, difference, has_ended, played
 from sb3_hybrid_grpo.branching.protocol import Engine
-from sb3_hybrid_grpo.branching.trial import model_contents, refuse_changes
 from sb3_hybrid_grpo.errors import BranchingError
 
 POINTS, STEPS = 4, 8
@@ -45,7 +45,7 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Fin
     :param engine: Its engine
     :param resets: Whether siblings reset by themselves, so that the check may
     :return: What was found
-    :raises BranchingError: for an env that changes what all members share
+    :raises ModelChangesError: for an env that changes a model that members share
     """
     if isinstance(engine, ForkEngine):
         return _in_fork(functools.partial(_forks_differ, env), 4 * STEPS * A_STEP_WITHIN)
@@ -60,11 +60,12 @@ def find_difference(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Fin
             return Finding(str(death))
         except (DeadForkError, HungForkError):
             pass
-    origin = engine.save()
+    whole = InPlaceEngine(env, own_models=True)  # what is found out may be that the env changes its models
+    origin = whole.save()
     try:
         return _plays_differ(env, engine, resets)
     finally:
-        engine.restore(origin)
+        whole.restore(origin)
 
 
 def _in_fork(check: Callable[[], Finding], within: float) -> Finding:
@@ -102,7 +103,7 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Findi
         reset = resets and point == 1
         generators = global_generators()
         try:
-            truth = _played(env, plan, reset, watch_model=point == 1)
+            truth = _watched(env, engine, plan, reset) if point == 1 else _played(env, plan, reset)
         except BranchingError:
             raise
         except Exception as error:  # the training may meet it too, and show it as it is
@@ -123,15 +124,15 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Findi
             return Finding(f"put back to where it was, it played the same actions differently: {found}{changes}")
         if drawn:
             return Finding(f"its step() draws from {' and '.join(drawn)}, which lies outside of the env")
-        copies_differ |= _copy_differs(env, plan, truth)
+        copies_differ |= _copy_differs(env, engine, plan, truth)
         if time.perf_counter() > end or has_ended(played(env, plan[:point])):
             break
     return Finding(copies_differ=copies_differ)
 
 
-def _copy_differs(env: gym.Env[Any, Any], actions: list[Any], truth: Play) -> bool:
+def _copy_differs(env: gym.Env[Any, Any], engine: Engine, actions: list[Any], truth: Play) -> bool:
     try:
-        copied = EnvCopy(env)
+        copied = EnvCopy(env, own_models=engine.own_models)
     except Exception:  # it need not be possible
         return False
     try:
@@ -158,14 +159,22 @@ def _forks_differ(env: gym.Env[Any, Any]) -> Finding:
     return Finding(None if found is None else f"in a fork, it played the same actions differently: {found}")
 
 
-def _played(env: gym.Env[Any, Any], actions: list[Any], reset: bool, watch_model: bool = False) -> Play:
+def _played(env: gym.Env[Any, Any], actions: list[Any], reset: bool) -> Play:
     """Play, and reset."""
-    model = model_contents(env) if watch_model else {}
     seen = played(env, actions)
-    refuse_changes(env, model, "step")
     if reset:
         seen.append({"observation after a reset": copy.deepcopy(env.reset()[0])})
-        refuse_changes(env, model, "reset")
+    return seen
+
+
+def _watched(env: gym.Env[Any, Any], engine: Engine, actions: list[Any], reset: bool) -> Play:
+    """The same, with an eye on what members share of a model."""
+    before = engine.shared_contents()
+    seen = played(env, actions)
+    refuse_changes(env, before, engine.shared_contents(), "step")
+    if reset:
+        seen += _played(env, [], reset)
+        refuse_changes(env, before, engine.shared_contents(), "reset")
     return seen
 
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 from sb3_hybrid_grpo.branching.check import find_difference
 from sb3_hybrid_grpo.branching.forks import ForkEngine, can_fork
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine, NotInPlaceError
+from sb3_hybrid_grpo.branching.mujoco_state import ModelChangesError
 from sb3_hybrid_grpo.branching.trial import not_exact
 
 
@@ -41,7 +42,11 @@ class Choice:
         :param resets: Whether siblings reset by themselves
         :raises BranchingError: if no engine is exact
         """
-        found = find_difference(self.env, self.engine, resets)
+        try:
+            found = find_difference(self.env, self.engine, resets)
+        except ModelChangesError:
+            self.engine = InPlaceEngine(self.env, own_models=True)
+            found = find_difference(self.env, self.engine, resets)
         if found.difference is not None and can_fork() and not isinstance(self.engine, ForkEngine):
             self.reasons.append(f"{self.engine.name}: {found.difference}")
             self.engine = ForkEngine(self.env)

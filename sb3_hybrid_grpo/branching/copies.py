@@ -19,6 +19,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
+from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.visitors import (
     CONSTANT,
     LIVING,
@@ -44,10 +45,12 @@ class EnvCopy:
 
     :param env: The env
     :param previous: An earlier copy that is not needed any more; its simulator and generators are used again
+    :param own_models: Whether it needs an MjModel of its own, because the env changes its one
     :raises CannotCopyError: if the env holds an object of an unknown kind
     """
 
-    def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None) -> None:
+    def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None, own_models: bool = False) -> None:
+        self.own_models = own_models
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
@@ -67,8 +70,10 @@ class EnvCopy:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
         if issubclass(kind, gym.Space):
             return self.instance(obj, only_state=True)
-        if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):
+        if is_mujoco(kind, "MjData"):
             return self.mujoco_data(obj)
+        if is_mujoco(kind, "MjModel"):
+            return self.mujoco_model(obj)
         if _is_shared(obj):
             return obj
         if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
@@ -109,10 +114,20 @@ class EnvCopy:
 
         if not hasattr(mujoco, "mj_copyData"):
             raise CannotCopyError("this version of mujoco cannot copy MjData")
-        made = self.spare[id(obj)][1] if id(obj) in self.spare else mujoco.MjData(obj.model)
-        mujoco.mj_copyData(made, obj.model, obj)
+        model = self.copy(obj.model)
+        made = self.spare[id(obj)][1] if id(obj) in self.spare else mujoco.MjData(model)
+        mujoco.mj_copyData(made, model, obj)
         self.dear[id(obj)] = (obj, made)
         return self.remember(obj, made)
+
+    def mujoco_model(self, obj: Any) -> Any:
+        if not self.own_models:
+            return obj
+        # in place of the models their cells, which cost more to make than to use
+        mine, its = self.spare[id(obj)] if id(obj) in self.spare else (ModelCell(obj), ModelCell(copy.copy(obj)))
+        its.restore(mine.save(None))
+        self.dear[id(obj)] = (mine, its)
+        return self.remember(obj, its.model)
 
     def mapping(self, obj: Any) -> Any:
         if not all(_is_plain(key) for key in obj):
@@ -216,7 +231,7 @@ def _is_shared(obj: Any) -> bool:
     if issubclass(kind, np.void) or (issubclass(kind, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__")):
         raise CannotCopyError(f"{kind} has state")
     package = kind.__module__.split(".")[0]
-    return issubclass(kind, CONSTANT) or (package == "mujoco" and kind.__name__ == "MjModel") or package == "typing"
+    return issubclass(kind, CONSTANT) or package == "typing"
 
 
 def _spawned(generator: np.random.Generator) -> int | None:

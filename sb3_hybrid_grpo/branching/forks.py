@@ -197,9 +197,14 @@ class ForkEngine:
     """
 
     name = "forked"
+    own_models = True
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         self.env = env
+
+    def shared_contents(self) -> dict[str, bytes]:
+        """Nothing is shared."""
+        return {}
 
     def save(self, previous: None = None) -> None:
         """Nothing: see above."""

@@ -290,17 +290,13 @@ class Groups:
         cut_ME = ended_ME if self.free else ended_ME | dropped_E
         reached = (cut_ME & ~terminated_ME).reshape(-1)
         rows = [each(lambda theirs: theirs[reached], observations)] if reached.any() else []
-        if firsts is not None:
-            self._restart(restarted, firsts, observations)
+        if firsts is not None:  # of siblings that reset by themselves
+            for stage in self._stages:
+                firsts = stage.restart(restarted, firsts)
+            each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
         self.starts_ME = cut_ME
         self._observations_ME = observations
         return rewards.reshape(self._shape), terminated_ME, cut_ME, rows, int(ended_ME.sum())
-
-    def _restart(self, restarted: np.ndarray, firsts: Observations, observations: Observations) -> None:
-        """Put the first observations of siblings that reset by themselves into those of all siblings."""
-        for stage in self._stages:
-            firsts = stage.restart(restarted, firsts)
-        each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
 
     def _reset_siblings(self, seed: int | None, new_seeds: bool) -> None:
         """Reset every free sibling, with a seed of its own or from its own stream of random numbers."""

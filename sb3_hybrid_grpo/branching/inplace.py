@@ -9,6 +9,7 @@ from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
 from sb3_hybrid_grpo.branching.classes import OutsideError, name_of
 from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
+from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, models_of, shared_contents
 from sb3_hybrid_grpo.branching.protocol import Cell
 from sb3_hybrid_grpo.branching.visitors import Found, visit
 from sb3_hybrid_grpo.errors import BranchingError
@@ -43,13 +44,14 @@ class InPlaceEngine:
     Where one does not, the env is walked again.
 
     :param env: The env, with the wrappers to be saved
+    :param own_models: Whether the env changes its MjModel, so that each member needs one of its own
     :raises BranchingError: if the env holds something that cannot be copied
     """
 
     name = "in place"
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.env = env
+    def __init__(self, env: gym.Env[Any, Any], own_models: bool = False) -> None:
+        self.env, self.own_models = env, own_models
         env.unwrapped.np_random  # noqa: B018  a generator made only after a save would be made anew after each restore
         self._cells = self._walk()
 
@@ -73,6 +75,10 @@ class InPlaceEngine:
         for cell, contents in zip(cells, all_contents):  # noqa: B905  hot
             cell.restore(contents)
 
+    def shared_contents(self) -> dict[str, bytes]:
+        """See :func:`shared_contents`."""
+        return shared_contents(models_of(self._cells), self.own_models)
+
     def _walk(self) -> list[Cell]:
         """Visit every object once and collect the cells."""
         found = Found([], [], [], [])
@@ -94,7 +100,8 @@ class InPlaceEngine:
             obj, why = next((one for one in refused if getattr(one[1], "is_final", False)), refused[0])
             raise self._refusal(obj, holders, why) from why
         # attributes first: the hash of what is in a set may depend on them
-        return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *found.cells]
+        models = [ModelCell(model) for model in models_of(found.cells)] if self.own_models else []
+        return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *models, *found.cells]
 
     def _refusal(self, obj: Any, holders: dict[int, tuple[Any, int | None, str]], error: TypeError) -> BranchingError:
         path, key = "", id(obj)

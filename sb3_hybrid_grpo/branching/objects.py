@@ -10,6 +10,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
 from sb3_hybrid_grpo.branching.classes import OutsideError
+from sb3_hybrid_grpo.branching.mujoco_state import is_mujoco, mujoco_cell
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 
@@ -170,58 +171,6 @@ class RecordCell(OpaqueCell):
             self.record[name] = contents[name]
 
 
-class MujocoCell(OpaqueCell):
-    """
-    MuJoCo's ``MjData``, all of it: observations and rewards read derived arrays (``xpos``, ``cinert``, …) that lag behind
-    ``qpos``, so that none of MuJoCo's own state signatures (``mjSTATE_*``) is exact for every env.
-
-    :param data: The MjData
-    """
-
-    def __init__(self, data: Any) -> None:
-        import mujoco
-
-        self.data, self.model = data, data.model
-        self.make, self.copy = mujoco.MjData, mujoco.mj_copyData
-
-    def save(self, previous: Any) -> Any:
-        contents = self.make(self.model) if previous is None else previous
-        self.copy(contents, self.model, self.data)
-        return contents
-
-    def restore(self, contents: Any) -> None:
-        self.copy(self.data, self.model, contents)
-
-
-class OldMujocoCell(OpaqueCell):
-    """
-    ``MjData`` before mujoco 3.5 gave Python ``mj_copyData``: the integration state and every array of fixed size.
-
-    :param data: The MjData
-    """
-
-    def __init__(self, data: Any) -> None:
-        import mujoco
-
-        self.data, self.model, self.mujoco = data, data.model, mujoco
-        self.signature = mujoco.mjtState.mjSTATE_INTEGRATION
-        # what changes its size with every step (contacts, constraints, islands) lives in an arena, empty in a new MjData
-        new = mujoco.MjData(self.model)
-        arrays = {name: getattr(new, name, None) for name in dir(new) if not name.startswith("_")}
-        self.names = [name for name, one in arrays.items() if isinstance(one, np.ndarray) and one.size]
-
-    def save(self, previous: Any) -> Any:
-        integration = np.empty(self.mujoco.mj_stateSize(self.model, self.signature))
-        self.mujoco.mj_getState(self.model, self.data, integration, self.signature)
-        return integration, {name: getattr(self.data, name).copy() for name in self.names}
-
-    def restore(self, contents: Any) -> None:
-        integration, arrays = contents
-        self.mujoco.mj_setState(self.model, self.data, integration, self.signature)
-        for name, array_contents in arrays.items():
-            getattr(self.data, name)[...] = array_contents
-
-
 def cell_of(obj: Any) -> Cell | None:
     """
     Find the cell of an object whose state Python cannot see, unless an engine is registered for its type.
@@ -237,10 +186,8 @@ def cell_of(obj: Any) -> Cell | None:
         if issubclass(kind, base):
             made: Cell = cell(obj)
             return made
-    if kind.__name__ == "MjData" and kind.__module__.startswith("mujoco"):
-        import mujoco
-
-        return MujocoCell(obj) if hasattr(mujoco, "mj_copyData") else OldMujocoCell(obj)
+    if is_mujoco(kind, "MjData"):
+        return mujoco_cell(obj)
     return None
 
 

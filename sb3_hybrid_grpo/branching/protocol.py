@@ -45,6 +45,15 @@ class Engine(Protocol):
 
     name: str
     """What it is called in messages."""
+    own_models: bool
+    """Whether each member has an MjModel of its own."""
+
+    def shared_contents(self) -> dict[str, bytes]:
+        """
+        Read what members share of the env's MjModels, so that a change shows.
+
+        :return: Contents by name; nothing for an env without MuJoCo
+        """
 
     def save(self, previous: Snapshot | None = None) -> Snapshot:
         """

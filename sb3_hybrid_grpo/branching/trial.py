@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from sb3_hybrid_grpo.branching.copies import EnvCopy
+from sb3_hybrid_grpo.branching.mujoco_state import refuse_changes
 from sb3_hybrid_grpo.branching.plays import RandomActions, difference, played
 from sb3_hybrid_grpo.branching.protocol import Engine
 from sb3_hybrid_grpo.errors import BranchingError
@@ -22,17 +22,18 @@ def copies_are_exact(env: gym.Env[Any, Any], engine: Engine) -> bool:
     :param env: The env
     :param engine: Its engine
     :return: Whether the copy saw the same, bit for bit
-    :raises BranchingError: if the env itself did not the second time, or if its step changes what members share
+    :raises BranchingError: if the env itself did not the second time
+    :raises ModelChangesError: if its step changes a model that members share
     """
     actions = RandomActions(env).draw(TRIAL_STEPS)
-    model = model_contents(env)
+    model = engine.shared_contents()
     start = engine.save()
     try:
         truth = played(env, actions)
+        refuse_changes(env, model, engine.shared_contents(), "step")
         engine.restore(start)
-        refuse_changes(env, model, "step")
         try:
-            same = difference(truth, played(EnvCopy(env).env, actions)) is None
+            same = difference(truth, played(EnvCopy(env, own_models=engine.own_models).env, actions)) is None
         except Exception:  # of whatever kind: the env itself has just played the same
             same = False
         again = played(env, actions)
@@ -58,41 +59,3 @@ def not_exact(env: gym.Env[Any, Any], reasons: Sequence[str]) -> BranchingError:
         "of it. Move that state into the env and draw random numbers from self.np_random, give the env the two methods of "
         "sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1 (plain PPO)."
     )
-
-
-def model_contents(env: gym.Env[Any, Any]) -> dict[str, bytes]:
-    """
-    Read the MjModel of a MuJoCo env, which all members share.
-
-    :param env: The env
-    :return: The contents of its arrays and options by name; nothing for another env
-    """
-    model = getattr(env.unwrapped, "model", None)
-    if type(model).__name__ != "MjModel":
-        return {}
-    contents = {}
-    for prefix, part in (("", model), ("opt.", model.opt)):  # type: ignore[union-attr]
-        for name in dir(part):
-            value = None if name.startswith("_") else getattr(part, name, None)
-            if isinstance(value, np.ndarray | int | float):
-                contents[prefix + name] = np.asarray(value).tobytes()
-    return contents
-
-
-def refuse_changes(env: gym.Env[Any, Any], before: dict[str, bytes], when: str) -> None:
-    """
-    Refuse an env that changes its MjModel where other members would feel it.
-
-    :param env: The env
-    :param before: What :func:`model_contents` was before
-    :param when: The name of the method that was called since
-    :raises BranchingError: if it has changed
-    """
-    after = model_contents(env) if before else {}
-    changed = [name for name in before if after.get(name) != before[name]]
-    if changed:
-        raise BranchingError(
-            f"{env} cannot be branched: its {when}() changes MjModel.{changed[0]}, and the model is shared by all members. "
-            'Change the model in reset() alone (and with a branch_horizon that is not "free" or "auto"), apply forces '
-            "through MjData (xfrc_applied, qfrc_applied), or use n_samples=1 (plain PPO)."
-        )

@@ -13,10 +13,11 @@ from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
 from sb3_hybrid_grpo.branching.choice import Choice
 from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import ForkedEnv, ForkEngine
+from sb3_hybrid_grpo.branching.mujoco_state import refuse_changes
 from sb3_hybrid_grpo.branching.noise import NoiseWatch
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcuts_of
-from sb3_hybrid_grpo.branching.trial import copies_are_exact, model_contents, refuse_changes
+from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
 
 
@@ -170,17 +171,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         member = 0
         try:
             self._copy_for([m for m, seed in enumerate(seeds) if seed is not None])
-            model = model_contents(self.env)
+            model = self._engine.shared_contents()
             with self._standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
                     if self._lives_in_copy(member):
                         observations.append(_copied(self._siblings[member].env.reset(seed=seed)[0]))
-                        refuse_changes(self.env, model, "reset")
+                        refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
                         continue
                     start = self._siblings[member] if seed is None else origin
                     self._engine.restore(start)
                     observations.append(_copied(self.env.reset(seed=seed)[0]))
-                    refuse_changes(self.env, model, "reset")
+                    refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
                     self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
@@ -224,9 +225,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                 self._choice.warn_of_costs()
                 self._copyable = self._forks or copies_are_exact(self.env, self._engine)
             old = {member: self._siblings.pop(member, None) for member in members}
-            kind: Any = ForkedEnv if self._forks else EnvCopy
             for member, previous in old.items() if self._copyable else ():
-                self._siblings[member] = kind(self.env, previous if isinstance(previous, kind) else None)
+                if self._forks:
+                    self._siblings[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
+                else:
+                    spare = previous if isinstance(previous, EnvCopy) else None
+                    self._siblings[member] = EnvCopy(self.env, spare, self._engine.own_models)
         except BranchingError:
             raise
         except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
