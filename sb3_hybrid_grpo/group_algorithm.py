@@ -92,9 +92,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         return {}
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        before = self.env
         self._groups = None  # where the new env is refused, the old one is not trained in
         super().set_env(env, force_reset)
         self._groups = self._make_groups(cast(VecEnv, self.env))
+        if before is not None and self.env is not before:
+            self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
 
     def _make_groups(self, env: VecEnv) -> Groups:
         if self.action_selection == "on_policy":

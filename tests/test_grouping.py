@@ -12,6 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import FORK_ABOVE, FREE_BELOW, PROBE_INTERVAL, AutoGrouping
+from tests.toy_envs import NoisyWalk
 
 
 class Decisions(BaseCallback):
@@ -170,6 +171,30 @@ def test_what_was_learned_is_saved_and_goes_on(tmp_path: Path) -> None:
     loaded.learn(32, callback=seen, reset_num_timesteps=False)
     assert seen.forks == [False]
     assert loaded.auto_grouping.since_probe == 4
+
+
+def test_another_env_is_asked_anew_whether_it_is_noisy() -> None:
+    class Calm(NoisyWalk):
+        def step(self, action: Any) -> Any:
+            self.place = self.place + 0.05 * np.asarray(action)
+            return self._observe(), 0.0, False, False, {}
+
+    one = HybridGRPO("MlpPolicy", NoisyWalk(), n_steps=16, batch_size=32, n_epochs=1).learn(2 * 16)
+    assert one.auto_grouping.noise_seen
+    one.set_env(one.get_env())  # type: ignore[arg-type]
+    assert one.auto_grouping.noise_seen
+    one.set_env(Calm())
+    seen = Decisions()
+    one.learn(3 * 16, callback=seen)
+    assert seen.forks == [False] * 3 and not one.auto_grouping.noise_seen
+
+
+def test_a_model_loaded_without_an_env_remembers_its_own(tmp_path: Path) -> None:
+    model().learn(2 * 32).save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model")
+    loaded.auto_grouping = AutoGrouping(noise_seen=True)
+    loaded.set_env(make_vec_env("Pendulum-v1", n_envs=2, seed=3))
+    assert loaded.auto_grouping.noise_seen
 
 
 def test_whether_a_rollout_was_grouped_is_logged() -> None:
