@@ -41,7 +41,8 @@ class EntropyCoefficient:
         learning_rate: float,
         device: th.device | str,
     ) -> None:
-        self.log_coef: th.Tensor | None = None
+        # where nothing is learned, it takes what a saved model may have learned, and is not looked at
+        self.log_coef = th.zeros(1, device=device)
         self.optimizer: th.optim.Optimizer | None = None
         self._schedule: FloatSchedule | None = None
         word, _, number = ent_coef.partition("_") if isinstance(ent_coef, str) else ("", "", "")
@@ -68,14 +69,14 @@ class EntropyCoefficient:
     @property
     def changes(self) -> bool:
         """Whether it is anything but one fixed number."""
-        return self._schedule is not None or self.log_coef is not None
+        return self._schedule is not None or self.optimizer is not None
 
     def value(self, progress_remaining: float) -> float:
         """
         :param progress_remaining: From 1 at the start of the training to 0 at its end
         :return: α now
         """
-        if self.log_coef is not None:
+        if self.optimizer is not None:
             return math.exp(self.log_coef.item())
         return self._fixed if self._schedule is None else self._schedule(progress_remaining)
 
@@ -85,7 +86,7 @@ class EntropyCoefficient:
 
         :param entropy: The policy's mean entropy, in nats, a scalar
         """
-        if self.log_coef is None or self.optimizer is None:
+        if self.optimizer is None:
             return
         loss = (self.log_coef * (entropy.detach() - self.target)).mean()
         self.optimizer.zero_grad()

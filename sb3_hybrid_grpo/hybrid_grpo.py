@@ -12,6 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, BasePolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
 
@@ -216,11 +217,14 @@ class HybridGRPO(ClippedUpdate):
     def set_parameters(
         self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        if isinstance(load_path_or_dict, dict) and self.entropy.optimizer is not None:
-            # a coefficient that was not learned where these come from begins anew
-            anew: dict[str, Any] = {"entropy.optimizer": self.entropy.optimizer.state_dict()}
-            load_path_or_dict = anew | load_path_or_dict
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        if isinstance(load_path_or_dict, dict):
+            given: dict[str, Any] = load_path_or_dict
+        else:
+            given = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
+        optimizer, others = self.entropy.optimizer, {name: one for name, one in given.items() if name != "entropy.optimizer"}
+        if optimizer is not None:  # a coefficient that was not learned where these come from begins anew
+            others["entropy.optimizer"] = given.get("entropy.optimizer", optimizer.state_dict())
+        super().set_parameters(others, exact_match, device)
 
     def _check_policy(self) -> None:
         if not issubclass(self.policy_class, ActorCriticPolicy) or issubclass(self.policy_class, RecurrentActorCriticPolicy):

@@ -131,6 +131,34 @@ def test_it_is_logged_where_it_changes(ent_coef: Any, logged: bool) -> None:
     assert ("train/ent_coef" in seen) == logged
 
 
+@pytest.mark.parametrize("how", ["argument", "custom_objects", "parameters"])
+def test_a_fixed_one_may_follow_a_learned_one(how: str, tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", walk(), ent_coef="auto", **SMALL).learn(64)
+    model.save(tmp_path / "model")
+    if how == "argument":
+        fixed = HybridGRPO.load(tmp_path / "model", env=walk(), ent_coef=0.02)
+    elif how == "custom_objects":
+        fixed = HybridGRPO.load(tmp_path / "model", env=walk(), custom_objects={"ent_coef": 0.02})
+    else:
+        fixed = HybridGRPO("MlpPolicy", walk(), ent_coef=0.02, **SMALL)
+        fixed.set_parameters(str(tmp_path / "model"))
+    for one, other in zip(fixed.policy.parameters(), model.policy.parameters(), strict=True):
+        assert th.equal(one, other)
+    fixed.learn(16)
+    assert fixed.entropy.value(1.0) == 0.02 and not fixed.entropy.changes
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_parameters_bring_the_optimiser_of_a_learned_one(as_file: bool, tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", walk(), ent_coef="auto", **SMALL).learn(64)
+    model.save(tmp_path / "model")
+    other = HybridGRPO("MlpPolicy", walk(), ent_coef="auto", **SMALL)
+    other.set_parameters(str(tmp_path / "model") if as_file else model.get_parameters())  # type: ignore[arg-type]
+    ours, theirs = model.entropy.optimizer, other.entropy.optimizer
+    assert ours is not None and theirs is not None
+    assert theirs.state_dict()["state"][0]["step"] == ours.state_dict()["state"][0]["step"] > 0
+
+
 def test_what_was_learned_is_saved_and_goes_on(tmp_path: Path) -> None:
     model = HybridGRPO("MlpPolicy", walk(), ent_coef="auto", **SMALL).learn(64)
     model.save(tmp_path / "model")
