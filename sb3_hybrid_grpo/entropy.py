@@ -80,6 +80,18 @@ class EntropyCoefficient:
             return math.exp(self.log_coef.item())
         return self._fixed if self._schedule is None else self._schedule(progress_remaining)
 
+    def suited(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """
+        Make a model's parameters those of one with this coefficient: what was not learned where they come from begins anew,
+        and what is not learned here is left out.
+
+        :param parameters: Parameters of another model
+        :return: Parameters for this one
+        """
+        name = "entropy.optimizer"
+        others = {key: value for key, value in parameters.items() if key != name}
+        return others if self.optimizer is None else {name: self.optimizer.state_dict(), **parameters}
+
     def adapt(self, entropy: th.Tensor) -> None:
         """
         Learn from a minibatch; nothing happens unless α is learned.

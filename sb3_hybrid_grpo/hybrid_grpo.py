@@ -221,10 +221,7 @@ class HybridGRPO(ClippedUpdate):
             given: dict[str, Any] = load_path_or_dict
         else:
             given = load_from_zip_file(load_path_or_dict, device=device, load_data=False)[1]
-        optimizer, others = self.entropy.optimizer, {name: one for name, one in given.items() if name != "entropy.optimizer"}
-        if optimizer is not None:  # a coefficient that was not learned where these come from begins anew
-            others["entropy.optimizer"] = given.get("entropy.optimizer", optimizer.state_dict())
-        super().set_parameters(others, exact_match, device)
+        super().set_parameters(self.entropy.suited(given), exact_match, device)
 
     def _check_policy(self) -> None:
         if not issubclass(self.policy_class, ActorCriticPolicy) or issubclass(self.policy_class, RecurrentActorCriticPolicy):
