@@ -93,8 +93,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         before = self.env
-        self._groups = None  # where the new env is refused, the old one is not trained in
         super().set_env(env, force_reset)
+        self._groups = None  # where no siblings can live in the new env, the old one's are not stepped in it
         self._groups = self._make_groups(cast(VecEnv, self.env))
         if before is not None and self.env is not before:
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
