@@ -210,8 +210,7 @@ class HybridGRPO(ClippedUpdate):
         self._maybe_recommend_cpu()
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
-            if isinstance(self.clip_range_vf, (float, int)) and self.clip_range_vf <= 0:
-                raise ValueError(f"Received clip_range_vf={self.clip_range_vf}: it must be positive, or None for no clipping.")
+            validation.check_clip_range_vf(self.clip_range_vf)
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
     def set_parameters(

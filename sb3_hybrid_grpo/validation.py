@@ -8,6 +8,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
+from sb3_hybrid_grpo.errors import PPOArgumentError
 from sb3_hybrid_grpo.selection import ActionSelection
 
 
@@ -65,11 +66,11 @@ def check_batches(
     :param n_envs: Number of envs
     :param n_samples: Members of a group
     :param shared_states: Whether a minibatch has all the samples of a state, or none
-    :raises ValueError: if a minibatch or a rollout has a single sample
+    :raises PPOArgumentError: if a minibatch or a rollout has a single sample
     """
     samples = n_steps * n_envs * n_samples
     if normalize_advantage and (batch_size < 2 or samples < 2):
-        raise ValueError(
+        raise PPOArgumentError(
             f"Received batch_size={batch_size} and n_steps * n_envs * n_samples = {samples}: both must be at least 2, because "
             "the advantage is normalized in each minibatch. Use larger ones, or normalize_advantage=False."
         )
@@ -87,6 +88,17 @@ def check_batches(
             f"{samples % batch_size} in every epoch. We recommend a `batch_size` that is a factor of {samples}.",
             stacklevel=2,
         )
+
+
+def check_clip_range_vf(clip_range_vf: Any) -> None:
+    """
+    Check the clipping parameter of the value function.
+
+    :param clip_range_vf: It, or a function
+    :raises PPOArgumentError: if it is not positive
+    """
+    if _is_number(clip_range_vf) and clip_range_vf <= 0:
+        raise PPOArgumentError(f"Received clip_range_vf={clip_range_vf}: it must be positive, or None for no clipping.")
 
 
 def check_transform(reward_transform: Any, branch_horizon: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
 
@@ -136,6 +137,13 @@ def test_a_transform_that_gives_nan_later_is_refused_before_the_update() -> None
     assert all((one == other).all() for one, other in zip(before, model.policy.parameters(), strict=True))
 
 
+def test_what_ppo_refuses_by_an_assertion_is_both_kinds_of_error() -> None:
+    for arguments in ({"clip_range_vf": -0.2}, {"batch_size": 1}, {"n_steps": 1, "n_samples": 1}):
+        for kind in (AssertionError, ValueError):
+            with pytest.raises(kind, match="Received"):
+                HybridGRPO("MlpPolicy", "CartPole-v1", **arguments)
+
+
 def test_bad_clip_range_vf_and_buffer_class() -> None:
     with pytest.raises(ValueError, match="clip_range_vf=-1"):
         HybridGRPO("MlpPolicy", "CartPole-v1", clip_range_vf=-1)
@@ -247,6 +255,13 @@ def test_an_env_that_draws_on_a_screen() -> None:
 
     with pytest.raises(ValueError, match="render_mode='human'"):
         HybridGRPO("MlpPolicy", Shown())
+
+
+def test_an_env_that_says_human_and_draws_nothing_trains() -> None:
+    env = BitFlippingEnv(n_bits=3)  # SB3's own; "human" is its default, and among no modes that it declares
+    assert env.render_mode == "human"
+    model = HybridGRPO("MultiInputPolicy", env, n_steps=16, batch_size=16).learn(16)
+    assert model.num_simulator_steps == 64
 
 
 def test_nan_of_a_sibling_is_named() -> None:
