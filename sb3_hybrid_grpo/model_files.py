@@ -21,6 +21,9 @@ def saved_names(path: str | Path | BufferedIOBase) -> set[str]:
     file: Any = open_path(path, "r", suffix="zip")
     begin = file.tell()
     try:
+        if not zipfile.is_zipfile(file):
+            raise zipfile.BadZipFile("it wasn't a zip-file")
+        file.seek(begin)
         with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
             if broken is not None:
