@@ -26,6 +26,7 @@ class Walk(gym.Env[Any, Any]):
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
         self.action_space = spaces.Discrete(9)
         self.render_mode = render_mode
+        self.metadata = {"render_modes": ["human"]}
         self.x = 0.0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:

@@ -25,7 +25,7 @@ class Fanout:
     """
 
     def __init__(self, env: VecEnv) -> None:
-        if env.render_mode == "human":
+        if env.render_mode == "human" and "human" in env.get_attr("metadata", 0)[0].get("render_modes", []):
             raise ValueError(
                 "Received an env with render_mode='human', which would draw every step of every sibling. "
                 "Make the training env without a render_mode, and watch the policy in an env of its own."
