@@ -29,8 +29,10 @@ REPLACED = {
 OTHERS = re.compile(r"A2C|DDPG|DQN|SAC|TD3|TRPO|TQC|ARS|ARS_MULTI|CrossQ|QRDQN", re.IGNORECASE)
 # Tests that cannot hold, and why. Each must fail: one that passes is an error.
 NAMES = {"test_tensorboard[ppo]": "A name: the run's folder is `HybridGRPO_1`, not `PPO_1`."}
+BARE = "Makes a `SubprocVecEnv` without `make_branchable`. The error says what to add."
 GROUPS = {
-    "test_multiprocessing": "Makes a `SubprocVecEnv` without `make_branchable`. The error says what to add.",
+    "test_multiprocessing": BARE,
+    "test_supports_multi_envs[SubprocVecEnv]": BARE,
     "test_gae_computation": "Recomputes GAE from a rollout buffer with one sample a step; here there are four.",
     "test_ppo_warnings": "Wants `n_steps=1` refused, which has a single sample with PPO; here it has four.",
     "test_vec_with_ppo": "Trains in a VecEnv class of its own, which has no place for siblings. The error says so.",
