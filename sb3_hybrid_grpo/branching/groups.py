@@ -252,7 +252,13 @@ class Groups:
         )
 
     def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
-        observations, rewards, dones, infos = self.env.step(actions_E)
+        try:
+            observations, rewards, dones, infos = self.env.step(actions_E)
+        except (EOFError, ConnectionError) as error:  # all that SB3 says of it, without a word
+            raise BranchingError(
+                "The process of an env died, or its step failed: what it printed last says which. Make the envs anew and load "
+                "the last checkpoint."
+            ) from error
         if not dones.any():
             return MemberZero(observations, rewards, dones, infos, dones, [])
         truncated_E = dones & [is_truncated(info) for info in infos]
