@@ -55,7 +55,7 @@ class Fanout:
                     f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
                     "Call make_branchable last: make_branchable(Wrapper(env)), not Wrapper(make_branchable(env))."
                 )
-        self._keys, _, dtypes = obs_space_info(self.base.observation_space)
+        self._keys, self._shapes, dtypes = obs_space_info(self.base.observation_space)
         # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
         self._casts = not isinstance(self.base, SubprocVecEnv)
         self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
@@ -131,10 +131,18 @@ class Fanout:
 
         :param observations: One observation after another
         :return: The batch
+        :raises BranchingError: if their shape is not that of the observation space
         """
         batch = {}
         for key in self._keys:
             values = [one if key is None else one[key] for one in observations]
+            shapes = {np.shape(value) for value in values}
+            if shapes != {self._shapes[key]}:  # numpy would broadcast some, and say nothing of the env about others
+                what = "observations" if key is None else f"observations {key!r}"
+                raise BranchingError(
+                    f"Siblings' {what} have the shape {' and '.join(map(str, sorted(shapes)))}, where the env's "
+                    f"observation_space has {self._shapes[key]}. Try it with stable_baselines3.common.env_checker.check_env."
+                )
             batch[key] = np.array(values, dtype=self._dtypes[key])
         return dict_to_obs(self.base.observation_space, batch)
 
