@@ -1,0 +1,147 @@
+"""What may go wrong in a long training: envs that fail, processes that are killed, disks that are full."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
+from sb3_hybrid_grpo.errors import BranchingError
+from tests.test_hybrid_grpo import SMALL
+from tests.toy_envs import NoisyWalk, walk
+
+
+class Failing(NoisyWalk):
+    """
+    Fails in every step from a certain one on.
+
+    :param how: In what way
+    :param at: From which step on
+    """
+
+    def __init__(self, how: str, at: int = 9) -> None:
+        super().__init__(bound=99)
+        self.how, self.at, self.steps = how, at, 0
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        observation, reward, *rest = super().step(action)
+        if self.steps < self.at:
+            return observation, reward, *rest
+        if self.how == "raise":
+            raise ZeroDivisionError("broken")
+        if self.how == "die":
+            os._exit(77)
+        if self.how == "nan":
+            return observation, float("nan"), *rest
+        return np.zeros(5 if self.how == "large" else 1, dtype=np.float32), reward, *rest
+
+
+MESSAGES = {
+    "raise": r"step of member 1 \(a sibling\) of env 0 failed: ZeroDivisionError\('broken'\)",
+    "die": "process of env 0 died while it stepped the env's siblings",
+    "nan": r"reward of member 1 \(a sibling\) of env 0 is NaN at step 9",
+    "large": r"observations have the shape \(5,\), where the env's observation_space has \(2,\).*check_env",
+    "small": r"observations have the shape \(1,\), where the env's observation_space has \(2,\).*check_env",
+}
+
+
+def failure(how: str, vec_env: Any, **options: Any) -> str:
+    """Train where an env fails; what the error says, which comes at once."""
+    env = make_vec_env(Failing, n_envs=2, env_kwargs={"how": how}, vec_env_cls=vec_env, wrapper_class=make_branchable)
+    start = time.monotonic()
+    with pytest.raises(BranchingError) as error:
+        HybridGRPO("MlpPolicy", env, branching_check=False, **SMALL, **options).learn(64)
+    assert time.monotonic() - start < 30
+    for process in getattr(env, "processes", []):
+        process.terminate()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("how", MESSAGES)
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_an_env_that_fails_gives_one_clear_error(how: str, vec_env: Any) -> None:
+    if how == "die" and vec_env is DummyVecEnv:
+        pytest.skip("there is no process of its own to die")
+    assert re.search(MESSAGES[how], failure(how, vec_env))
+
+
+@pytest.mark.parametrize("how", ["raise", "die"])
+def test_a_process_that_ends_in_the_executed_step_is_named(how: str) -> None:
+    assert "process of an env died, or its step failed" in failure(how, SubprocVecEnv, n_samples=1)
+
+
+def test_nan_of_the_executed_member_is_found() -> None:
+    env = VecCheckNan(DummyVecEnv([lambda: Failing("nan")]), raise_exception=True)
+    with pytest.raises(ValueError, match="found nan in rewards"):
+        HybridGRPO("MlpPolicy", env, n_samples=1, **SMALL).learn(64)
+
+
+TRAINING = """
+import sys
+from stable_baselines3.common.callbacks import CheckpointCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from sb3_hybrid_grpo import HybridGRPO
+from tests.toy_envs import walk
+
+env = VecNormalize(make_vec_env(walk, n_envs=2))
+model = HybridGRPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=2, branch_horizon=8)
+model.learn(10**9, callback=CheckpointCallback(32, sys.argv[1], save_vecnormalize=True))
+"""
+
+
+def checkpoints(folder: Path) -> list[int]:
+    """How many steps those had after which both files were written, in order; the last ones first."""
+    return sorted((int(path.stem.split("_")[-2]) for path in folder.glob("*vecnormalize*.pkl")), reverse=True)
+
+
+def test_a_training_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen([sys.executable, "-c", TRAINING, str(tmp_path)], cwd=root)
+    try:
+        while len(checkpoints(tmp_path)) < 4:
+            assert process.poll() is None
+            time.sleep(0.05)
+    finally:
+        process.kill()  # SIGKILL
+        assert process.wait() == -signal.SIGKILL
+    _, last, *_ = checkpoints(tmp_path)  # that of the moment may be half of a file: SB3 writes its statistics in place
+    env = VecNormalize.load(str(tmp_path / f"rl_model_vecnormalize_{last}_steps.pkl"), make_vec_env(walk, n_envs=2))
+    assert isinstance(env.obs_rms, RunningMeanStd)
+    # an observation of each env at the reset, and one a step: those of the executed members alone
+    assert env.obs_rms.count == pytest.approx(last + 2, abs=0.01)
+    model = HybridGRPO.load(tmp_path / f"rl_model_{last}_steps", env=env)
+    assert (model.num_timesteps, model.num_simulator_steps) == (last, 4 * last)
+    model.learn(32, reset_num_timesteps=False)
+    assert (model.num_timesteps, model.num_simulator_steps) == (last + 32, 4 * last + 128)
+    assert env.obs_rms.count > last + 32  # goes on from where it was
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", walk(), **SMALL)
+    model.save(tmp_path / "model")
+    before = model.policy.state_dict()["value_net.weight"].clone()
+    model.learn(32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # as on a disk with so much left, a write beyond it fails
+    try:
+        with pytest.raises((OSError, RuntimeError)):
+            model.save(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+    assert HybridGRPO.load(tmp_path / "model").policy.state_dict()["value_net.weight"].equal(before)
+    model.save(tmp_path / "model")
+    assert not HybridGRPO.load(tmp_path / "model").policy.state_dict()["value_net.weight"].equal(before)
