@@ -1,7 +1,8 @@
 """What updates the policy with a rollout: PPO's clipped loss, over samples that may be of one state and be weighted."""
 
-from collections import defaultdict
-from typing import Any, cast
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import torch as th
 from gymnasium import spaces
@@ -9,10 +10,26 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_hybrid_grpo import losses
+from sb3_hybrid_grpo.adam import steps_of
 from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
 from sb3_hybrid_grpo.entropy import EntropyCoefficient
 from sb3_hybrid_grpo.group_algorithm import GroupOnPolicyAlgorithm
+from sb3_hybrid_grpo.recording import Gradient, can_be_recorded
 from sb3_hybrid_grpo.sampling import DIVERGED, evaluate_actions
+
+
+class Statistics(NamedTuple):
+    """What is logged of a minibatch, as SB3's PPO names it."""
+
+    value_loss: Any
+    approx_kl: Any
+    clip_fraction: Any
+    policy_gradient_loss: Any
+    entropy_loss: Any
+    loss: Any
+
+
+_APPROX_KL, _ENTROPY_LOSS = map(Statistics._fields.index, ("approx_kl", "entropy_loss"))
 
 
 class ClippedUpdate(GroupOnPolicyAlgorithm):
@@ -28,6 +45,8 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
     normalize_advantage: bool
     target_kl: float | None
     entropy: EntropyCoefficient
+    _gradient: Gradient | None = None
+    _gradient_read: tuple[Any, ...] = ()
 
     def train(self) -> None:
         """Update the policy with the rollout."""
@@ -37,36 +56,56 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         progress = self._current_progress_remaining
         clip_range = cast(Schedule, self.clip_range)(progress)
         clip_range_vf = None if self.clip_range_vf is None else cast(Schedule, self.clip_range_vf)(progress)
-        logged: dict[str, list[th.Tensor]] = defaultdict(list)
-        parameters = list(self.policy.parameters())
-
-        for epoch in range(self.n_epochs):
-            go_on = True
-            for batch in self.rollout_buffer.get(self.batch_size):
-                loss = self._loss(batch, clip_range, clip_range_vf, logged)
-                if self.target_kl is not None and logged["approx_kl"][-1].item() > 1.5 * self.target_kl:
-                    go_on = False
-                    if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {logged['approx_kl'][-1].item():.2f}")
+        known = can_be_recorded(self.policy, self.observation_space)
+        gradient = self._gradient_of(clip_range, clip_range_vf, known)
+        statistics: list[th.Tensor] = []
+        with steps_of(self.policy.optimizer, same_parameters=known) as step:
+            for epoch in range(self.n_epochs):
+                go_on = self._train_epoch(epoch, gradient, step, statistics)
+                self._n_updates += 1
+                if not go_on:
                     break
-                self.policy.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                th.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
-                self.policy.optimizer.step()
-            self._n_updates += 1
-            if not go_on:
-                break
 
-        if not th.stack(logged["loss"]).isfinite().all():
+        logged = Statistics(*th.stack(statistics).double().mean(dim=0).tolist())._asdict()
+        if not math.isfinite(logged["loss"]):
             raise ValueError(f"The loss is no finite number any more, and the update has spoilt the policy. {DIVERGED}")
-        for name, values in logged.items():
-            self.logger.record(f"train/{name}", th.stack(values).mean().item())
+        if self.advantage_estimator == "grpo":  # which has no critic
+            del logged["value_loss"]
+        for name, value in logged.items():
+            self.logger.record(f"train/{name}", value)
         self._log_update(clip_range, clip_range_vf)
 
-    def _loss(
-        self, batch: Any, clip_range: float, clip_range_vf: float | None, logged: dict[str, list[th.Tensor]]
-    ) -> th.Tensor:
-        """The loss of a minibatch. What is logged of it stays a tensor: reading its number would wait for it."""
+    def _train_epoch(self, epoch: int, gradient: Gradient, step: Callable[[], None], statistics: list[th.Tensor]) -> bool:
+        """Go through the rollout once; False if the policy went too far. Nothing waits for a number that is only logged."""
+        for batch in self.rollout_buffer.get(self.batch_size):
+            values = gradient(batch)
+            statistics.append(values)
+            self.entropy.adapt(-values[_ENTROPY_LOSS])
+            if self.target_kl is not None and (approx_kl := values[_APPROX_KL].item()) > 1.5 * self.target_kl:
+                if self.verbose >= 1:
+                    print(f"Early stopping at step {epoch} due to reaching max kl: {approx_kl:.2f}")
+                return False
+            step()
+        return True
+
+    def _gradient_of(self, clip_range: float, clip_range_vf: float | None, known: bool) -> Gradient:
+        """What gives the gradient of :meth:`_loss`: that of the last update, unless the loss has become another function."""
+        records = known and self.entropy.log_coef is None
+        read = (
+            *(clip_range, clip_range_vf, self.max_grad_norm, self.vf_coef, self.normalize_advantage, records),
+            *(self.entropy.value(self._current_progress_remaining), self.sampling_temperature, self.advantage_estimator),
+            *(id(one) for one in (self, self.policy, *self.policy.parameters())),  # of a copy of the model: its own
+            *(parameter.requires_grad for parameter in self.policy.parameters()),
+        )
+        if self._gradient is None or self._gradient_read != read:
+            self._gradient = Gradient(
+                self.policy, lambda batch: self._loss(batch, clip_range, clip_range_vf), self.max_grad_norm, records
+            )
+            self._gradient_read = read
+        return self._gradient
+
+    def _loss(self, batch: Any, clip_range: float, clip_range_vf: float | None) -> tuple[th.Tensor, th.Tensor]:
+        """The loss of a minibatch, and :class:`Statistics` in a tensor."""
         actions = batch.actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else batch.actions
         values, log_prob, entropy = self._evaluate(batch, actions)
         advantages = losses.normalize_advantages(batch.advantages) if self.normalize_advantage else batch.advantages
@@ -75,19 +114,14 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         weights = None if self.sampling_temperature == 1 else batch.weights
         policy_loss = losses.clipped_surrogate(advantages, ratio, clip_range, weights)
         entropy_loss = losses.entropy_loss(entropy, log_prob)
+        value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf, weights)
         loss = policy_loss + self.entropy.value(self._current_progress_remaining) * entropy_loss
-        self.entropy.adapt(-entropy_loss)
         if self.advantage_estimator != "grpo":  # which has no critic
-            value_loss = losses.value_loss(values, batch.old_values, batch.returns, clip_range_vf, weights)
             loss = loss + self.vf_coef * value_loss
-            logged["value_loss"].append(value_loss.detach())
         with th.no_grad():
-            logged["approx_kl"].append(losses.approximate_kl(log_ratio))
-            logged["clip_fraction"].append(losses.clip_fraction(ratio, clip_range))
-        logged["policy_gradient_loss"].append(policy_loss.detach())
-        logged["entropy_loss"].append(entropy_loss.detach())
-        logged["loss"].append(loss.detach())
-        return loss
+            approx_kl, clip_fraction = losses.approximate_kl(log_ratio), losses.clip_fraction(ratio, clip_range)
+            statistics = Statistics(value_loss, approx_kl, clip_fraction, policy_loss, entropy_loss, loss)
+            return loss, th.stack(statistics)
 
     def _evaluate(self, batch: Any, actions: th.Tensor) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
         """Values, log-probabilities and entropies of a minibatch's samples."""
@@ -115,3 +149,6 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         if self.n_samples > 1 and self.advantage_estimator == "hybrid" and buffer.forks:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_gradient", "_gradient_read"]

@@ -1,7 +1,6 @@
 """Siblings drawn from the tempered policy: what is drawn, how it is weighted, and that the gradient is still the policy's."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline, paper_advantage
 from sb3_hybrid_grpo.buffers import HybridRolloutBuffer
+from sb3_hybrid_grpo.clipped_update import Statistics
 from sb3_hybrid_grpo.sampling import sample_actions
 from tests import test_gradient_expectation as mdp
 from tests.advantage_examples import Floats, fractions, quick, random_group
@@ -142,7 +142,7 @@ class Measured(HybridGRPO):
 
     def train(self) -> None:
         (batch,) = self.rollout_buffer.get(self.batch_size)
-        loss = self._loss(batch, 0.2, None, defaultdict(list))
+        loss, _ = self._loss(batch, 0.2, None)
         names = ["action_net.bias", "value_net.bias"] + ["log_std"] * hasattr(self.policy, "log_std")
         of = [self.policy.get_parameter(name) for name in names]
         self.gradients: list[np.ndarray] = getattr(self, "gradients", [])
@@ -385,10 +385,9 @@ def test_grpo_weights_its_loss() -> None:
     class Noted(HybridGRPO):
         def train(self) -> None:
             batch: Any = next(self.rollout_buffer.get(48))
-            losses: dict[str, list[th.Tensor]] = defaultdict(list)
-            self._loss(batch, 0.2, None, losses)
+            statistics = Statistics(*self._loss(batch, 0.2, None)[1])
             expected = -(batch.weights * batch.advantages).mean()
-            assert losses["policy_gradient_loss"][0].item() == pytest.approx(expected.item(), abs=1e-6)
+            assert statistics.policy_gradient_loss.item() == pytest.approx(expected.item(), abs=1e-6)
             assert expected.item() != pytest.approx(-batch.advantages.mean().item(), abs=1e-4)
 
     env = make_vec_env(walk, n_envs=2, seed=0)

@@ -1,0 +1,212 @@
+"""The update replays recorded gradients, and makes Adam's steps in few calls: nothing comes out otherwise."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from sb3_hybrid_grpo import HybridGRPO, recording
+from sb3_hybrid_grpo.adam import steps_of
+from sb3_hybrid_grpo.maskable import MaskableHybridGRPO
+from tests.test_parity_with_ppo import assert_equal, parameters
+from tests.toy_envs import NoisyWalk
+
+SMALL: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 3, "seed": 0, "device": "cpu"}
+NEVER = 10**9
+IMAGE = spaces.Box(0, 255, (3, 36, 36), dtype=np.uint8)
+VECTOR = spaces.Box(-np.inf, np.inf, (2,), dtype=np.float32)
+
+
+class MaskedWalk(NoisyWalk):
+    def action_masks(self) -> np.ndarray:
+        return np.array([True, self.place[0] > 0, True])
+
+
+def walk_in(
+    actions: spaces.Space[Any] | None = None, observations: spaces.Space[Any] | None = None
+) -> Callable[[], NoisyWalk]:
+    return lambda: NoisyWalk(actions, observations)
+
+
+def build(env: Any = NoisyWalk, policy: Any = "MlpPolicy", algorithm: Any = HybridGRPO, **kwargs: Any) -> Any:
+    options = {**SMALL, **({} if algorithm is PPO else {"n_samples": 1}), **kwargs}
+    return algorithm(policy, make_vec_env(env, n_envs=2), **options)
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, calls: int, *args: Any, **kwargs: Any) -> Any:
+    """
+    :param calls: After how many minibatches to record
+    """
+    monkeypatch.setattr(recording, "CALLS_BEFORE_RECORDING", calls)
+    model = build(*args, **kwargs)
+    model.learn(3 * SMALL["n_steps"] * 2)
+    return model
+
+
+def recordings(model: Any) -> dict[int, Any]:
+    assert isinstance(model._gradient, recording.Gradient)
+    return model._gradient._recordings
+
+
+CASES: dict[str, tuple[dict[str, Any], set[int]]] = {
+    "gaussian": ({}, {16}),
+    "categorical": ({"env": walk_in(spaces.Discrete(3))}, {16}),
+    "several categorical": ({"env": walk_in(spaces.MultiDiscrete([2, 3]))}, {16}),
+    "binary": ({"env": walk_in(spaces.MultiBinary(3))}, {16}),
+    "dict": ({"env": walk_in(None, spaces.Dict(a=VECTOR, b=VECTOR)), "policy": "MultiInputPolicy"}, {16}),
+    "networks": ({"policy_kwargs": {"net_arch": [8], "activation_fn": th.nn.ReLU, "ortho_init": False}}, {16}),
+    "clipped values, raw advantages": ({"clip_range_vf": 0.2, "normalize_advantage": False, "ent_coef": 0.01}, {16}),
+    "last minibatch smaller": ({"batch_size": 24}, {24, 16}),
+    "early stops": ({"target_kl": 1e-4}, {16}),
+    "groups of one state": ({"n_samples": 4, "branch_horizon": 1, "n_steps": 8}, {16}),
+    "groups": ({"n_samples": 4, "branch_horizon": 4, "n_steps": 8}, {16}),
+    "no critic": ({"n_samples": 4, "branch_horizon": 1, "n_steps": 8, "advantage_estimator": "grpo"}, {16}),
+    "tempered": ({"n_samples": 4, "branch_horizon": 1, "n_steps": 8, "sampling_temperature": 1.5}, {16}),
+    "masks": ({"env": lambda: MaskedWalk(spaces.Discrete(3)), "algorithm": MaskableHybridGRPO}, {16}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize(("options", "sizes"), CASES.values(), ids=CASES)
+def test_a_replayed_update_is_the_plain_one_to_the_last_bit(
+    options: dict[str, Any], sizes: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed, plain = trained(monkeypatch, 1, **options), trained(monkeypatch, NEVER, **options)
+    assert recordings(replayed).keys() == sizes
+    assert not recordings(plain)
+    assert_equal(parameters(replayed), parameters(plain))
+    for one, other in zip(replayed.policy.parameters(), plain.policy.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or th.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "HalfCheetah-v5"])
+def test_a_replayed_update_is_ppos(env: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = trained(monkeypatch, 1, env)
+    assert recordings(replayed)
+    assert_equal(parameters(replayed), parameters(trained(monkeypatch, NEVER, env, algorithm=PPO)))
+
+
+def test_what_is_logged_is_ppos(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = trained(monkeypatch, 1, "CartPole-v1", n_epochs=1).logger.name_to_value
+    theirs = trained(monkeypatch, NEVER, "CartPole-v1", n_epochs=1, algorithm=PPO).logger.name_to_value
+    for name in ("value_loss", "approx_kl", "clip_fraction", "policy_gradient_loss", "entropy_loss", "explained_variance"):
+        assert ours[f"train/{name}"] == pytest.approx(theirs[f"train/{name}"], rel=1e-5, abs=1e-7), name
+
+
+def test_records_only_what_comes_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    minibatches = 3 * SMALL["n_epochs"] * SMALL["n_steps"] * 2 // SMALL["batch_size"]
+    assert not recordings(trained(monkeypatch, minibatches + 1))
+    assert recordings(trained(monkeypatch, minibatches))
+
+
+class OwnNetwork(th.nn.Tanh):
+    """A network that may do anything."""
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A policy that may do anything."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": OwnPolicy},
+        {"policy_kwargs": {"activation_fn": OwnNetwork}},
+        {"policy_kwargs": {"activation_fn": th.nn.Dropout}},
+        {"use_sde": True},
+        {"env": walk_in(None, spaces.Discrete(4))},
+        {"env": walk_in(None, IMAGE), "policy": "CnnPolicy"},
+        {"ent_coef": "auto"},
+    ],
+    ids=["policy", "network", "random", "gSDE", "encoded", "images", "learned coefficient"],
+)
+def test_what_may_do_something_else_each_time_is_not_recorded(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not recordings(trained(monkeypatch, 1, **options))
+
+
+def test_hooks_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "CALLS_BEFORE_RECORDING", 1)
+    model, calls = build(), []
+    model.learn(64)
+    assert recordings(model)
+    model.policy.value_net.register_forward_hook(lambda *_: calls.append(1))
+    model.learn(64, reset_num_timesteps=False)
+    assert not recordings(model)
+    assert len(calls) >= SMALL["n_epochs"] * 4
+
+
+def test_a_loss_that_changes_is_recorded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(calls: int) -> Any:
+        model = trained(monkeypatch, calls, clip_range=lambda progress: 0.1 + 0.1 * progress)
+        model.vf_coef = 0.1
+        model.policy.action_net.requires_grad_(False)
+        return model.learn(64, reset_num_timesteps=False)
+
+    assert_equal(parameters(changed(1)), parameters(changed(NEVER)))
+
+
+def test_a_copy_of_a_model_trains_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(monkeypatch, 1)
+    before, twin = parameters(model), copy.deepcopy(model)
+    twin.learn(64, reset_num_timesteps=False)
+    assert_equal(parameters(model), before)
+    assert any((one != other).any() for one, other in zip(parameters(twin), before, strict=True))
+
+
+def test_a_saved_model_goes_on_as_if_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(monkeypatch, 1)
+    model.save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=make_vec_env(NoisyWalk, n_envs=2))
+    assert_equal(parameters(loaded), parameters(model))
+    for one in (model, loaded):
+        one.set_random_seed(3)
+        one.learn(64, reset_num_timesteps=True)
+    assert_equal(parameters(loaded), parameters(model))
+
+
+def test_without_the_recorder_it_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no recorder here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "make_fx", refuse)
+        with pytest.warns(UserWarning, match="cannot be recorded.*no recorder here"):
+            model = trained(monkeypatch, 1)
+    assert_equal(parameters(model), parameters(trained(monkeypatch, NEVER)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weight_decay": 0.1}, {"amsgrad": True}, {"betas": (0.5, 0.9), "eps": 1e-3}, {"fused": True}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", [th.optim.Adam, th.optim.AdamW, th.optim.SGD])
+def test_steps_are_the_optimisers_own(kind: Any, options: dict[str, Any]) -> None:
+    if kind is th.optim.SGD and options.keys() - {"weight_decay"}:
+        return
+    weights = [th.nn.Parameter(th.randn(shape)) for shape in [(3, 5), (7,), (1,), (2, 1, 4)]]
+    ours, theirs = copy.deepcopy(weights), copy.deepcopy(weights)
+    one, other = kind(ours, lr=1e-2, **options), kind(theirs, lr=1e-2, **options)
+    for _ in range(3):
+        with steps_of(one, same_parameters=True) as step:
+            for _ in range(4):
+                for mine, its in zip(ours[:-1], theirs[:-1], strict=True):  # the last one has no gradient
+                    mine.grad = its.grad = th.randn(mine.shape)
+                step()
+                other.step()
+        assert_equal([w.detach().numpy() for w in ours], [w.detach().numpy() for w in theirs])
+        assert one.state_dict().keys() == other.state_dict().keys()
+        for mine, its in zip(one.state_dict()["state"].values(), other.state_dict()["state"].values(), strict=True):
+            assert mine.keys() == its.keys()
+            assert all(mine[key] is its[key] is None or th.equal(mine[key], its[key]) for key in mine)
