@@ -68,14 +68,18 @@ class Gradient:
         size = len(batch.actions)
         if size in self._recordings:
             statistics, *gradients = _replay(self._recordings[size], _tensors(batch))
-            for parameter, gradient in zip(self._trained, gradients, strict=True):
-                parameter.grad = gradient
+            self._give(gradients)
             return statistics
         self._calls[size] += 1
-        outputs = self._compute(batch)
+        statistics, *gradients = self._compute(batch)
         if self._calls[size] == CALLS_BEFORE_RECORDING:
-            self._record(size, batch, outputs)
-        return outputs[0]
+            self._record(size, batch, (statistics, *gradients))
+            self._give(gradients)  # while it was recorded, the parameters had others
+        return statistics
+
+    def _give(self, gradients: list[th.Tensor]) -> None:
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
+            parameter.grad = gradient
 
     def _compute(self, batch: Any) -> Outputs:
         loss, statistics = self._loss(batch)
@@ -95,12 +99,12 @@ class Gradient:
                 graph = make_fx(lambda *tensors: self._compute(_like(batch, tensors)))(*tensors)
                 with th.no_grad():
                     recording: Any = th.jit.trace(graph, tensors, check_trace=False)  # type: ignore[no-untyped-call]
-            same = all(map(th.equal, outputs, _replay(recording, tensors)))
-        except Exception as error:
+            if not all(map(th.equal, outputs, _replay(recording, tensors))):
+                raise RuntimeError("a recording gives other numbers")
+        except Exception as error:  # torch raises all kinds
             warnings.warn(f"The update cannot be recorded, and stays as slow as it is: {error}", stacklevel=2)
-            same = False
-        if same:
-            self._recordings[size] = recording
+            return
+        self._recordings[size] = recording
 
 
 def _tensors(batch: Any) -> tuple[th.Tensor, ...]:

@@ -175,14 +175,25 @@ def test_a_saved_model_goes_on_as_if_never_saved(tmp_path: Path, monkeypatch: py
     assert_equal(parameters(loaded), parameters(model))
 
 
-def test_without_the_recorder_it_goes_on_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no recorder here")
+@pytest.mark.parametrize("where", ["at once", "half way", "other numbers"])
+def test_what_cannot_be_recorded_goes_on_and_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = recording.make_fx
+
+    def refuse(function: Any) -> Any:
+        def traced(*tensors: th.Tensor) -> Any:
+            if where != "at once":
+                graph = real(function)(*tensors)
+            if where == "other numbers":
+                return real(lambda *args: tuple(one + 1e-6 for one in graph(*args)))(*tensors)
+            raise RuntimeError("no recorder here")
+
+        return traced
 
     with monkeypatch.context() as patch:
         patch.setattr(recording, "make_fx", refuse)
-        with pytest.warns(UserWarning, match="cannot be recorded.*no recorder here"):
+        with pytest.warns(UserWarning, match="cannot be recorded.*(no recorder here|other numbers)"):
             model = trained(monkeypatch, 1)
+    assert not recordings(model)
     assert_equal(parameters(model), parameters(trained(monkeypatch, NEVER)))
 
 
