@@ -90,7 +90,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
 
     def _gradient_of(self, clip_range: float, clip_range_vf: float | None, known: bool) -> Gradient:
         """What gives the gradient of :meth:`_loss`: that of the last update, unless the loss has become another function."""
-        records = known and self.entropy.log_coef is None
+        records = known and self.entropy.optimizer is None
         read = (
             *(clip_range, clip_range_vf, self.max_grad_norm, self.vf_coef, self.normalize_advantage, records),
             *(self.entropy.value(self._current_progress_remaining), self.sampling_temperature, self.advantage_estimator),

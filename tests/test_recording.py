@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from torch.fx.experimental.proxy_tensor import make_fx
 from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -177,7 +178,7 @@ def test_a_saved_model_goes_on_as_if_never_saved(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("where", ["at once", "half way", "other numbers"])
 def test_what_cannot_be_recorded_goes_on_and_says_so(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = recording.make_fx
+    real = make_fx
 
     def refuse(function: Any) -> Any:
         def traced(*tensors: th.Tensor) -> Any:

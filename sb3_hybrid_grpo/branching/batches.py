@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from sb3_hybrid_grpo.branching.fanout import Observations
+from sb3_hybrid_grpo.errors import BranchingError
 
 
 def is_truncated(info: dict[str, Any]) -> bool:
@@ -44,20 +45,25 @@ def joined(batches: list[Observations]) -> Observations:
     return each(lambda *parts: np.concatenate(parts), *batches)
 
 
-def first_nan(observations: Observations, rewards: np.ndarray) -> tuple[str, int, Any] | None:
+def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, step: int) -> None:
     """
-    Look for a NaN.
+    Look for a NaN. Siblings pass by VecCheckNan, and one in them would reach the policy through the loss alone.
 
-    :param observations: A batch
+    :param observations: What the siblings of all envs saw, sibling by sibling
     :param rewards: The rewards that came with it
-    :return: Where the first one is (what, which row) and the row; None without one
+    :param n_envs: E, the number of envs
+    :param step: Number of the step, for the message
+    :raises BranchingError: if there is one
     """
     named = {f"observation {key!r}": its for key, its in observations.items()} if isinstance(observations, dict) else {}
     for name, values in {"reward": rewards, **(named or {"observation": observations})}.items():
         if values.dtype.kind == "f" and np.isnan(values).any():
             row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
-            return name, row, values[row]
-    return None
+            raise BranchingError(
+                f"The {name} of member {row // n_envs + 1} (a sibling) of env {row % n_envs} is NaN at step {step} of the "
+                f"training: {values[row]}. Find out what the env does with the actions it was given; VecCheckNan finds a NaN "
+                "of member 0."
+            )
 
 
 def each(function: Callable[..., Any], *batches: Observations) -> Observations:

@@ -6,7 +6,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
-from sb3_hybrid_grpo.branching.batches import each, first_nan, is_truncated, joined, last_rows
+from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 from sb3_hybrid_grpo.errors import BranchingError
@@ -272,7 +272,7 @@ class Groups:
         steps = self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
         observations = self._fanout.stacked([one.observations[m] for m in range(len(actions_ME)) for one in steps])
         rewards = self._fanout.rewards([one.rewards[m] for m in range(len(actions_ME)) for one in steps])
-        self._check_numbers(observations, rewards)
+        check_numbers(observations, rewards, self._shape[1], self._n_steps)
         resets = [(m * len(steps) + e, first) for e, one in enumerate(steps) for m, first in one.resets.items()]
         restarted = np.array([place for place, _ in resets], dtype=int)
         firsts = self._fanout.stacked([first for _, first in resets]) if resets else None
@@ -320,15 +320,3 @@ class Groups:
             rows = stage.restart(all_of_them, rows)
         self._observations_ME = rows
         self.starts_ME = np.ones(self._shape, dtype=bool)
-
-    def _check_numbers(self, observations: Observations, rewards: np.ndarray) -> None:
-        """Siblings pass by VecCheckNan; a NaN in one of them would reach the policy through the loss alone."""
-        found = first_nan(observations, rewards)
-        if found is not None:
-            name, row, value = found
-            member, index = divmod(row, self._shape[1])
-            raise BranchingError(
-                f"The {name} of member {member + 1} (a sibling) of env {index} is NaN at step {self._n_steps} "
-                f"of the training: {value}. Find out what the env does with the actions it was given; "
-                "VecCheckNan finds a NaN of member 0."
-            )
