@@ -20,7 +20,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.grouping import AutoGrouping
-from sb3_hybrid_grpo.sampling import sample_actions
+from sb3_hybrid_grpo.recording import Recorded, can_be_recorded
+from sb3_hybrid_grpo.sampling import recorded_sampling, sample_actions
 from sb3_hybrid_grpo.selection import ActionSelection, select_actions
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
 
@@ -46,6 +47,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     selection_temperature: float
     sampling_temperature: float
     branching_check: bool
+    _recorded: tuple[Any, Recorded | None] = (None, None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -156,6 +158,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self.policy.set_training_mode(False)
         n_steps, self._sibling_ends = 0, 0
         buffer.reset()
+        self._record_sampling(buffer)
         if self._decides_whether_to_fork:
             buffer.forks = self._regroup()
         if self.use_sde:
@@ -239,10 +242,20 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         self, buffer: HybridRolloutBuffer, obs: Any, masks: np.ndarray | None
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         n_samples, temperature = buffer.samples_per_state, self.sampling_temperature
-        actions, values, log_probs, weights = sample_actions(self.policy, obs, n_samples, temperature, masks)
+        # not in the first step: what the policy keeps of the update, its gradient's graph included, is not to stay
+        recorded = self._recorded[1] if masks is None and buffer.pos > 0 else None
+        actions, values, log_probs, weights = sample_actions(self.policy, obs, n_samples, temperature, masks, recorded)
         if weights is not None:
             buffer.add_weights(weights)
         return actions, values, log_probs
+
+    def _record_sampling(self, buffer: HybridRolloutBuffer) -> None:
+        """Begin to record how actions are drawn, or go on, unless they are now drawn in another way."""
+        n_samples, temperature = buffer.samples_per_state, self.sampling_temperature
+        known = can_be_recorded(self.policy, self.observation_space)
+        of = (known, n_samples, temperature, *(id(one) for one in (self, self.policy, *self.policy.parameters())))
+        if self._recorded[0] != of:
+            self._recorded = (of, recorded_sampling(self.policy, n_samples, temperature) if known else None)
 
     def _memory_of(self, step: GroupStep) -> Any:
         """What the values of the states reached in a step depend on besides."""
@@ -297,4 +310,4 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             unfinished.unlink(missing_ok=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_groups"]
+        return [*super()._excluded_save_params(), "_groups", "_recorded"]

@@ -1,5 +1,5 @@
 """
-The gradient of a loss, replayed kernel by kernel without Python and autograd between the kernels.
+What is done with a policy again and again, replayed kernel by kernel without Python and autograd between the kernels.
 
 Networks of the usual size for control take less time to compute than Python takes to walk through them. A recording runs the
 same kernels in the same order as the policy and autograd do: its results are theirs, to the last bit.
@@ -34,16 +34,63 @@ _MODULES = {
 Outputs = tuple[th.Tensor, ...]
 
 
+class Recorded:
+    """
+    A function of tensors that is recorded once it was called often with as many rows, and replayed from then on.
+
+    What it reads besides its arguments must stay what it is, parameters excepted, which may change in place.
+
+    :param function: The function; it may draw random numbers, and call autograd
+    """
+
+    def __init__(self, function: Callable[..., Outputs]) -> None:
+        self._function = function
+        self._calls: Counter[int] = Counter()
+        self._recordings: dict[int, Any] = {}
+
+    def __call__(self, *tensors: th.Tensor) -> Outputs:
+        """
+        :param tensors: The function's arguments
+        :return: What it gives
+        """
+        n_rows = len(tensors[0])
+        if n_rows in self._recordings:
+            return _replay(self._recordings[n_rows], tensors)
+        self._calls[n_rows] += 1
+        if self._calls[n_rows] != CALLS_BEFORE_RECORDING:
+            return self._function(*tensors)
+        random_state = th.get_rng_state()
+        outputs = self._function(*tensors)
+        with th.random.fork_rng(devices=[]):
+            self._record(tensors, outputs, random_state)
+        return outputs
+
+    def _record(self, tensors: tuple[th.Tensor, ...], outputs: Outputs, random_state: th.Tensor) -> None:
+        """Record, and keep the recording if it gives what the function gave from the same random numbers."""
+        try:
+            with warnings.catch_warnings():
+                # TorchScript is to go some day; nothing else runs kernels without Python and without other roundings
+                warnings.simplefilter("ignore", DeprecationWarning)
+                graph = make_fx(self._function)(*tensors)
+                with th.no_grad():
+                    recording: Any = th.jit.trace(graph, tensors, check_trace=False)  # type: ignore[no-untyped-call]
+            th.set_rng_state(random_state)
+            if not all(map(th.equal, outputs, _replay(recording, tensors))):
+                raise RuntimeError("a recording gives other numbers")
+        except Exception as error:  # torch raises all kinds
+            warnings.warn(f"The policy cannot be recorded, and stays as slow as it is: {error}", stacklevel=2)
+            return
+        self._recordings[len(tensors[0])] = recording
+
+
 class Gradient:
     """
-    Gives a policy's parameters the clipped gradient of a loss. Recorded once minibatches of one shape have come often enough.
-
-    What the loss reads besides the minibatch must stay what it is, parameters excepted, which may change in place.
+    Gives a policy's parameters the clipped gradient of a loss.
 
     :param policy: The policy
     :param loss: The loss of a minibatch, and a tensor of statistics
     :param max_grad_norm: The largest norm that the gradient may have
-    :param records: Whether to record
+    :param records: Whether to record; then the loss must be what :class:`Recorded` wants of a function
     """
 
     def __init__(
@@ -53,33 +100,22 @@ class Gradient:
         max_grad_norm: float,
         records: bool,
     ) -> None:
-        self._policy, self._loss, self._max_grad_norm, self._records = policy, loss, max_grad_norm, records
+        self._policy, self._loss, self._max_grad_norm = policy, loss, max_grad_norm
         self._parameters = list(policy.parameters())
-        self._calls: Counter[int] = Counter()
-        self._recordings: dict[int, Any] = {}
+        self._recorded = Recorded(lambda *tensors: self._compute(_like(self._batch, tensors))) if records else None
 
     def __call__(self, batch: Any) -> th.Tensor:
         """
         :param batch: A minibatch
         :return: The statistics
         """
-        if not self._records:
+        if self._recorded is None:
             return self._compute(batch)[0]
-        size = len(batch.actions)
-        if size in self._recordings:
-            statistics, *gradients = _replay(self._recordings[size], _tensors(batch))
-            self._give(gradients)
-            return statistics
-        self._calls[size] += 1
-        statistics, *gradients = self._compute(batch)
-        if self._calls[size] == CALLS_BEFORE_RECORDING:
-            self._record(size, batch, (statistics, *gradients))
-            self._give(gradients)  # while it was recorded, the parameters had others
-        return statistics
-
-    def _give(self, gradients: list[th.Tensor]) -> None:
+        self._batch = batch
+        statistics, *gradients = self._recorded(*_tensors(batch))
         for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
+        return statistics
 
     def _compute(self, batch: Any) -> Outputs:
         loss, statistics = self._loss(batch)
@@ -88,23 +124,6 @@ class Gradient:
         th.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._trained = [parameter for parameter in self._parameters if parameter.grad is not None]
         return statistics, *(cast(th.Tensor, parameter.grad) for parameter in self._trained)
-
-    def _record(self, size: int, batch: Any, outputs: Outputs) -> None:
-        """Record, and keep the recording if it gives what was computed."""
-        tensors = _tensors(batch)
-        try:
-            with warnings.catch_warnings():
-                # TorchScript is to go some day; nothing else runs kernels without Python and without other roundings
-                warnings.simplefilter("ignore", DeprecationWarning)
-                graph = make_fx(lambda *tensors: self._compute(_like(batch, tensors)))(*tensors)
-                with th.no_grad():
-                    recording: Any = th.jit.trace(graph, tensors, check_trace=False)  # type: ignore[no-untyped-call]
-            if not all(map(th.equal, outputs, _replay(recording, tensors))):
-                raise RuntimeError("a recording gives other numbers")
-        except Exception as error:  # torch raises all kinds
-            warnings.warn(f"The update cannot be recorded, and stays as slow as it is: {error}", stacklevel=2)
-            return
-        self._recordings[size] = recording
 
 
 def _tensors(batch: Any) -> tuple[th.Tensor, ...]:

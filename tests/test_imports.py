@@ -66,7 +66,8 @@ def test_the_buffer_calls_transforms_and_estimators_and_knows_no_env() -> None:
 
 
 def test_the_policy_is_met_by_the_algorithm_alone() -> None:
-    assert ours(imported(ROOT / "sampling.py")) == set()
+    assert ours(imported(ROOT / "sampling.py")) == {"sb3_hybrid_grpo.recording"}
+    assert ours(imported(ROOT / "recording.py")) == ours(imported(ROOT / "adam.py")) == set()
 
 
 def test_the_parts_meet_in_the_algorithm_alone() -> None:
