@@ -4,11 +4,13 @@ import csv
 from pathlib import Path
 
 import pytest
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 
 from sb3_hybrid_grpo.benchmark import speed
 from sb3_hybrid_grpo.benchmark.speed_report import RATIOS, SPEEDS, Row
 
-TINY = speed.Size(samples=128, n_epochs=1, repeats=2, raw_seconds=0.001)
+TINY = speed.Size(samples=128, n_epochs=1, repeats=2, raw_seconds=0.001, warm_up=0)
 
 
 def test_reports_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,8 +20,8 @@ def test_reports_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     with (tmp_path / "new" / "speed.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     cases = [(row["env"], row["algorithm"], row["n_samples"], row["branch_horizon"]) for row in rows]
-    groups = [("HybridGRPO", str(n), str(k)) for n in (1, 4, 8) for k in (1, 64)]
-    expected = [("env.step loop", "", ""), ("PPO", "", ""), *groups]
+    groups = [("HybridGRPO", str(n), str(k)) for n in (1, 4, 8, 16) for k in (1, 64)]
+    expected = [("env.step loop", "", ""), ("PPO", "", ""), ("TRPO", "", ""), *groups]
     assert cases == [(env, *case) for env in ("CartPole-v1", "Pendulum-v1") for case in expected]
     for row in rows:
         assert float(row["rollout_per_second"]) > 0
@@ -31,12 +33,18 @@ def test_reports_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_algorithm_collects_the_same_number_of_samples() -> None:
-    ppo = speed.build_runner("CartPole-v1", 2, TINY)
+    peers = [speed.build_peer(algorithm, "CartPole-v1", 2, TINY) for algorithm in (PPO, TRPO)]
     groups = speed.build_runner("CartPole-v1", 2, TINY, n_samples=4, branch_horizon=1)
-    for runner in (ppo, groups):
+    for runner in (*peers, groups):
         measured = runner.measure()
         assert runner.simulator_steps() == TINY.samples
         assert measured.overall < min(measured.rollout, measured.update)
+
+
+def test_warms_up_for_as_many_steps_as_asked() -> None:
+    runner = speed.build_runner("CartPole-v1", 2, TINY, n_samples=4, branch_horizon=1)
+    runner.warm_up(17)
+    assert runner.simulator_steps() == 2 * TINY.samples  # of 16 steps each
 
 
 def test_ratio_shows_median_and_spread() -> None:

@@ -1,5 +1,5 @@
 """
-Speed of HybridGRPO beside SB3's PPO and a bare ``env.step`` loop, in one run and one thread.
+Speed of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO and a bare ``env.step`` loop, in one run and one thread.
 
 ``python -m sb3_hybrid_grpo.benchmark.speed --output speed_benchmark``
 
@@ -19,16 +19,19 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch as th
+from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.benchmark.speed_report import Row, save_report
 from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
+from sb3_hybrid_grpo.recording import CALLS_BEFORE_RECORDING
 
-ENVS = {"CartPole-v1": 8, "Pendulum-v1": 4, "HalfCheetah-v5": 4}
-GROUPS = [(n_samples, branch_horizon) for n_samples in (1, 4, 8) for branch_horizon in (1, 64)]
+ENVS = {"CartPole-v1": 8, "Pendulum-v1": 4, "HalfCheetah-v5": 4, "Ant-v5": 4, "hybrid_grpo/Inventory-v0": 8}
+GROUPS = [(n_samples, branch_horizon) for n_samples in (1, 4, 8, 16) for branch_horizon in (1, 64)]
 BATCH_SIZE = 64
+COMMON: dict[str, Any] = {"batch_size": BATCH_SIZE, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
 
 
 class Size(NamedTuple):
@@ -39,16 +42,18 @@ class Size(NamedTuple):
     :param n_epochs: Epochs of an update.
     :param repeats: Measurements of each case.
     :param raw_seconds: Shortest duration of the bare loop.
+    :param warm_up: Steps of each env before the first measurement.
     """
 
     samples: int
     n_epochs: int
     repeats: int
     raw_seconds: float
+    warm_up: int
 
 
-FULL = Size(samples=4096, n_epochs=10, repeats=5, raw_seconds=0.3)
-QUICK = Size(samples=256, n_epochs=1, repeats=1, raw_seconds=0.01)
+FULL = Size(samples=4096, n_epochs=10, repeats=5, raw_seconds=0.3, warm_up=2 * CALLS_BEFORE_RECORDING)
+QUICK = Size(samples=256, n_epochs=1, repeats=1, raw_seconds=0.01, warm_up=0)
 
 
 class Speed(NamedTuple):
@@ -77,7 +82,7 @@ class Runner:
     :param callback: What ``_setup_learn`` made of no callback.
     """
 
-    model: PPO | HybridGRPO
+    model: PPO | TRPO | HybridGRPO
     callback: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +91,17 @@ class Runner:
     def simulator_steps(self) -> int:
         """Steps that any simulator took so far."""
         return self.model.num_simulator_steps if isinstance(self.model, HybridGRPO) else self.model.num_timesteps
+
+    def warm_up(self, n_steps: int) -> None:
+        """
+        Let the model do what it does at first only: initialise lazily, record.
+
+        :param n_steps: Steps of each env to take at least.
+        """
+        taken = 0
+        while taken <= n_steps:
+            self.measure()
+            taken += self.model.n_steps
 
     def measure(self) -> Speed:
         """
@@ -104,30 +120,35 @@ class Runner:
         return Speed(steps / (collected - start), steps / (end - collected))
 
 
-def build_runner(env_id: str, n_envs: int, size: Size, n_samples: int | None = None, branch_horizon: int = 64) -> Runner:
+def build_peer(algorithm: type[PPO] | type[TRPO], env_id: str, n_envs: int, size: Size) -> Runner:
     """
-    Build a model with the benchmark's settings.
+    Build a peer with the benchmark's settings.
+
+    :param algorithm: Its class.
+    :param env_id: The env's id.
+    :param n_envs: Number of envs.
+    :param size: How much to measure.
+    :return: The model, ready to be measured.
+    """
+    env = make_vec_env(env_id, n_envs=n_envs, seed=0)
+    epochs: dict[str, Any] = {"n_epochs": size.n_epochs} if algorithm is PPO else {}  # of TRPO, its own: one
+    return Runner(algorithm("MlpPolicy", env, n_steps=size.samples // n_envs, **epochs, **COMMON))
+
+
+def build_runner(env_id: str, n_envs: int, size: Size, n_samples: int, branch_horizon: int) -> Runner:
+    """
+    Build HybridGRPO with the benchmark's settings.
 
     :param env_id: The env's id.
     :param n_envs: Number of envs.
     :param size: How much to measure.
-    :param n_samples: Group size of HybridGRPO; None builds SB3's PPO.
-    :param branch_horizon: Of HybridGRPO.
+    :param n_samples: Group size.
+    :param branch_horizon: After how many steps siblings fork.
     :return: The model, ready to be measured.
     """
     env = make_vec_env(env_id, n_envs=n_envs, seed=0)
-    common: dict[str, Any] = {
-        "batch_size": BATCH_SIZE,
-        "n_epochs": size.n_epochs,
-        "learning_rate": 0.0,
-        "seed": 0,
-        "device": "cpu",
-    }
-    n_steps = size.samples // (n_envs * (n_samples or 1))
-    if n_samples is None:
-        return Runner(PPO("MlpPolicy", env, n_steps=n_steps, **common))
-    groups: dict[str, Any] = {"n_samples": n_samples, "branch_horizon": branch_horizon}
-    return Runner(HybridGRPO("MlpPolicy", env, n_steps=n_steps, **groups, **common))
+    groups: dict[str, Any] = {"n_samples": n_samples, "branch_horizon": branch_horizon, "n_epochs": size.n_epochs}
+    return Runner(HybridGRPO("MlpPolicy", env, n_steps=size.samples // (n_envs * n_samples), **groups, **COMMON))
 
 
 def build_raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
@@ -168,21 +189,22 @@ def measure_env(env_id: str, n_envs: int, size: Size, done: Callable[[str], None
     :param n_envs: Number of envs.
     :param size: How much to measure.
     :param done: Called with a case's name after each measurement.
-    :return: The bare loop, PPO, then each group size and horizon.
+    :return: The bare loop, PPO, TRPO, then each group size and horizon.
     """
     raw_loop = build_raw_loop(env_id, n_envs, size.raw_seconds)
-    ppo = build_runner(env_id, n_envs, size)
+    ppo, trpo = build_peer(PPO, env_id, n_envs, size), build_peer(TRPO, env_id, n_envs, size)
     hybrids = {group: build_runner(env_id, n_envs, size, *group) for group in GROUPS}
-    for runner in (ppo, *hybrids.values()):  # the first rollout pays for lazy initialisation
-        runner.measure()
+    for runner in (ppo, trpo, *hybrids.values()):
+        runner.warm_up(size.warm_up)
     rows = {group: Row(env_id, n_envs, "HybridGRPO", *group) for group in GROUPS}
-    ppo_row, raw_row = Row(env_id, n_envs, "PPO"), Row(env_id, n_envs, "env.step loop")
+    raw_row, ppo_row, trpo_row = (Row(env_id, n_envs, name) for name in ("env.step loop", "PPO", "TRPO"))
+    cases = [(trpo_row, trpo, "TRPO"), *((rows[it], hybrids[it], f"N={it[0]} K={it[1]}") for it in GROUPS)]
     for _ in range(size.repeats):
-        for group, hybrid in hybrids.items():
-            raw, peer, own = raw_loop(), ppo.measure(), hybrid.measure()
+        for row, runner, name in cases:
+            raw, peer, own = raw_loop(), ppo.measure(), runner.measure()
             raw_row.add(rollout=raw)
             ppo_row.add(rollout=peer.rollout, update=peer.update, overall=peer.overall, rollout_to_raw=peer.rollout / raw)
-            rows[group].add(
+            row.add(
                 rollout=own.rollout,
                 update=own.update,
                 overall=own.overall,
@@ -191,8 +213,8 @@ def measure_env(env_id: str, n_envs: int, size: Size, done: Callable[[str], None
                 update_to_ppo=own.update / peer.update,
                 overall_to_ppo=own.overall / peer.overall,
             )
-            done(f"{env_id} N={group[0]} K={group[1]}")
-    return [raw_row, ppo_row, *rows.values()]
+            done(f"{env_id} {name}")
+    return [raw_row, ppo_row, trpo_row, *rows.values()]
 
 
 @contextmanager
@@ -225,12 +247,12 @@ def run(output: Path, size: Size, envs: dict[str, int]) -> None:
     :param size: How much to measure.
     :param envs: Number of envs by env id.
     """
-    if "HalfCheetah-v5" in envs:
+    if envs.keys() & {"HalfCheetah-v5", "Ant-v5"}:
         require_modules(["mujoco", "imageio"], extra="mujoco")
     output_folder(output)
     th.set_num_threads(1)
     rows: list[Row] = []
-    with progress(len(envs) * len(GROUPS) * size.repeats) as done:
+    with progress(len(envs) * (1 + len(GROUPS)) * size.repeats) as done:
         for env_id, n_envs in envs.items():
             rows += measure_env(env_id, n_envs, size, done)
     settings = {"samples": size.samples, "batch_size": BATCH_SIZE, "n_epochs": size.n_epochs, "repeats": size.repeats}
@@ -246,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sb3_hybrid_grpo.benchmark.speed",
-        description="Speed of HybridGRPO beside SB3's PPO and a bare env.step loop, in one thread (about ten minutes).",
+        description="Speed of HybridGRPO beside PPO, TRPO and a bare env.step loop, in one thread (about an hour).",
     )
     parser.add_argument("--output", type=Path, default=Path("speed_benchmark"), help="folder for speed.csv and speed.md")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")
