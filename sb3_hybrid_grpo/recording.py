@@ -16,7 +16,6 @@ from sb3_contrib.common.maskable import policies as maskable
 from stable_baselines3.common import distributions, policies, torch_layers
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.jit import optimized_execution  # type: ignore[attr-defined]
 
 # To record costs about what this many calls save.
 CALLS_BEFORE_RECORDING = 300
@@ -141,7 +140,7 @@ def _like(batch: Any, tensors: tuple[th.Tensor, ...]) -> Any:
 
 def _replay(recording: Any, tensors: tuple[th.Tensor, ...]) -> Outputs:
     # optimised, it would take time to fuse kernels, and round otherwise
-    with th.no_grad(), optimized_execution(False):
+    with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
         outputs: Outputs = recording(*tensors)
     return outputs
 
