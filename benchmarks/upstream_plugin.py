@@ -27,29 +27,28 @@ REPLACED = {
 }
 # Algorithms that are not replaced: a test that has one of them as a parameter is not about PPO.
 OTHERS = re.compile(r"A2C|DDPG|DQN|SAC|TD3|TRPO|TQC|ARS|ARS_MULTI|CrossQ|QRDQN", re.IGNORECASE)
-# Tests that cannot hold, and why. Each must fail: one that passes is an error.
-NAMES = {"test_tensorboard[ppo]": "A name: the run's folder is `HybridGRPO_1`, not `PPO_1`."}
+# Tests that cannot hold with more than one sample, and why. Each must fail: one that passes is an error.
 BARE = "Makes a `SubprocVecEnv` without `make_branchable`. The error says what to add."
-GROUPS = {
+CANNOT_HOLD = {
     "test_multiprocessing": BARE,
     "test_supports_multi_envs[SubprocVecEnv]": BARE,
     "test_gae_computation": "Recomputes GAE from a rollout buffer with one sample a step; here there are four.",
     "test_ppo_warnings": "Wants `n_steps=1` refused, which has a single sample with PPO; here it has four.",
     "test_vec_with_ppo": "Trains in a VecEnv class of its own, which has no place for siblings. The error says so.",
 }
-CANNOT_HOLD = NAMES if N_SAMPLES == "1" else NAMES | GROUPS
 
 made = 0
 makes_ours: dict[str, bool] = {}
 outcomes: dict[str, str] = {}
 
 
-def counted(algorithm: type[Any]) -> type[Any]:
+def replacement(algorithm: type[Any], name: str) -> type[Any]:
     """
     Make a subclass that counts its models.
 
     :param algorithm: One of this package's
-    :return: The subclass, under the same name
+    :param name: The name of what it replaces, which tests find in messages and folders
+    :return: The subclass, under that name
     """
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -58,11 +57,11 @@ def counted(algorithm: type[Any]) -> type[Any]:
         samples = {"n_samples": int(N_SAMPLES)} if N_SAMPLES else {}
         algorithm.__init__(self, *args, **{**samples, **kwargs})
 
-    return type(algorithm.__name__, (algorithm,), {"__init__": __init__, "__module__": algorithm.__module__})
+    return type(name, (algorithm,), {"__init__": __init__, "__module__": algorithm.__module__})
 
 
 for (module, name), ours in REPLACED.items():
-    setattr(module, name, counted(ours))
+    setattr(module, name, replacement(ours, name))
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
@@ -74,7 +73,7 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     items[:] = [item for item in items if not of_another(item)]
     for item in items:
         reason = CANNOT_HOLD.get(item.name) or CANNOT_HOLD.get(item.originalname)
-        if reason:
+        if reason and N_SAMPLES != "1":
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 

@@ -16,7 +16,8 @@ cat > "$UPSTREAM_REPORT" <<MARKDOWN
 # The tests of Stable-Baselines3 and sb3-contrib
 
 Their own tests, from their source distributions, with HybridGRPO, MaskableHybridGRPO and RecurrentHybridGRPO in the place of
-PPO, MaskablePPO and RecurrentPPO, but not those that have another algorithm as a parameter, nor files without any of the three.
+PPO, MaskablePPO and RecurrentPPO, under their names. Left out are tests that have another algorithm as a parameter, and files
+without any of the three.
 Made by [\`upstream_tests.sh\`](upstream_tests.sh), with [\`upstream_plugin.py\`](upstream_plugin.py).
 
 MARKDOWN
