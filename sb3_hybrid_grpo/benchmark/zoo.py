@@ -80,7 +80,8 @@ def train_arguments(run: Run, hyperparams: Sequence[str]) -> list[str]:
     :param hyperparams: Instead of what the entry says, as behind ``-params``.
     :return: What follows ``hybrid-grpo-zoo``.
     """
-    every = int(entry(run)["n_timesteps"]) // EVALUATIONS
+    steps = {**entry(run), **dict(one.split(":", 1) for one in hyperparams)}["n_timesteps"]
+    every = int(float(steps)) // EVALUATIONS
     arguments = ["train", "--algo", run.algo, "--env", run.env, "--seed", run.seed, "--eval-freq", every]
     overriding = ["-params", *hyperparams] if hyperparams else []
     return [str(one) for one in (*arguments, "--device", "cpu", "-f", f"seed_{run.seed}", *overriding)]

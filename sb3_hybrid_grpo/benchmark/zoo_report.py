@@ -21,8 +21,8 @@ STANDARD_ERRORS = 2.0
 HEAD = """# HybridGRPO and PPO in RL Baselines3 Zoo
 
 Each trained by `hybrid-grpo-zoo train` with its own entry, PPO's from the Zoo, at equal **simulator** steps; then the final
-agent played {episodes} episodes, deterministically, with seeds that training did not use. Mean reward of each seed's agent; of
-all seeds, mean ± standard error. CPU time is that of a training in one thread, its evaluations included, the mean of the seeds.
+agent played {episodes} episodes, deterministically, with seeds that training did not use. Shown are the mean reward of each
+seed's agent, and their mean ± standard error. CPU time is that of one training in one thread, its evaluations included.
 *Worse* and *better* are differences of more than {errors:g} standard errors of the difference.
 
 """
