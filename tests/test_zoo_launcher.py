@@ -213,6 +213,10 @@ def test_sharing_a_model(zoo: None, monkeypatch: pytest.MonkeyPatch) -> None:
         ("n_envs:1.5", "n_envs=1.5"),
         ("n_timesteps:None", "n_timesteps=None"),
         ("policy_kwargs:'dict(foo=1)'", "foo"),
+        ("policy_kwargs:'dict(activation_fn=nn.Foo)'", "policy_kwargs='dict(activation_fn=nn.Foo)'"),
+        ("policy:'missing.Policy'", "policy='missing.Policy'"),
+        ("env_wrapper:'missing.Wrapper'", "env_wrapper='missing.Wrapper'"),
+        ("callback:'stable_baselines3.common.callbacks.Missing'", "callback='stable_baselines3.common.callbacks.Missing'"),
     ],
 )
 def test_an_illegal_option_is_named_with_its_file(
@@ -221,6 +225,14 @@ def test_an_illegal_option_is_named_with_its_file(
     printed = refusal(capsys, *TRAIN, "-f", "refused", "-params", option)
     assert "short.yml" in printed
     assert message in printed
+
+
+@pytest.mark.parametrize("content", [None, "CartPole-v1: [1, 2"])
+def test_a_file_that_cannot_be_read_is_named(content: str | None, zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is not None:
+        Path("broken.yml").write_text(content, encoding="utf-8")
+    assert "'broken.yml'" in refusal(capsys, "train", "--env", "CartPole-v1", "-f", "refused", "-conf", "broken.yml")
+    Path("broken.yml").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])

@@ -5,6 +5,7 @@ import inspect
 from typing import Any
 
 import optuna
+import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
@@ -19,6 +20,7 @@ _SET_BY_THE_ZOO = ("env", "tensorboard_log", "seed", "verbose", "device", "_init
 _ACCEPTED = {
     name: one.default for name, one in inspect.signature(HybridGRPO).parameters.items() if name not in _SET_BY_THE_ZOO
 }
+_NOT_UNDERSTOOD = (ImportError, AttributeError, NameError, SyntaxError, TypeError, AssertionError)
 # What tuning varies is legal together with these alone.
 _FIXED_IN_TUNING = ("advantage_estimator", "action_selection", "sampling_temperature")
 
@@ -64,6 +66,22 @@ class HybridExperimentManager(ExperimentManager):
             typed = "" if self.custom_hyperparams is None else " and --hyperparams"
             raise CommandError(f"{self.env_name.gym_id} with the options of {self.config}{typed}: {error}") from error
 
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """
+        Read the file of hyperparameters.
+
+        :return: The hyperparameters, to be processed and to be saved
+        :raises CommandError: if the file cannot be read
+        """
+        if not self._is_ours:
+            return super().read_hyperparameters()
+        try:
+            return super().read_hyperparameters()
+        except (OSError, ImportError, SyntaxError, yaml.YAMLError) as error:
+            raise CommandError(
+                f"Received {self.config!r} as the file of hyperparameters, which cannot be read: {error}"
+            ) from error
+
     @staticmethod
     def _preprocess_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
         for key, value in hyperparams.items():
@@ -80,7 +98,11 @@ class HybridExperimentManager(ExperimentManager):
             value = hyperparams.get(key, default)
             if not isinstance(value, kind) or value < 1:
                 raise ValueError(f"Received {key}={value!r}: it must be a whole number of at least 1.")
-        processed = super()._preprocess_hyperparams(hyperparams)
+        given = dict(hyperparams)
+        try:
+            processed = super()._preprocess_hyperparams(hyperparams)
+        except _NOT_UNDERSTOOD as error:
+            raise ValueError(f"Received {self._not_understood(given)}: {error}") from error
         for_model = processed[0]
         for key in for_model:
             if key not in _ACCEPTED:
@@ -93,6 +115,17 @@ class HybridExperimentManager(ExperimentManager):
                     f"and group_baseline that it cannot be used with. Leave {key} at {_ACCEPTED[key]!r}."
                 )
         return processed
+
+    def _not_understood(self, hyperparams: dict[str, Any]) -> str:
+        """Name the option whose text the Zoo can neither evaluate nor import."""
+        alone = copy.copy(self)
+        alone.verbose = 0
+        for key, value in hyperparams.items():
+            try:
+                ExperimentManager._preprocess_hyperparams(alone, {"n_timesteps": 1, key: value})
+            except _NOT_UNDERSTOOD:
+                return f"{key}={value!r}"
+        return f"{hyperparams}"
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         """
