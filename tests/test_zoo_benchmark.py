@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import sb3_hybrid_grpo
 from sb3_hybrid_grpo.benchmark.zoo import Run, main, train_arguments
 from sb3_hybrid_grpo.benchmark.zoo_report import Score, ZooResults, save_report, table, verdict
 from tests.zoo import command, zoo_in
+
+ROOT = Path(sb3_hybrid_grpo.__file__).parents[1]
 
 
 def score(algo: str, seed: int, reward: float) -> Score:
@@ -77,3 +80,12 @@ def test_table(tmp_path: Path) -> None:
     ppo, ours = table(results).splitlines()[2:]
     assert ppo == "| Pendulum-v1 | 400 | PPO | -200.0, -202.0 | -201.0 ± 1.0 |  | 1 s |"
     assert ours == "| Pendulum-v1 | 400 | HybridGRPO | -100.0, -104.0 | -102.0 ± 2.0 | better | 1 s |"
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    folder = ROOT / "benchmarks" / "zoo"
+    if not folder.is_dir():
+        pytest.skip("runs without the benchmarks")
+    shown = table(ZooResults(folder))
+    for page in (folder / "README.md", ROOT / "docs" / "hybrid_grpo.md"):
+        assert shown in page.read_text(encoding="utf-8"), page

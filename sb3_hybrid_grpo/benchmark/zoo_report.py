@@ -37,6 +37,8 @@ hyperparameters, versions and machine, were made by
 ```bash
 python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs
 ```
+
+with {made_with}.
 """
 
 
@@ -254,5 +256,7 @@ def save_report(results: ZooResults) -> None:
     if not results.scores:
         return
     save_curves(results.folder / "curves.png", results)
-    text = HEAD.format(episodes=results.scores[0].episodes, errors=STANDARD_ERRORS) + table(results) + FOOT
-    write_text(results.folder / "README.md", text)
+    head = HEAD.format(episodes=results.scores[0].episodes, errors=STANDARD_ERRORS)
+    used = (made["made_with"].items() for made in results.runs.values())
+    made_with = "; ".join(dict.fromkeys(", ".join(f"{name} {value}" for name, value in one) for one in used))
+    write_text(results.folder / "README.md", head + table(results) + FOOT.format(made_with=made_with))
