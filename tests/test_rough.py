@@ -59,7 +59,7 @@ MESSAGES = {
 
 def failure(how: str, vec_env: Any, **options: Any) -> str:
     """Train where an env fails; what the error says, which comes at once."""
-    env = make_vec_env(Failing, n_envs=2, env_kwargs={"how": how}, vec_env_cls=vec_env, wrapper_class=make_branchable)
+    env = vec_env([lambda: make_branchable(Failing(how))] * 2)
     start = time.monotonic()
     with pytest.raises(BranchingError) as error:
         HybridGRPO("MlpPolicy", env, branching_check=False, **SMALL, **options).learn(64)
@@ -69,17 +69,29 @@ def failure(how: str, vec_env: Any, **options: Any) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("how", MESSAGES)
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def processes(envs: list[Any]) -> SubprocVecEnv:
+    return SubprocVecEnv(envs, start_method="fork")  # which is made in no time
+
+
+@pytest.mark.parametrize(
+    ("how", "vec_env"), [*((how, processes) for how in MESSAGES), *((how, DummyVecEnv) for how in MESSAGES if how != "die")]
+)
 def test_an_env_that_fails_gives_one_clear_error(how: str, vec_env: Any) -> None:
-    if how == "die" and vec_env is DummyVecEnv:
-        pytest.skip("there is no process of its own to die")
     assert re.search(MESSAGES[how], failure(how, vec_env))
 
 
 @pytest.mark.parametrize("how", ["raise", "die"])
 def test_a_process_that_ends_in_the_executed_step_is_named(how: str) -> None:
     assert "process of an env died, or its step failed" in failure(how, SubprocVecEnv, n_samples=1)
+
+
+def test_an_error_of_the_envs_own_about_a_connection_is_left_alone() -> None:
+    class Remote(NoisyWalk):
+        def step(self, action: Any) -> Any:
+            raise ConnectionResetError("by the service")
+
+    with pytest.raises(ConnectionResetError, match="by the service"):
+        HybridGRPO("MlpPolicy", Remote(), n_samples=1, **SMALL).learn(16)
 
 
 def test_nan_of_the_executed_member_is_found() -> None:

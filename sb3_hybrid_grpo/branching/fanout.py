@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
@@ -170,6 +171,26 @@ class Fanout:
                     f"Its traceback:\n{answer.traceback}"
                 )
         return answers
+
+
+def step_env(env: VecEnv, actions: np.ndarray) -> VecEnvStepReturn:
+    """
+    Step a VecEnv itself.
+
+    :param env: The VecEnv
+    :param actions: An action for each of its envs
+    :return: What it returned
+    :raises BranchingError: if a process of it ended, which SB3 reports without a word
+    """
+    try:
+        return env.step(actions)
+    except (EOFError, ConnectionError) as error:
+        if not isinstance(_base_of(env), SubprocVecEnv):
+            raise
+        raise BranchingError(
+            "The process of an env died, or its step failed: what it printed last says which. Make the envs anew and load the "
+            "last checkpoint."
+        ) from error
 
 
 def _call_processes(remotes: Sequence[Any], processes: Sequence[Any], method: str, arguments: list[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
-from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
+from sb3_hybrid_grpo.branching.fanout import Fanout, Observations, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -252,13 +252,7 @@ class Groups:
         )
 
     def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
-        try:
-            observations, rewards, dones, infos = self.env.step(actions_E)
-        except (EOFError, ConnectionError) as error:  # all that SB3 says of it, without a word
-            raise BranchingError(
-                "The process of an env died, or its step failed: what it printed last says which. Make the envs anew and load "
-                "the last checkpoint."
-            ) from error
+        observations, rewards, dones, infos = step_env(self.env, actions_E)
         if not dones.any():
             return MemberZero(observations, rewards, dones, infos, dones, [])
         truncated_E = dones & [is_truncated(info) for info in infos]
