@@ -9,7 +9,6 @@ from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
-from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "free", "auto"]
 AUTO_HORIZON = 64
