@@ -3,6 +3,8 @@ Shows that branching is exact, env by env: an env that is branched at every step
 never is, bit for bit, through ends of episodes.
 
     python benchmarks/branching/exactness.py > benchmarks/branching/exactness.md
+    pip install mujoco==3.6.0 gymnasium-robotics "shimmy[dm-control]"  # mujoco 4 breaks some of these
+    cd benchmarks/branching && python exactness.py --families gymnasium-robotics dm_control > exactness_mujoco_3.6.md
 
 Member 0 has three siblings. Where they fork from it, the first takes the same actions and must see the same, and the others
 random ones; where they are free, each resets by itself and has a twin of its own. Families whose packages are not installed
@@ -232,7 +234,7 @@ def main() -> None:
         except ImportError:
             print(f"| {family} | not installed here | | | | |")
             continue
-        for distribution in importlib.metadata.packages_distributions().get(package, [package]):
+        for distribution in (*importlib.metadata.packages_distributions().get(package, [package]), "mujoco"):
             used[distribution] = importlib.metadata.version(distribution)
         for env_id in env_ids:
             print(row(env_id, options.steps), flush=True)
