@@ -53,7 +53,8 @@ def test_an_env_that_cannot_be_branched(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_figures(horizon: int) -> None:
     found = check_branching(gym.make("Pendulum-v1"), n_samples=3, branch_horizon=horizon)
-    assert found.is_exact and found.engine == ("copied" if horizon > 1 else "in place") and found.hint == ""
+    assert found.is_exact and found.engine == ("copied" if horizon > 1 else "in place")
+    assert found.hint == "" or (horizon == 1 and found.save + found.restore > found.step)
     assert min(found.step, found.save, found.restore, found.group_step) > 0
     assert found.slow_down == found.group_step / (3 * found.step)
 

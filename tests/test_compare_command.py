@@ -160,7 +160,10 @@ def test_an_interruption_keeps_what_is_finished(tmp_path: Path) -> None:
         [sys.executable, "-m", "sb3_hybrid_grpo", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     signal.signal(signal.SIGINT, handler)
-    time.sleep(8)
+    deadline = time.monotonic() + 120
+    while not any(tmp_path.glob("*.json")) and time.monotonic() < deadline:  # the first run begins
+        time.sleep(0.2)
+    time.sleep(1)
     os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 130
