@@ -39,9 +39,7 @@ def _is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return False
     group = optimizer.param_groups[0]
-    if any(group[name] for name in _VARIANTS) or not all(isinstance(group[name], float) for name in ("lr", "eps")):
-        return False
-    return len({float(state["step"]) for state in optimizer.state.values()}) <= 1
+    return not any(group[name] for name in _VARIANTS) and all(isinstance(group[name], float) for name in ("lr", "eps"))
 
 
 class _FlatAdam:
@@ -53,7 +51,7 @@ class _FlatAdam:
 
     def __init__(self, optimizer: th.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._parameters: list[th.Tensor] = []
+        self._parameters: list[th.Tensor] | None = None  # until the first step, which shows who has a gradient
         self._n_steps = 0
         self._mean = self._square = self._scale = th.empty(0)
         self._means: list[th.Tensor] = []
@@ -63,8 +61,11 @@ class _FlatAdam:
     def step(self) -> None:
         """Make a step."""
         group = self._optimizer.param_groups[0]
+        if self._parameters is None:
+            self._parameters = self._take([parameter for parameter in group["params"] if parameter.grad is not None])
         if not self._parameters:
-            self._take(group["params"])
+            self._optimizer.step()
+            return
         self._n_steps += 1
         beta1, beta2 = group["betas"]
         gradient = _flat([parameter.grad for parameter in self._parameters])
@@ -74,20 +75,27 @@ class _FlatAdam:
         self._scale.div_((1 - beta2**self._n_steps) ** 0.5).add_(group["eps"])
         th._foreach_addcdiv_(self._parameters, self._means, self._scales, -(group["lr"] / (1 - beta1**self._n_steps)))
 
-    def _take(self, parameters: list[th.Tensor]) -> None:
-        self._parameters = [parameter for parameter in parameters if parameter.grad is not None]
-        states = [self._optimizer.state[parameter] for parameter in self._parameters]
-        for parameter, state in zip(self._parameters, states, strict=True):
+    def _take(self, parameters: list[th.Tensor]) -> list[th.Tensor]:
+        """Take over the moments of parameters that have made as many steps each; nothing if some have made more."""
+        states: list[dict[str, Any]] = [self._optimizer.state[parameter] for parameter in parameters]
+        steps = {float(state["step"]) if state else 0.0 for state in states}
+        if len(steps) != 1:
+            return []
+        for parameter, state in zip(parameters, states, strict=True):
             if not state:
                 state["step"] = th.tensor(0.0)
                 state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
-        self._n_steps = int(states[0]["step"])
+        self._parameters = parameters
+        self._n_steps = int(steps.pop())
         self._mean, self._square = (_flat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq"))
         self._scale = th.empty_like(self._square)
         self._means, self._scales = self._views(self._mean), self._views(self._scale)
+        return parameters
 
     def hand_back(self) -> None:
         """Let the optimiser know the moments."""
+        if not self._parameters:
+            return
         for parameter, mean, square in zip(self._parameters, self._means, self._views(self._square), strict=True):
             state: dict[str, Any] = self._optimizer.state[parameter]
             state["exp_avg"].copy_(mean)
@@ -95,8 +103,9 @@ class _FlatAdam:
             state["step"].fill_(self._n_steps)
 
     def _views(self, flat: th.Tensor) -> list[th.Tensor]:
-        sizes = [parameter.numel() for parameter in self._parameters]
-        return [part.view(one.shape) for part, one in zip(th.split(flat, sizes), self._parameters, strict=True)]
+        parameters = self._parameters or []
+        sizes = [parameter.numel() for parameter in parameters]
+        return [part.view(one.shape) for part, one in zip(th.split(flat, sizes), parameters, strict=True)]
 
 
 def _flat(tensors: list[Any]) -> th.Tensor:

@@ -90,14 +90,17 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
 
     def _gradient_of(self, clip_range: float, clip_range_vf: float | None, known: bool) -> Gradient:
         """What gives the gradient of :meth:`_loss`: that of the last update, unless the loss has become another function."""
-        records = known and self.entropy.optimizer is None
         read = (
-            *(clip_range, clip_range_vf, self.max_grad_norm, self.vf_coef, self.normalize_advantage, records),
+            *(clip_range, clip_range_vf, self.max_grad_norm, self.vf_coef, self.normalize_advantage),
             *(self.entropy.value(self._current_progress_remaining), self.sampling_temperature, self.advantage_estimator),
-            *(id(one) for one in (self, self.policy, *self.policy.parameters())),  # of a copy of the model: its own
+            *(self.policy.modules()),
+            *(id(one) for one in (self, *self.policy.parameters())),  # of a copy of the model: its own
             *(parameter.requires_grad for parameter in self.policy.parameters()),
         )
-        if self._gradient is None or self._gradient_read != read:
+        # only what stays for more than an update is recorded: a schedule would be at each, and TorchScript frees nothing
+        same = self._gradient is not None and self._gradient_read == read
+        records = same and known and self.entropy.optimizer is None
+        if self._gradient is None or not same or self._gradient.records != records:
             self._gradient = Gradient(
                 self.policy, lambda batch: self._loss(batch, clip_range, clip_range_vf), self.max_grad_norm, records
             )
@@ -152,3 +155,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_gradient", "_gradient_read"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Recordings cannot be pickled; a copy makes its own."""
+        return {key: its for key, its in vars(self).items() if key not in ("_gradient", "_gradient_read", "_recorded")}

@@ -47,7 +47,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     selection_temperature: float
     sampling_temperature: float
     branching_check: bool
-    _recorded: tuple[Any, Recorded | None] = (None, None)
+    _recorded: tuple[Any, Recorded | None] = ((), None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -243,7 +243,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     ) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         n_samples, temperature = buffer.samples_per_state, self.sampling_temperature
         # not in the first step: what the policy keeps of the update, its gradient's graph included, is not to stay
-        recorded = self._recorded[1] if masks is None and buffer.pos > 0 else None
+        is_still = self._recorded[0][:3] == (self.policy, n_samples, temperature)
+        recorded = self._recorded[1] if masks is None and buffer.pos > 0 and is_still else None
         actions, values, log_probs, weights = sample_actions(self.policy, obs, n_samples, temperature, masks, recorded)
         if weights is not None:
             buffer.add_weights(weights)
@@ -253,7 +254,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         """Begin to record how actions are drawn, or go on, unless they are now drawn in another way."""
         n_samples, temperature = buffer.samples_per_state, self.sampling_temperature
         known = can_be_recorded(self.policy, self.observation_space)
-        of = (known, n_samples, temperature, *(id(one) for one in (self, self.policy, *self.policy.parameters())))
+        parameters = (id(one) for one in (self, *self.policy.parameters()))
+        of = (self.policy, n_samples, temperature, known, *self.policy.modules(), *parameters)
         if self._recorded[0] != of:
             self._recorded = (of, recorded_sampling(self.policy, n_samples, temperature) if known else None)
 

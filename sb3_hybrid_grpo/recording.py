@@ -31,11 +31,14 @@ _MODULES = {
 }
 
 Outputs = tuple[th.Tensor, ...]
+_Kind = tuple[tuple[th.Size, th.dtype], ...]
+"""Shapes and types of arguments: what a recording is made for."""
 
 
 class Recorded:
     """
-    A function of tensors that is recorded once it was called often with as many rows, and replayed from then on.
+    A function of tensors that is recorded once it was called often with arguments of the same shapes and types, and replayed
+    from then on.
 
     What it reads besides its arguments must stay what it is, parameters excepted, which may change in place.
 
@@ -44,27 +47,27 @@ class Recorded:
 
     def __init__(self, function: Callable[..., Outputs]) -> None:
         self._function = function
-        self._calls: Counter[int] = Counter()
-        self._recordings: dict[int, Any] = {}
+        self._calls: Counter[_Kind] = Counter()
+        self._recordings: dict[_Kind, Any] = {}
 
     def __call__(self, *tensors: th.Tensor) -> Outputs:
         """
         :param tensors: The function's arguments
         :return: What it gives
         """
-        n_rows = len(tensors[0])
-        if n_rows in self._recordings:
-            return _replay(self._recordings[n_rows], tensors)
-        self._calls[n_rows] += 1
-        if self._calls[n_rows] != CALLS_BEFORE_RECORDING:
+        kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if kind in self._recordings:
+            return _replay(self._recordings[kind], tensors)
+        self._calls[kind] += 1
+        if self._calls[kind] != CALLS_BEFORE_RECORDING:
             return self._function(*tensors)
         random_state = th.get_rng_state()
         outputs = self._function(*tensors)
         with th.random.fork_rng(devices=[]):
-            self._record(tensors, outputs, random_state)
+            self._record(kind, tensors, outputs, random_state)
         return outputs
 
-    def _record(self, tensors: tuple[th.Tensor, ...], outputs: Outputs, random_state: th.Tensor) -> None:
+    def _record(self, kind: "_Kind", tensors: tuple[th.Tensor, ...], outputs: Outputs, random_state: th.Tensor) -> None:
         """Record, and keep the recording if it gives what the function gave from the same random numbers."""
         try:
             with warnings.catch_warnings():
@@ -79,7 +82,7 @@ class Recorded:
         except Exception as error:  # torch raises all kinds
             warnings.warn(f"The policy cannot be recorded, and stays as slow as it is: {error}", stacklevel=2)
             return
-        self._recordings[len(tensors[0])] = recording
+        self._recordings[kind] = recording
 
 
 class Gradient:
@@ -99,7 +102,7 @@ class Gradient:
         max_grad_norm: float,
         records: bool,
     ) -> None:
-        self._policy, self._loss, self._max_grad_norm = policy, loss, max_grad_norm
+        self.records, self._policy, self._loss, self._max_grad_norm = records, policy, loss, max_grad_norm
         self._parameters = list(policy.parameters())
         self._recorded = Recorded(lambda *tensors: self._compute(_like(self._batch, tensors))) if records else None
 
@@ -112,6 +115,8 @@ class Gradient:
             return self._compute(batch)[0]
         self._batch = batch
         statistics, *gradients = self._recorded(*_tensors(batch))
+        for parameter in self._parameters:  # a gradient that someone else left is not to be stepped
+            parameter.grad = None
         for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
         return statistics
@@ -159,7 +164,7 @@ def can_be_recorded(policy: nn.Module, observation_space: spaces.Space[Any]) -> 
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(module, name) for module in policy.modules() for name in hooks):
         return False
-    if any(parameter._backward_hooks for parameter in policy.parameters()):
+    if any(one._backward_hooks or one._post_accumulate_grad_hooks for one in policy.parameters()):
         return False
     on_cpu = all(parameter.device.type == "cpu" for parameter in policy.parameters())
     return on_cpu and all(type(module) in _MODULES for module in policy.modules())

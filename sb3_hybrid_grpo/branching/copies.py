@@ -115,7 +115,8 @@ class EnvCopy:
         if not hasattr(mujoco, "mj_copyData"):
             raise CannotCopyError("this version of mujoco cannot copy MjData")
         model = self.copy(obj.model)
-        made = self.spare[id(obj)][1] if id(obj) in self.spare else mujoco.MjData(model)
+        spare = self.spare[id(obj)][1] if id(obj) in self.spare else None
+        made = mujoco.MjData(model) if spare is None or spare.model is not model else spare
         mujoco.mj_copyData(made, model, obj)
         self.dear[id(obj)] = (obj, made)
         return self.remember(obj, made)
