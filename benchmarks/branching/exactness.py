@@ -219,9 +219,7 @@ def row(env_id: str, n_steps: int) -> str:
 def main() -> None:
     """Print a table of all families."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--families", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="families of envs (default: all)"
-    )
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES)[:6], help="families of envs")
     parser.add_argument("--steps", type=int, default=1500, help="steps of an env with each horizon (default: 1500)")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
