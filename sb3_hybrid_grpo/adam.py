@@ -62,7 +62,7 @@ class _FlatAdam:
         """Make a step."""
         group = self._optimizer.param_groups[0]
         if self._parameters is None:
-            self._parameters = self._take([parameter for parameter in group["params"] if parameter.grad is not None])
+            self._take([parameter for parameter in group["params"] if parameter.grad is not None])
         if not self._parameters:
             self._optimizer.step()
             return
@@ -75,22 +75,21 @@ class _FlatAdam:
         self._scale.div_((1 - beta2**self._n_steps) ** 0.5).add_(group["eps"])
         th._foreach_addcdiv_(self._parameters, self._means, self._scales, -(group["lr"] / (1 - beta1**self._n_steps)))
 
-    def _take(self, parameters: list[th.Tensor]) -> list[th.Tensor]:
+    def _take(self, parameters: list[th.Tensor]) -> None:
         """Take over the moments of parameters that have made as many steps each; nothing if some have made more."""
         states: list[dict[str, Any]] = [self._optimizer.state[parameter] for parameter in parameters]
         steps = {float(state["step"]) if state else 0.0 for state in states}
-        if len(steps) != 1:
-            return []
+        self._parameters = parameters if len(steps) == 1 else []
+        if not self._parameters:
+            return
         for parameter, state in zip(parameters, states, strict=True):
             if not state:
                 state["step"] = th.tensor(0.0)
                 state["exp_avg"], state["exp_avg_sq"] = th.zeros_like(parameter), th.zeros_like(parameter)
-        self._parameters = parameters
         self._n_steps = int(steps.pop())
         self._mean, self._square = (_flat([state[name] for state in states]) for name in ("exp_avg", "exp_avg_sq"))
         self._scale = th.empty_like(self._square)
         self._means, self._scales = self._views(self._mean), self._views(self._scale)
-        return parameters
 
     def hand_back(self) -> None:
         """Let the optimiser know the moments."""
