@@ -328,4 +328,4 @@ def test_layout_names_its_children() -> None:
     child: list[int] = []
     layout = Layout([1, child, np.zeros(2), (1, 2)])
     assert layout.children == [(1, child)]
-    assert (layout.arrays, layout.tuples) == ([2], [3])
+    assert (layout.arrays, layout.tuples) == ([2], [(3, (1, 2))])

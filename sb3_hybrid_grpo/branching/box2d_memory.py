@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
-from sb3_hybrid_grpo.branching.box2d_layout import c_library, read_int, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_layout import c_library, read_pointer, words
+
+# What a world keeps when it is written anew: where its arrays are and how large, which may have grown since
+_POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
+_CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
 
 
 class Chunk:
@@ -67,7 +71,12 @@ class WorldMemory:
 
     def __init__(self, world: Any) -> None:
         at.check_layout(world)
-        self.address = int(world.this)
+        self.address = a = int(world.this)
+        self.pointers = {place: ctypes.c_uint64.from_address(a + place) for place in _POINTERS}
+        self.numbers = {
+            place: ctypes.c_int32.from_address(a + place) for place in (*_CAPACITIES, at.NODE_CAPACITY, at.N_CHUNKS)
+        }
+        self.kept: list[Any] = [*(self.pointers[place] for place in _POINTERS), *(self.numbers[one] for one in _CAPACITIES)]
         self.chunks = {address: Chunk(address) for address in self._listed()}
         self.structure = self._walk()
 
@@ -77,17 +86,17 @@ class WorldMemory:
         :raises UnknownMemoryError: if it has memory elsewhere by now
         """
         a, structure = self.address, self._structure_now()
-        for address in self._listed():
+        listed = self._listed()
+        for address in listed:
             if address not in self.chunks:
                 self.chunks[address] = Chunk(address)
-        chunks = [self.chunks[address] for address in self._listed()]
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),
-            ctypes.string_at(read_pointer(a + at.CHUNKS), 16 * len(chunks)),
-            [(chunk, ctypes.string_at(chunk.address, at.CHUNK_SIZE)) for chunk in chunks],
-            ctypes.string_at(read_pointer(a + at.NODES), at.NODE_SIZE * read_int(a + at.NODE_CAPACITY)),
-            ctypes.string_at(read_pointer(a + at.MOVES), 4 * read_int(a + at.MOVE_CAPACITY)),
+            self._entries(),
+            [(self.chunks[address], ctypes.string_at(address, at.CHUNK_SIZE)) for address in listed],
+            ctypes.string_at(self.pointers[at.NODES].value, at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value),
+            ctypes.string_at(self.pointers[at.MOVES].value, 4 * self.numbers[at.MOVE_CAPACITY].value),
             structure,
             [ctypes.cast(address, ctypes.py_object).value for address in structure.user_data],
         )
@@ -100,7 +109,8 @@ class WorldMemory:
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        self._list_only([chunk for chunk, _ in image.chunks])
+        if self._entries() != image.entries:
+            self._list_only([chunk for chunk, _ in image.chunks])
         self._write_world(image)
         for chunk, contents in image.chunks:
             ctypes.memmove(chunk.address, contents, at.CHUNK_SIZE)
@@ -110,24 +120,24 @@ class WorldMemory:
 
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
-        a = self.address
-        nodes = ctypes.c_uint64.from_address(a + at.NODES)
-        if at.NODE_SIZE * read_int(a + at.NODE_CAPACITY) < len(image.nodes):  # shrunk by a restore, and maybe grown by less
+        a, nodes = self.address, self.pointers[at.NODES]
+        if at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value < len(image.nodes):  # shrunk by a restore, maybe grown by less
             nodes.value = c_library().realloc(nodes.value, len(image.nodes))
-        places: list[tuple[Any, int]] = [(ctypes.c_uint64, place) for place in (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)]
-        places += [(ctypes.c_int32, place) for place in (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)]
-        kept = [(field := kind.from_address(a + place), field.value) for kind, place in places]
+        kept = [field.value for field in self.kept]
         ctypes.memmove(a, image.head, at.STACK)
         ctypes.memmove(a + at.FLAGS, image.tail, len(image.tail))
-        for field, value in kept:
+        for field, value in zip(self.kept, kept):  # noqa: B905  hot
             field.value = value
         for place, contents in ((at.CHUNKS, image.entries), (at.NODES, image.nodes), (at.MOVES, image.moves)):
-            ctypes.memmove(read_pointer(a + place), contents, len(contents))
+            ctypes.memmove(self.pointers[place].value, contents, len(contents))
+
+    def _entries(self) -> bytes:
+        """The world's list of its chunks: for each, how large its blocks are, and where it is."""
+        return ctypes.string_at(self.pointers[at.CHUNKS].value, 16 * self.numbers[at.N_CHUNKS].value)
 
     def _listed(self) -> list[int]:
         """The addresses of the chunks that the world has now."""
-        first, number = read_pointer(self.address + at.CHUNKS), read_int(self.address + at.N_CHUNKS)
-        return [read_pointer(first + 16 * n + 8) for n in range(number)]
+        return np.frombuffer(self._entries(), np.uint64)[1::2].tolist()  # type: ignore[no-any-return]
 
     def _list_only(self, chunks: list[Chunk]) -> None:
         """The world has these chunks from now on; others are freed with the last snapshot that has them, if any."""

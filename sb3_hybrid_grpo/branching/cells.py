@@ -58,7 +58,8 @@ class AttributesCell(ContainerCell):
         self.layout = Layout([value for _, attributes in self.objects for value in attributes.values()], skip)
 
     def read(self) -> list[dict[str, Any]]:
-        return [obj.__dict__.copy() for obj, _ in self.objects]
+        # not copy(), which shares its keys with others of the class: an empty dict takes over the table of one that does not
+        return [{**obj.__dict__} for obj, _ in self.objects]
 
     def values(self, contents: list[dict[str, Any]]) -> list[Any]:
         for obj, attributes in self.objects:
@@ -71,10 +72,8 @@ class AttributesCell(ContainerCell):
         for (obj, attributes), saved in zip(self.objects, all_attributes):  # noqa: B905  strict costs as much as the rest
             if obj.__dict__ is not attributes:
                 object.__setattr__(obj, "__dict__", attributes)
+            attributes.clear()  # an update alone looks up key after key, and leaves what is new, and the order
             attributes.update(saved)
-            if list(attributes) != list(saved):  # what is new goes, and the order is as it was
-                attributes.clear()
-                attributes.update(saved)
         for array, copy in copies:
             array[...] = copy
 

@@ -20,6 +20,7 @@ import numpy as np
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
+from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
 from sb3_hybrid_grpo.branching.visitors import (
     CONSTANT,
     LIVING,
@@ -90,18 +91,18 @@ class EnvCopy:
 
     def instance(self, obj: Any, only_state: bool = False) -> Any:
         """An instance of a class written in Python; of a space only what has state: its generator, and spaces in it."""
-        kind = type(obj)
-        slots = slots_of(kind)
-        if has_hidden_fields(kind, len(slots)):
-            raise CannotCopyError(f"{kind} has fields that Python cannot see")
+        kind: Any = type(obj)
+        slots = _slots_to_copy(kind)
         made = self.remember(obj, object.__new__(kind))
         shared = RECORDS_OF_ENVS if issubclass(kind, gym.Env) else ()
         if hasattr(obj, "__dict__"):
             attributes = made.__dict__
-            for name, value in vars(obj).items():
-                has_state = isinstance(value, gym.Space) or name in ("_np_random", "spaces") or not only_state
-                is_own = has_state and name not in shared
-                attributes[name] = self.copy(value) if is_own else value
+            for name, value in obj.__dict__.items():
+                if type(value) in _ATOMS or name in shared:
+                    attributes[name] = value
+                    continue
+                has_state = not only_state or isinstance(value, gym.Space) or name in ("_np_random", "spaces")
+                attributes[name] = self.copy(value) if has_state else value
         for slot in slots:
             try:
                 slot.__set__(made, self.copy(slot.__get__(obj)))
@@ -181,13 +182,14 @@ class EnvCopy:
     def generator(self, obj: Any) -> Any:
         if id(obj.bit_generator) in self.made:
             raise CannotCopyError("two generators that share a bit generator")
-        made = self.spare[id(obj)][1] if id(obj) in self.spare else copy.deepcopy(obj)
-        if _spawned(made) != _spawned(obj):
-            made = copy.deepcopy(obj)
-        made.bit_generator.state = obj.bit_generator.state
-        self.dear[id(obj)] = (obj, made)
-        self.remember(obj.bit_generator, made.bit_generator)
-        return self.remember(obj, made)
+        its: Any
+        mine, its = self.spare[id(obj)] if id(obj) in self.spare else (_state_of(obj), None)
+        if its is None or _spawned(its.generator) != _spawned(obj):
+            its = _state_of(copy.deepcopy(obj))
+        its.restore(mine.save(None))
+        self.dear[id(obj)] = (mine, its)
+        self.remember(obj.bit_generator, its.generator.bit_generator)
+        return self.remember(obj, its.generator)
 
     def small_generator(self, obj: Any) -> Any:
         return self.remember(obj, copy.deepcopy(obj))
@@ -207,6 +209,15 @@ class EnvCopy:
         if not isinstance(obj.__self__, types.ModuleType | type | None):
             raise CannotCopyError("a bound method of an object written in C")
         return obj
+
+
+@functools.lru_cache(maxsize=4096)
+def _slots_to_copy(kind: Any) -> tuple[Any, ...]:
+    """The slots of a class that has no fields that Python cannot see."""
+    slots = tuple(slots_of(kind))
+    if has_hidden_fields(kind, len(slots)):
+        raise CannotCopyError(f"{kind} has fields that Python cannot see")
+    return slots
 
 
 def _is_plain(value: Any) -> bool:
@@ -233,6 +244,10 @@ def _is_shared(obj: Any) -> bool:
         raise CannotCopyError(f"{kind} has state")
     package = kind.__module__.split(".")[0]
     return issubclass(kind, CONSTANT) or package == "typing"
+
+
+def _state_of(generator: np.random.Generator) -> PCG64Cell | GeneratorCell:
+    return PCG64Cell(generator) if PCG64Cell.readable(generator) else GeneratorCell(generator)
 
 
 def _spawned(generator: np.random.Generator) -> int | None:

@@ -7,6 +7,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
 from sb3_hybrid_grpo.branching.classes import OutsideError, name_of
+from sb3_hybrid_grpo.branching.crowds import crowded
 from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, models_of, shared_contents
@@ -101,7 +102,7 @@ class InPlaceEngine:
             raise self._refusal(obj, holders, why) from why
         # attributes first: the hash of what is in a set may depend on them
         models = [ModelCell(model) for model in models_of(found.cells)] if self.own_models else []
-        return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *models, *found.cells]
+        return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *models, *crowded(found.cells)]
 
     def _refusal(self, obj: Any, holders: dict[int, tuple[Any, int | None, str]], error: TypeError) -> BranchingError:
         path, key = "", id(obj)

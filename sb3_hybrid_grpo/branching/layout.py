@@ -49,9 +49,10 @@ class Layout:
         self.skip = {id(value): value for value in skip}
         self.types: list[type] = []
         self.arrays: list[int] = []
-        self.tuples: list[int] = []
         self.vectors: list[int] = []
         self.children: list[tuple[int, Any]] = []
+        self.tuples: list[tuple[int, Any]] = []
+        """Those that were last seen to hold nothing but atoms."""
         for position, value in enumerate(values):
             self.types.append(type(value))
             if type(value) in ATOMS:
@@ -59,7 +60,7 @@ class Layout:
             if is_plain_array(value):
                 self.arrays.append(position)
             elif is_plain_tuple(value):
-                self.tuples.append(position)
+                self.tuples.append((position, value))
             elif is_plain_vector(value):
                 self.vectors.append(position)
             elif id(value) not in self.skip:
@@ -79,9 +80,12 @@ class Layout:
         for position, child in self.children:
             if values[position] is not child:
                 raise StructureChanged
-        for position in self.tuples:
-            if not ATOMS.issuperset(map(type, values[position])):
-                raise StructureChanged
+        for number, (position, seen) in enumerate(self.tuples):
+            value = values[position]
+            if value is not seen:
+                if not ATOMS.issuperset(map(type, value)):
+                    raise StructureChanged
+                self.tuples[number] = (position, value)
         copies: Copies = []
         for position in self.arrays:
             array = values[position]

@@ -69,6 +69,7 @@ class GeneratorCell(OpaqueCell):
     """
 
     def __init__(self, generator: "np.random.Generator | np.random.BitGenerator") -> None:
+        self.generator = generator
         self.bits = generator.bit_generator if isinstance(generator, np.random.Generator) else generator
 
     def save(self, previous: Any) -> Any:

@@ -20,6 +20,9 @@ from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcut
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
 
+_BESIDE = (EnvCopy, ForkedEnv)
+"""Siblings that are envs of their own."""
+
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
@@ -135,26 +138,30 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         :return: What the siblings saw, or which of them failed
         """
         steps = SiblingSteps([], [], [], [], {})
+        observations, rewards, all_terminated, all_truncated, resets = steps
+        env: Any
         member = 0
         try:
-            copies = keep or self._forks
-            if self._copyable is None or (copies and forks.any()):
-                self._copy_for(np.flatnonzero(forks).tolist() if copies else [])
-            in_place = [not self._lives_in_copy(m) or (forks[m] and not copies) for m in range(len(actions))]
-            with self._standing_still(bool(forks.any())) if any(in_place) else nullcontext() as origin:
+            start_here, copies = forks.tolist(), keep or self._forks
+            any_start = any(start_here)
+            if self._copyable is None or (copies and any_start):
+                self._copy_for([m for m, starts in enumerate(start_here) if starts] if copies else [])
+            in_place = [not self._lives_in_copy(m) or (starts and not copies) for m, starts in enumerate(start_here)]
+            with self._standing_still(any_start) if any(in_place) else nullcontext() as origin:
                 for member, action in enumerate(actions):
                     if in_place[member]:
-                        start = origin if forks[member] else self._siblings[member]
+                        env, start = self.env, origin if start_here[member] else self._siblings[member]
                         self._engine.restore(start)
-                    env = self.env if in_place[member] else self._siblings[member].env
+                    else:
+                        env = self._siblings[member].env
                     observation, reward, terminated, truncated, _ = env.step(action)
-                    steps.observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
-                    steps.rewards.append(float(reward))
-                    steps.terminated.append(bool(terminated))
-                    steps.truncated.append(bool(truncated))
+                    observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
+                    rewards.append(float(reward))
+                    all_terminated.append(bool(terminated))
+                    all_truncated.append(bool(truncated))
                     if reset_ended and (terminated or truncated):
-                        steps.resets[member] = _copied(env.reset()[0])
-                    if in_place[member] and keep:
+                        resets[member] = _copied(env.reset()[0])
+                    if keep and in_place[member]:
                         self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
@@ -241,7 +248,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self._take(shortcut=False)
 
     def _lives_in_copy(self, member: int) -> bool:
-        return isinstance(self._siblings.get(member), EnvCopy | ForkedEnv)
+        return isinstance(self._siblings.get(member), _BESIDE)
 
     def _snapshot_of(self, member: int) -> Snapshot | None:
         return None if self._lives_in_copy(member) else self._siblings.get(member)
