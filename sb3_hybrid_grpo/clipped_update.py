@@ -122,7 +122,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         if self.advantage_estimator != "grpo":  # which has no critic
             loss = loss + self.vf_coef * value_loss
         with th.no_grad():
-            approx_kl, clip_fraction = losses.approximate_kl(log_ratio), losses.clip_fraction(ratio, clip_range)
+            approx_kl, clip_fraction = losses.approximate_kl(log_ratio, weights), losses.clip_fraction(ratio, clip_range)
             statistics = Statistics(value_loss, approx_kl, clip_fraction, policy_loss, entropy_loss, loss)
             return loss, th.stack(statistics)
 

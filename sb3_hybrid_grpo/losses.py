@@ -64,16 +64,18 @@ def entropy_loss(entropy: th.Tensor | None, log_prob: th.Tensor) -> th.Tensor:
     return -th.mean(entropy)
 
 
-def approximate_kl(log_ratio: th.Tensor) -> th.Tensor:
+def approximate_kl(log_ratio: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
-    KL divergence of the new from the old policy, ``mean((ratio - 1) - log(ratio))``.
+    KL divergence of the new from the old policy, ``mean(w * ((ratio - 1) - log(ratio)))``.
 
     Unbiased and never negative: estimator k3 of http://joschu.net/blog/kl-approx.html.
 
     :param log_ratio: log of new over old probability of each action, shape (batch,)
+    :param weights: w, shape (batch,), not negative; None if all are 1
     :return: the estimate, a scalar in nats
     """
-    return th.mean((th.exp(log_ratio) - 1) - log_ratio)
+    estimates = (th.exp(log_ratio) - 1) - log_ratio
+    return th.mean(estimates if weights is None else weights * estimates)
 
 
 def clip_fraction(ratio: th.Tensor, clip_range: float) -> th.Tensor:

@@ -148,6 +148,14 @@ def test_kl_is_unbiased_and_never_negative() -> None:
     assert (old * terms).sum().item() == pytest.approx((old * th.log(old / new)).sum().item())
 
 
+def test_weighted_kl_is_that_of_the_policy_whatever_the_actions_are_drawn_from() -> None:
+    """Drawn from μ and weighted by old/μ, the terms add up to KL(old, new) too."""
+    old, new = th.tensor([0.5, 0.3, 0.2], dtype=th.float64), th.tensor([0.2, 0.2, 0.6], dtype=th.float64)
+    drawn_from = th.tensor([0.1, 0.1, 0.8], dtype=th.float64)
+    terms = th.stack([approximate_kl(one, w) for one, w in zip(th.log(new / old), old / drawn_from, strict=True)])
+    assert (drawn_from * terms).sum().item() == pytest.approx((old * th.log(old / new)).sum().item())
+
+
 def test_clip_fraction_literal() -> None:
     # 0.75 and 1.25 lie on the border of 0.25, which is not outside
     ratio = th.tensor([0.5, 0.75, 1.0, 1.25, 1.5])
