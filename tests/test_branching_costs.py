@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from sb3_hybrid_grpo.benchmark import branching_costs
-from sb3_hybrid_grpo.branching import report
+from sb3_hybrid_grpo.branching import costs
 
 
 def test_the_table_has_a_row_for_each_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "SECONDS", 0.01)
+    monkeypatch.setattr(costs, "SECONDS", 0.01)
     envs = ["CartPole-v1", "tests.toy_envs:Unbranchable-v0", "Missing-v0"]
     assert branching_costs.main(["--output", str(tmp_path / "new"), "--envs", *envs]) == 0
     lines = (tmp_path / "new" / "branching.md").read_text(encoding="utf-8").splitlines()

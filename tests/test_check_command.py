@@ -9,13 +9,13 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo import check_branching, make_branchable
 from sb3_hybrid_grpo.__main__ import main
-from sb3_hybrid_grpo.branching import report
+from sb3_hybrid_grpo.branching import costs, report
 from tests import outside_envs
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "SECONDS", 0.02)
+    monkeypatch.setattr(costs, "SECONDS", 0.02)
 
 
 def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,8 +55,14 @@ def test_figures(horizon: int) -> None:
     found = check_branching(gym.make("Pendulum-v1"), n_samples=3, branch_horizon=horizon)
     assert found.is_exact and found.engine == ("copied" if horizon > 1 else "in place")
     assert found.hint == "" or (horizon == 1 and found.save + found.restore > found.step)
-    assert min(found.step, found.save, found.restore, found.group_step) > 0
-    assert found.slow_down == found.group_step / (3 * found.step)
+    assert min(found.step, found.save, found.restore, found.group_step, found.slow_down) > 0
+
+
+def test_slow_down_is_the_median_of_ratios_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = costs.Costs(steps=[1.0, 2.0, 10.0], group_steps=[4.0, 6.0, 60.0], save=1.0, restore=1.0)
+    monkeypatch.setattr(report, "measure_costs", lambda *_: blocks)
+    found = check_branching(gym.make("CartPole-v1"), n_samples=2)
+    assert (found.step, found.group_step, found.slow_down) == (2.0, 6.0, 2.0)  # not 6 / (2 · 2)
 
 
 def test_forks_are_reported_with_their_reason_and_a_hint() -> None:

@@ -1,20 +1,15 @@
 """How an env is branched, whether that is exact, and what it costs."""
 
-import time
 import warnings
+from statistics import median
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 
-from sb3_hybrid_grpo.branching.answers import SiblingFailure
-from sb3_hybrid_grpo.branching.plays import RandomActions, chosen
+from sb3_hybrid_grpo.branching.costs import measure_costs
 from sb3_hybrid_grpo.branching.recorders import is_recorder
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
 from sb3_hybrid_grpo.errors import BranchingError
-
-SECONDS = 0.3
-"""How long each figure is measured."""
 
 
 class BranchingReport(NamedTuple):
@@ -34,16 +29,13 @@ class BranchingReport(NamedTuple):
     branch_horizon: int
     group_step: float
     """A step of all members, with all that branching costs."""
+    slow_down: float
+    """What a step of the group costs, over as many plain steps: the median of ratios measured in turn."""
 
     @property
     def is_exact(self) -> bool:
         """Whether the env can be branched: only what was shown to be exact is."""
         return not self.refusal
-
-    @property
-    def slow_down(self) -> float:
-        """What a step of the group costs, over as many plain steps."""
-        return self.group_step / (self.n_samples * self.step)
 
     @property
     def hint(self) -> str:
@@ -97,73 +89,14 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         if failure is not None:
             raise BranchingError(failure.error)
     except BranchingError as error:
-        return BranchingReport(str(env), "none", str(error), (), *(0.0,) * 3, n_samples, branch_horizon, 0.0)
+        return BranchingReport(str(env), "none", str(error), (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Each sibling of")  # the report says it too
-        group_step = _group_step(branching, n_samples, branch_horizon)
-    step, (save, restore) = _plain_step(branching), _engine_times(branching)
+        costs = measure_costs(branching, n_samples, branch_horizon)
     engine = "copied" if branching._copyable and not branching._forks and branch_horizon > 1 else branching._engine.name
-    found = (step, save, restore, n_samples, branch_horizon, group_step)
-    return BranchingReport(str(env), engine, "", tuple(branching._choice.reasons), *found)
-
-
-def _plain_step(env: gym.Env[Any, Any]) -> float:
-    """Microseconds of a step of the env alone."""
-    actions = RandomActions(env)
-    env.reset(seed=0)
-    n_steps, seconds = 0, 0.0
-    while seconds < SECONDS:
-        action = chosen(env, actions.draw(1)[0])
-        start = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
-        seconds += time.perf_counter() - start
-        n_steps += 1
-        if terminated or truncated:
-            env.reset()
-    return 1e6 * seconds / n_steps
-
-
-def _group_step(branching: BranchingWrapper, n_samples: int, branch_horizon: int) -> float:
-    """Microseconds of a step of all members; siblings fork when they are to, and when the env's episode ends."""
-    actions = RandomActions(branching)
-    branching.reset(seed=0)
-    n_siblings, age, n_steps, seconds = n_samples - 1, 0, 0, 0.0
-    starts = ended = np.ones(n_siblings, bool)
-    while seconds < SECONDS or n_steps % branch_horizon > 0:
-        taken = actions.draw(n_samples)
-        if actions.masked:  # valid for member 0, and so for siblings that have done the same
-            taken = [chosen(branching, taken[0])] * n_samples
-        start = time.perf_counter()
-        if n_siblings:
-            steps = branching.step_siblings(np.array(taken[1:]), starts, age + 1 < branch_horizon)
-            if isinstance(steps, SiblingFailure):
-                raise BranchingError(f"Member {steps.member} failed: {steps.error}")
-            ended = np.logical_or(steps.terminated, steps.truncated)
-        _, _, terminated, truncated, _ = branching.step(taken[0])
-        if n_steps > 0:  # the first step tries whether copies are exact
-            seconds += time.perf_counter() - start
-        n_steps += 1
-        age += 1
-        if terminated or truncated:
-            branching.reset()
-        fork_all = terminated or truncated or age == branch_horizon
-        age = 0 if fork_all else age
-        starts = np.ones(n_siblings, bool) if fork_all else ended
-    return 1e6 * seconds / (n_steps - 1)
-
-
-def _engine_times(branching: BranchingWrapper) -> tuple[float, float]:
-    """Microseconds of a save and a restore."""
-    branching.reset(seed=0)
-    engine, times = branching._engine, np.zeros(2)
-    n_times = 0
-    with branching._standing_still(as_start=True) as snapshot:
-        while times.sum() < SECONDS / 3 and n_times < 10_000:
-            start = time.perf_counter()
-            snapshot = engine.save(snapshot)
-            middle = time.perf_counter()
-            engine.restore(snapshot)
-            times += (middle - start, time.perf_counter() - middle)
-            n_times += 1
-    save, restore = (1e6 * times / n_times).tolist()
-    return save, restore
+    pairs = zip(costs.group_steps, costs.steps, strict=True)
+    return BranchingReport(
+        *(str(env), engine, "", tuple(branching._choice.reasons), median(costs.steps), costs.save, costs.restore),
+        *(n_samples, branch_horizon, median(costs.group_steps)),
+        median(group_step / (n_samples * step) for group_step, step in pairs),
+    )
