@@ -47,10 +47,16 @@ def row(env_id: str, n_samples: int) -> str:
     if not many.is_exact:
         return f"| {env_id} | refused | | | | | |\n"
     times = f"{many.step:.0f} | {many.save:.0f} | {many.restore:.0f}"
-    return f"| {env_id} | {_siblings(many)} | {times} | {one.slow_down:.2f} | {many.slow_down:.2f} |\n"
+    return f"| {env_id} | {siblings(many)} | {times} | {one.slow_down:.2f} | {many.slow_down:.2f} |\n"
 
 
-def _siblings(report: BranchingReport) -> str:
+def siblings(report: BranchingReport) -> str:
+    """
+    Name what siblings are.
+
+    :param report: Of an env that can be branched.
+    :return: A word.
+    """
     return {"in place": "snapshots", "copied": "copies", "forked": "forks"}[report.engine]
 
 

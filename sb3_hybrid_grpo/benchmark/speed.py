@@ -1,262 +1,156 @@
 """
-Speed of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO and a bare ``env.step`` loop, in one run and one thread.
+Speed and memory of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO and a bare ``env.step`` loop.
 
 ``python -m sb3_hybrid_grpo.benchmark.speed --output speed_benchmark``
 
 A busy machine changes its speed from second to second. So every measurement of HybridGRPO is taken right after one of PPO and
-one of the bare loop, ratios are formed pair by pair, and the table shows their median with the lowest and the highest.
+one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest.
 The learning rate is 0: every repeat measures the same policy, and an update costs the same as any other.
+
+Results are saved env by env. What is measured again takes the place of what was there, the rest stays.
 """
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import gymnasium as gym
 import torch as th
-from sb3_contrib import TRPO
-from stable_baselines3 import PPO
-from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.benchmark.speed_report import Row, save_report
+from sb3_hybrid_grpo.benchmark.speed_algorithms import measure_speed, measure_states, measure_workers
+from sb3_hybrid_grpo.benchmark.speed_branching import measure_branching
+from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, FULL, N_ENVS, QUICK, Sizes, is_atari, short_name
+from sb3_hybrid_grpo.benchmark.speed_memory import measure_memory
+from sb3_hybrid_grpo.benchmark.speed_page import TABLES, save_page
+from sb3_hybrid_grpo.benchmark.speed_plot import save_plots
+from sb3_hybrid_grpo.benchmark.speed_report import Row, add_rows, read_rows
+from sb3_hybrid_grpo.benchmark.speed_runner import one_core
+from sb3_hybrid_grpo.benchmark.speed_scaling import measure_scaling
 from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
-from sb3_hybrid_grpo.recording import CALLS_BEFORE_RECORDING
 
-ENVS = {"CartPole-v1": 8, "Pendulum-v1": 4, "HalfCheetah-v5": 4, "Ant-v5": 4, "hybrid_grpo/Inventory-v0": 8}
-GROUPS = [(n_samples, branch_horizon) for n_samples in (1, 4, 8, 16) for branch_horizon in (1, 64)]
-BATCH_SIZE = 64
-COMMON: dict[str, Any] = {"batch_size": BATCH_SIZE, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
+Done = Callable[[str], None]
+Measure = Callable[[str, Sizes, Done], list[Row]]
 
 
-class Size(NamedTuple):
+class Section(NamedTuple):
     """
-    How much to measure.
+    A part of the benchmark.
 
-    :param samples: Samples in a rollout, the same for every algorithm: members and envs included.
-    :param n_epochs: Epochs of an update.
-    :param repeats: Measurements of each case.
-    :param raw_seconds: Shortest duration of the bare loop.
-    :param warm_up: Steps of each env before the first measurement.
+    :param envs: Ids of its envs.
+    :param measure: Measures one of them: gets its id, the sizes, and a function to call after each measurement.
+    :param processes: Whether it needs a core for each of its processes.
     """
 
-    samples: int
-    n_epochs: int
-    repeats: int
-    raw_seconds: float
-    warm_up: int
+    envs: Sequence[str]
+    measure: Measure
+    processes: bool = False
 
 
-FULL = Size(samples=4096, n_epochs=10, repeats=5, raw_seconds=0.3, warm_up=2 * CALLS_BEFORE_RECORDING)
-QUICK = Size(samples=256, n_epochs=1, repeats=1, raw_seconds=0.01, warm_up=0)
-
-
-class Speed(NamedTuple):
-    """
-    One measurement.
-
-    :param rollout: Simulator steps per second while collecting.
-    :param update: Samples per second while updating, all epochs of a sample counted as one.
-    """
-
-    rollout: float
-    update: float
-
-    @property
-    def overall(self) -> float:
-        """Samples per second of collecting and updating together."""
-        return 1.0 / (1.0 / self.rollout + 1.0 / self.update)
-
-
-@dataclass
-class Runner:
-    """
-    A model that can be measured again and again.
-
-    :param model: The model.
-    :param callback: What ``_setup_learn`` made of no callback.
-    """
-
-    model: PPO | TRPO | HybridGRPO
-    callback: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        _, self.callback = self.model._setup_learn(total_timesteps=sys.maxsize, callback=None)
-
-    def simulator_steps(self) -> int:
-        """Steps that any simulator took so far."""
-        return self.model.num_simulator_steps if isinstance(self.model, HybridGRPO) else self.model.num_timesteps
-
-    def warm_up(self, n_steps: int) -> None:
-        """
-        Let the model do what it does at first only: initialise lazily, record.
-
-        :param n_steps: Steps of each env to take at least.
-        """
-        taken = 0
-        while taken <= n_steps:
-            self.measure()
-            taken += self.model.n_steps
-
-    def measure(self) -> Speed:
-        """
-        Collect one rollout and update once.
-
-        :return: The speed of both.
-        """
-        model, before = self.model, self.simulator_steps()
-        assert model.env is not None
-        start = time.perf_counter()
-        model.collect_rollouts(model.env, self.callback, model.rollout_buffer, n_rollout_steps=model.n_steps)
-        collected = time.perf_counter()
-        model.train()
-        end = time.perf_counter()
-        steps = self.simulator_steps() - before
-        return Speed(steps / (collected - start), steps / (end - collected))
-
-
-def build_peer(algorithm: type[PPO] | type[TRPO], env_id: str, n_envs: int, size: Size) -> Runner:
-    """
-    Build a peer with the benchmark's settings.
-
-    :param algorithm: Its class.
-    :param env_id: The env's id.
-    :param n_envs: Number of envs.
-    :param size: How much to measure.
-    :return: The model, ready to be measured.
-    """
-    env = make_vec_env(env_id, n_envs=n_envs, seed=0)
-    epochs: dict[str, Any] = {"n_epochs": size.n_epochs} if algorithm is PPO else {}  # of TRPO, its own: one
-    return Runner(algorithm("MlpPolicy", env, n_steps=size.samples // n_envs, **epochs, **COMMON))
-
-
-def build_runner(env_id: str, n_envs: int, size: Size, n_samples: int, branch_horizon: int) -> Runner:
-    """
-    Build HybridGRPO with the benchmark's settings.
-
-    :param env_id: The env's id.
-    :param n_envs: Number of envs.
-    :param size: How much to measure.
-    :param n_samples: Group size.
-    :param branch_horizon: After how many steps siblings fork.
-    :return: The model, ready to be measured.
-    """
-    env = make_vec_env(env_id, n_envs=n_envs, seed=0)
-    groups: dict[str, Any] = {"n_samples": n_samples, "branch_horizon": branch_horizon, "n_epochs": size.n_epochs}
-    return Runner(HybridGRPO("MlpPolicy", env, n_steps=size.samples // (n_envs * n_samples), **groups, **COMMON))
-
-
-def build_raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
-    """
-    Build the bare loop: random actions, nothing but ``env.step`` and ``env.reset``.
-
-    :param env_id: The env's id.
-    :param n_envs: Number of envs, stepped in turn.
-    :param seconds: Shortest duration of a measurement.
-    :return: A function that measures the steps per second.
-    """
-    envs = [gym.make(env_id) for _ in range(n_envs)]
-    for seed, env in enumerate(envs):
-        env.reset(seed=seed)
-        env.action_space.seed(seed)
-    # Drawn beforehand: the loop is to measure the envs, not the action space.
-    actions = [[env.action_space.sample() for env in envs] for _ in range(256)]
-
-    def measure() -> float:
-        steps, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            for actions_E in actions:
-                for env, action in zip(envs, actions_E, strict=True):
-                    _, _, terminated, truncated, _ = env.step(action)
-                    if terminated or truncated:
-                        env.reset()
-            steps += len(actions) * n_envs
-        return steps / (time.perf_counter() - start)
-
-    return measure
-
-
-def measure_env(env_id: str, n_envs: int, size: Size, done: Callable[[str], None]) -> list[Row]:
-    """
-    Measure every case on one env.
-
-    :param env_id: The env's id.
-    :param n_envs: Number of envs.
-    :param size: How much to measure.
-    :param done: Called with a case's name after each measurement.
-    :return: The bare loop, PPO, TRPO, then each group size and horizon.
-    """
-    raw_loop = build_raw_loop(env_id, n_envs, size.raw_seconds)
-    ppo, trpo = build_peer(PPO, env_id, n_envs, size), build_peer(TRPO, env_id, n_envs, size)
-    hybrids = {group: build_runner(env_id, n_envs, size, *group) for group in GROUPS}
-    for runner in (ppo, trpo, *hybrids.values()):
-        runner.warm_up(size.warm_up)
-    rows = {group: Row(env_id, n_envs, "HybridGRPO", *group) for group in GROUPS}
-    raw_row, ppo_row, trpo_row = (Row(env_id, n_envs, name) for name in ("env.step loop", "PPO", "TRPO"))
-    cases = [(trpo_row, trpo, "TRPO"), *((rows[it], hybrids[it], f"N={it[0]} K={it[1]}") for it in GROUPS)]
-    for _ in range(size.repeats):
-        for row, runner, name in cases:
-            raw, peer, own = raw_loop(), ppo.measure(), runner.measure()
-            raw_row.add(rollout=raw)
-            ppo_row.add(rollout=peer.rollout, update=peer.update, overall=peer.overall, rollout_to_raw=peer.rollout / raw)
-            row.add(
-                rollout=own.rollout,
-                update=own.update,
-                overall=own.overall,
-                rollout_to_raw=own.rollout / raw,
-                rollout_to_ppo=own.rollout / peer.rollout,
-                update_to_ppo=own.update / peer.update,
-                overall_to_ppo=own.overall / peer.overall,
-            )
-            done(f"{env_id} {name}")
-    return [raw_row, ppo_row, trpo_row, *rows.values()]
+SECTIONS = {
+    "speed": Section(tuple(N_ENVS), lambda env, sizes, done: measure_speed(env, sizes.of(env), done)),
+    "states": Section(
+        ("CartPole-v1", "HalfCheetah-v5", BREAKOUT),
+        lambda env, sizes, done: measure_states(env, sizes.images if is_atari(env) else sizes.brief, done),
+    ),
+    "branching": Section(
+        (
+            *("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "LunarLander-v3", "BipedalWalker-v3"),
+            *("Ant-v5", "Humanoid-v5", BREAKOUT),
+        ),
+        lambda env, sizes, done: measure_branching(env, sizes.brief.repeats, done),
+    ),
+    "scaling": Section(("HalfCheetah-v5",), lambda env, sizes, done: measure_scaling(env, sizes.brief, done)),
+    "memory": Section(
+        ("CartPole-v1", "HalfCheetah-v5", BREAKOUT),
+        lambda env, sizes, done: measure_memory(env, sizes.states, 1, done),
+    ),
+    "workers": Section(("Ant-v5",), lambda env, sizes, done: measure_workers(env, sizes.brief, done), processes=True),
+}
+ENVS = tuple(dict.fromkeys(env for section in SECTIONS.values() for env in section.envs))
+# What envs need besides gymnasium: modules by extra.
+EXTRAS = {
+    "mujoco": (("mujoco", "imageio"), {"HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5"}),
+    "box2d": (("Box2D",), {"LunarLander-v3", "BipedalWalker-v3"}),
+    "atari": (("ale_py", "cv2"), {BREAKOUT}),
+}
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Callable[[str], None]]:
+def progress(total: int) -> Iterator[tuple[Done, Callable[[], None]]]:
     """
-    Show a progress bar, or a line a measurement where tqdm is not installed.
+    Show how far the benchmark is: a bar, or lines where tqdm is not installed.
 
-    :param total: Number of measurements.
-    :return: A context manager that yields a function to call after each.
+    :param total: Number of sections' envs.
+    :return: A context manager that yields two functions, to call with a measurement's name, and after each env.
     """
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda name: print(name, file=sys.stderr)
+        start = time.monotonic()
+        yield lambda name: print(f"{time.monotonic() - start:.0f} s: {name}", file=sys.stderr), lambda: None
         return
-    with tqdm(total=total, unit="measurement") as bar:
-
-        def done(name: str) -> None:
-            bar.set_description(name)
-            bar.update()
-
-        yield done
+    with tqdm(total=total, unit="env", dynamic_ncols=True) as bar:
+        yield bar.set_description, bar.update
 
 
-def run(output: Path, size: Size, envs: dict[str, int]) -> None:
+def chosen(sections: Sequence[str], envs: Sequence[str]) -> list[tuple[str, str]]:
     """
-    Measure, print the table, save it.
+    Choose what to measure.
 
-    :param output: Folder for ``speed.csv`` and ``speed.md``.
-    :param size: How much to measure.
-    :param envs: Number of envs by env id.
+    :param sections: Names of sections.
+    :param envs: Names of envs.
+    :return: Section and env id, in the order in which they are measured.
+    :raises CommandError: if none of the sections has one of the envs, or packages are missing
     """
-    if envs.keys() & {"HalfCheetah-v5", "Ant-v5"}:
-        require_modules(["mujoco", "imageio"], extra="mujoco")
+    found = [
+        (name, env)
+        for name, section in SECTIONS.items()
+        for env in section.envs
+        if name in sections and short_name(env) in envs
+    ]
+    if not found:
+        has = "; ".join(f"{name}: {', '.join(map(short_name, SECTIONS[name].envs))}" for name in sections)
+        raise CommandError(f"received --envs {' '.join(envs)}, needs an env that a chosen section has: {has}")
+    for extra, (modules, needed_by) in EXTRAS.items():
+        if needed_by & {env for _, env in found}:
+            require_modules(modules, extra)
+    require_modules(["matplotlib"], "speed")
+    return found
+
+
+def run(output: Path, sizes: Sizes, sections: Sequence[str], envs: Sequence[str]) -> None:
+    """
+    Measure, save what is known env by env, print the page.
+
+    :param output: Folder for the page ``speed.md``, a CSV for each section, and pictures.
+    :param sizes: How much to measure.
+    :param sections: Names of sections.
+    :param envs: Names of envs.
+    """
+    to_measure = chosen(sections, envs)
     output_folder(output)
+    for table in TABLES.values():
+        read_rows(output, table)  # what is no table is refused now rather than in half an hour
     th.set_num_threads(1)
-    rows: list[Row] = []
-    with progress(len(envs) * (1 + len(GROUPS)) * size.repeats) as done:
-        for env_id, n_envs in envs.items():
-            rows += measure_env(env_id, n_envs, size, done)
-    settings = {"samples": size.samples, "batch_size": BATCH_SIZE, "n_epochs": size.n_epochs, "repeats": size.repeats}
-    print(save_report(output, rows, settings))
+    with progress(len(to_measure)) as (done, env_done):
+        for name, env in to_measure:
+            where = f"{name} {short_name(env)}"
+            done(where)
+            with nullcontext() if SECTIONS[name].processes else one_core():
+                rows = SECTIONS[name].measure(env, sizes, partial(_say, done, where))
+            add_rows(output, TABLES[name], rows)
+            save_plots(output)
+            page = save_page(output)
+            env_done()
+    print(f"{page}\nSaved: {', '.join(str(path) for path in sorted(output.iterdir()))}")
+
+
+def _say(done: Done, where: str, case: str) -> None:
+    done(f"{where}: {case}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -268,13 +162,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="python -m sb3_hybrid_grpo.benchmark.speed",
-        description="Speed of HybridGRPO beside PPO, TRPO and a bare env.step loop, in one thread (about an hour).",
+        description="Speed and memory of HybridGRPO beside PPO, TRPO, SBX's PPO and a bare env.step loop, on one core "
+        "(all of it: about half an hour on a machine with nothing else to do).",
     )
-    parser.add_argument("--output", type=Path, default=Path("speed_benchmark"), help="folder for speed.csv and speed.md")
+    parser.add_argument("--output", type=Path, default=Path("speed_benchmark"), help="folder for speed.md, CSVs and pictures")
+    parser.add_argument(
+        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure (default: all)"
+    )
+    names = [short_name(env) for env in ENVS]
+    parser.add_argument("--envs", nargs="+", choices=names, default=names, help="in which envs (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")
     options = parser.parse_args(arguments)
     try:
-        run(options.output, QUICK if options.quick else FULL, ENVS)
+        run(options.output, QUICK if options.quick else FULL, options.sections, options.envs)
     except CommandError as error:
         parser.error(str(error))
     return 0

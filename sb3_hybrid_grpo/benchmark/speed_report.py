@@ -1,6 +1,7 @@
-"""What the speed benchmark measured, as a Markdown table and a CSV."""
+"""The numbers of the speed benchmark: rows, and a CSV for every section."""
 
 import csv
+import importlib.metadata
 import io
 import os
 import platform
@@ -8,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import torch as th
 
-from sb3_hybrid_grpo.cli import versions, write_text
+from sb3_hybrid_grpo.cli import CommandError, versions, write_text
 
-SPEEDS = ("rollout", "update", "overall")
-RATIOS = ("rollout_to_ppo", "rollout_to_raw", "update_to_ppo", "overall_to_ppo")
+STATISTICS = ("median", "min", "max")
 
 
 @dataclass
@@ -22,20 +23,21 @@ class Row:
     """
     All measurements of one case.
 
-    :param env_id: The env's id.
-    :param n_envs: Number of envs.
-    :param algorithm: What was measured.
-    :param n_samples: Group size N, where the algorithm has one.
-    :param branch_horizon: Branch horizon K, where the algorithm has one.
-    :param values: Measurements by name: speeds per second, and ratios of the measurements of one pair.
+    :param labels: What was measured, by the names of its section's table.
+    :param made_with: How it was measured; all rows of a section have the same names.
+    :param values: Measurements by name: speeds, times, ratios of the measurements of one pair. Of a row that was read from a
+        file, the lowest, the median and the highest.
     """
 
-    env_id: str
-    n_envs: int
-    algorithm: str
-    n_samples: int | None = None
-    branch_horizon: int | None = None
+    labels: dict[str, str]
+    made_with: dict[str, str]
     values: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def case(self) -> str:
+        """What tells it from the other rows of its env."""
+        _, *others = self.labels.values()
+        return " ".join(filter(None, others))
 
     def add(self, **values: float) -> None:
         """
@@ -46,26 +48,80 @@ class Row:
         for name, value in values.items():
             self.values.setdefault(name, []).append(value)
 
-    def speed(self, name: str) -> str:
+    def statistics(self, name: str) -> tuple[float, float, float] | None:
         """
-        Show a speed.
+        Sum up.
 
-        :param name: One of ``SPEEDS``.
-        :return: The median, or nothing where it was not measured.
+        :param name: Of a value.
+        :return: Its median, lowest and highest; None where it was not measured.
         """
-        return f"{median(self.values[name]):,.0f}" if name in self.values else ""
+        values = self.values.get(name)
+        return None if values is None else (median(values), min(values), max(values))
 
-    def ratio(self, name: str) -> str:
-        """
-        Show a ratio.
 
-        :param name: One of ``RATIOS``.
-        :return: The median with the lowest and the highest, or nothing where it was not measured.
+class Column(NamedTuple):
+    """
+    A value in a table.
+
+    :param name: The value's name.
+    :param title: What people read above it.
+    :param digits: Digits behind the point.
+    """
+
+    name: str
+    title: str
+    digits: int = 2
+
+    def cell(self, row: Row) -> str:
         """
-        if name not in self.values:
+        Show the value.
+
+        :param row: Of which row.
+        :return: The median, with the lowest and the highest where these differ; nothing where it was not measured.
+        """
+        statistics = row.statistics(self.name)
+        if statistics is None:
             return ""
-        values = self.values[name]
-        return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+        middle, lowest, highest = (f"{value:,.{self.digits}f}" for value in statistics)
+        return middle if lowest == highest else f"{middle} ({lowest}–{highest})"
+
+
+class Table(NamedTuple):
+    """
+    What a section of the benchmark finds.
+
+    :param section: Its name.
+    :param title: Its heading.
+    :param text: What people have to know.
+    :param labels: Title by name of what tells rows apart; the first is the env.
+    :param columns: The values.
+    :param settings: Names of what numbers depend on besides machine and versions.
+    """
+
+    section: str
+    title: str
+    text: str
+    labels: dict[str, str]
+    columns: tuple[Column, ...]
+    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")
+
+    def fields(self) -> list[str]:
+        """
+        Name the columns of the CSV.
+
+        :return: In their order.
+        """
+        numbers = [f"{column.name}_{statistic}" for column in self.columns for statistic in STATISTICS]
+        return [*self.labels, *numbers, *self.settings, *environment()]
+
+    def path(self, folder: Path) -> Path:
+        """
+        Name the section's file.
+
+        :param folder: The benchmark's folder.
+        :return: Its CSV.
+        """
+        return folder / f"{self.section}.csv"
 
 
 def cpu_model() -> str:
@@ -89,80 +145,81 @@ def environment() -> dict[str, str]:
     :return: By what it is.
     """
     machine = {"cpu": cpu_model(), "cores": str(os.cpu_count()), "torch_threads": str(th.get_num_threads())}
-    return machine | versions()
+    return machine | versions() | {name: _version(name) for name in ("sb3_contrib", "sbx_rl", "jax")}
 
 
-def markdown_table(rows: Sequence[Row], settings: dict[str, int]) -> str:
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def read_rows(folder: Path, table: Table) -> list[Row]:
     """
-    Write the table for people.
+    Read what a section found.
 
-    :param rows: One per case.
-    :param settings: What all cases share.
-    :return: Markdown.
+    :param folder: The benchmark's folder.
+    :param table: The section's table.
+    :return: Its rows; none if it was not measured yet.
+    :raises CommandError: if the file is no such table.
     """
-    header = (
-        "env (envs)",
-        "algorithm",
-        "N",
-        "K",
-        "rollout: simulator steps/s",
-        "× PPO",
-        "× env.step loop",
-        "update: samples/s",
-        "× PPO",
-        "both: samples/s",
-        "× PPO",
-    )
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    path = table.path(folder)
+    if not path.exists():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != table.fields():
+                raise ValueError(f"its columns are {reader.fieldnames}, needed are {table.fields()}")
+            return [_row(line, table) for line in reader]
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(
+            f"{path} holds no results of this benchmark: {error}. Move it away, or choose another --output."
+        ) from None
+
+
+def _row(line: dict[str, str], table: Table) -> Row:
+    row = Row({name: line[name] for name in table.labels}, {name: line[name] for name in (*table.settings, *environment())})
+    for column in table.columns:
+        texts = [line[f"{column.name}_{statistic}"] for statistic in STATISTICS]
+        if texts[0]:
+            row.values[column.name] = [float(text) for text in texts]
+    return row
+
+
+def add_rows(folder: Path, table: Table, rows: Sequence[Row]) -> None:
+    """
+    Add what was measured in an env to the section's file, in the place of what was known of that env.
+
+    :param folder: The benchmark's folder.
+    :param table: The section's table.
+    :param rows: All of one env.
+    """
+    known, (env, *_) = read_rows(folder, table), table.labels
+    is_other = [row.labels[env] != rows[0].labels[env] for row in known]
+    place = is_other.index(False) if False in is_other else len(known)
+    others = [row for row, other in zip(known, is_other, strict=True) if other]
     for row in rows:
-        cells = [f"{row.env_id} ({row.n_envs})", row.algorithm, str(row.n_samples or ""), str(row.branch_horizon or "")]
-        cells += [row.speed("rollout"), row.ratio("rollout_to_ppo"), row.ratio("rollout_to_raw")]
-        cells += [row.speed("update"), row.ratio("update_to_ppo"), row.speed("overall"), row.ratio("overall_to_ppo")]
-        lines.append("| " + " | ".join(cells) + " |")
-    shared = ", ".join(f"{name} {value}" for name, value in (settings | environment()).items())
-    notes = f"Medians; of ratios, formed pair by pair, also (lowest–highest). One thread. {shared}."
-    return "\n".join([*lines, "", notes, ""])
+        row.made_with = row.made_with | environment()
+    write_text(table.path(folder), csv_text(table, [*others[:place], *rows, *others[place:]]))
 
 
-def csv_table(rows: Sequence[Row], settings: dict[str, int]) -> str:
+def csv_text(table: Table, rows: Sequence[Row]) -> str:
     """
-    Write the table for programs.
+    Write a table for programs.
 
-    :param rows: One per case.
-    :param settings: What all cases share.
+    :param table: The section's table.
+    :param rows: Its rows.
     :return: CSV.
     """
     stream = io.StringIO()
-    names = ["env", "n_envs", "algorithm", "n_samples", "branch_horizon"]
-    names += [f"{name}_per_second" for name in SPEEDS]
-    names += [f"{name}_{statistic}" for name in RATIOS for statistic in ("median", "min", "max")]
-    writer = csv.DictWriter(stream, [*names, *settings, *environment()], restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, table.fields(), restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells: dict[str, object] = {"env": row.env_id, "n_envs": row.n_envs, "algorithm": row.algorithm}
-        cells |= {"n_samples": row.n_samples, "branch_horizon": row.branch_horizon}
-        for name in SPEEDS:
-            if name in row.values:
-                cells[f"{name}_per_second"] = round(median(row.values[name]), 1)
-        for name in RATIOS:
-            if name in row.values:
-                values = row.values[name]
-                cells |= {f"{name}_median": round(median(values), 3)}
-                cells |= {f"{name}_min": round(min(values), 3), f"{name}_max": round(max(values), 3)}
-        writer.writerow({**cells, **settings, **environment()})
+        cells = row.labels | row.made_with
+        for column in table.columns:
+            for statistic, value in zip(STATISTICS, row.statistics(column.name) or (), strict=False):
+                cells[f"{column.name}_{statistic}"] = f"{value:.5g}" if abs(value) < 1e4 else f"{value:.0f}"
+        writer.writerow(cells)
     return stream.getvalue()
-
-
-def save_report(folder: Path, rows: Sequence[Row], settings: dict[str, int]) -> str:
-    """
-    Save ``speed.csv`` and ``speed.md``.
-
-    :param folder: An existing folder.
-    :param rows: One per case.
-    :param settings: What all cases share.
-    :return: The Markdown table and the paths, to print.
-    """
-    table = markdown_table(rows, settings)
-    write_text(folder / "speed.md", table)
-    write_text(folder / "speed.csv", csv_table(rows, settings))
-    return f"{table}\nSaved: {folder / 'speed.md'}, {folder / 'speed.csv'}"
