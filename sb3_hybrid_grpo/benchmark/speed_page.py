@@ -113,10 +113,8 @@ def section_text(table: Table, rows: Sequence[Row]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     env, *_ = table.labels
     lines += ["", made_with(rows, env)]
-    without = {row.labels[env]: None for row in rows if row.labels.get("algorithm") == "PPO"}
-    for row in rows:
-        if row.labels.get("algorithm") == SBX:
-            without.pop(row.labels[env], None)
+    with_sbx = {row.labels[env] for row in rows if row.labels.get("algorithm") == SBX}
+    without = [label for label in dict.fromkeys(row.labels[env] for row in rows) if label not in with_sbx]
     if table.section == "speed" and without:
         lines += ["", f"{SBX} was not measured in {', '.join(without)}: it was not installed. {install_command('speed')}"]
     return "\n".join([*lines, ""])
