@@ -181,18 +181,28 @@ def test_siblings_end_with_the_process_of_their_env() -> None:
         model.learn(8, reset_num_timesteps=False)
 
 
-def test_a_failing_step_of_a_forked_sibling_is_named() -> None:
+@pytest.mark.parametrize(
+    ("fails", "message"),
+    [
+        (lambda: 1 / 0, r"At step 13 .* member 1 \(a sibling\) of env 0 failed: .*ZeroDivisionError.*\n.*Traceback"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            r"died with signal 9\..*At step 13 .*, member 1 \(a sibling\) of env 0",
+        ),
+    ],
+)
+def test_a_failing_step_of_a_forked_sibling_is_named(fails: Any, message: str) -> None:
     process = os.getpid()
 
     def change(env: Any) -> float:
         next(env.noise)
-        if os.getpid() != process and env.n > 12:
-            raise ZeroDivisionError("in a fork")
+        if os.getpid() != process and env.n >= 12:
+            fails()
         env.n += 1
         return 0.0
 
     env: Any = TimeLimit(outside_envs.generator(), 50)
     env.unwrapped.change, env.unwrapped.n = change, 0
     model = HybridGRPO("MlpPolicy", env, branch_horizon="free", **SMALL)
-    with pytest.raises(BranchingError, match=r"member 1 \(a sibling\) of env 0 failed: .*ZeroDivisionError.*\n.*Traceback"):
+    with pytest.raises(BranchingError, match=message):
         model.learn(40)

@@ -49,17 +49,17 @@ class Failing(NoisyWalk):
 
 
 MESSAGES = {
-    "raise": r"step of member 1 \(a sibling\) of env 0 failed: ZeroDivisionError\('broken'\)",
-    "die": "process of env 0 died while it stepped the env's siblings",
-    "nan": r"reward of member 1 \(a sibling\) of env 0 is NaN at step 9",
-    "large": r"observations have the shape \(5,\), where the env's observation_space has \(2,\).*check_env",
-    "small": r"observations have the shape \(1,\), where the env's observation_space has \(2,\).*check_env",
+    "raise": r"At step 9 of the training, the step of member 1 \(a sibling\) of env 1 failed: ZeroDivisionError\('broken'\)",
+    "die": "At step 9 of the training, the process of env 1 died while it stepped the env's siblings, members 1 and on",
+    "nan": r"reward of member 1 \(a sibling\) of env 1 is NaN at step 9",
+    "large": r"observations have the shape \(2,\) and \(5,\), where the env's observation_space has \(2,\).*check_env",
+    "small": r"observations have the shape \(1,\) and \(2,\), where the env's observation_space has \(2,\).*check_env",
 }
 
 
 def failure(how: str, vec_env: Any, **options: Any) -> str:
-    """Train where an env fails; what the error says, which comes at once."""
-    env = vec_env([lambda: make_branchable(Failing(how))] * 2)
+    """Train where the second of two envs fails; what the error says, which comes at once."""
+    env = vec_env([lambda: make_branchable(Failing(how, at=10**9)), lambda: make_branchable(Failing(how))])
     start = time.monotonic()
     with pytest.raises(BranchingError) as error:
         HybridGRPO("MlpPolicy", env, branching_check=False, **SMALL, **options).learn(64)
@@ -81,8 +81,20 @@ def test_an_env_that_fails_gives_one_clear_error(how: str, vec_env: Any) -> None
 
 
 @pytest.mark.parametrize("how", ["raise", "die"])
-def test_a_process_that_ends_in_the_executed_step_is_named(how: str) -> None:
-    assert "process of an env died, or its step failed" in failure(how, SubprocVecEnv, n_samples=1)
+@pytest.mark.parametrize("vec_env", [SubprocVecEnv, processes])  # forked ones hold the pipes of each other open
+def test_a_process_that_ends_in_the_executed_step_is_named(how: str, vec_env: Any) -> None:
+    message = "At step 9 of the training, the process of env 1 died in the step of member 0 (the env itself), or that step"
+    assert message in failure(how, vec_env, n_samples=1)
+
+
+def test_a_process_that_ends_between_two_rollouts_is_named() -> None:
+    env = processes([lambda: make_branchable(Failing("raise", at=10**9))] * 2)
+    model = HybridGRPO("MlpPolicy", env, **{**SMALL, "n_steps": 8}, branch_horizon="auto").learn(16)
+    env.processes[1].kill()
+    env.processes[1].join()
+    with pytest.raises(BranchingError, match=r"At step 8 of the training, the process of env 1 died while it looked after"):
+        model.learn(16, reset_num_timesteps=False)
+    env.processes[0].terminate()
 
 
 def test_an_error_of_the_envs_own_about_a_connection_is_left_alone() -> None:

@@ -40,8 +40,7 @@ class Candidates(Groups):
         :return: What happened; its members are in the order of ``order_NE``, the executed one first
         :raises BranchingError: if a branch fails, gives NaN, or differs from what is executed
         """
-        self._stepping = True
-        self._n_steps += 1
+        self._begin_step()
         n_samples, n_envs = self._shape
         tried = self._step_siblings(actions_NE, last_step_E=np.ones(n_envs, bool))
         previewed, rewards = tried.observations, tried.rewards

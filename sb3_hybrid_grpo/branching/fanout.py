@@ -1,6 +1,7 @@
 """Steps the siblings of every env of a VecEnv, in its processes where it has some."""
 
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ class Fanout:
         self.base: VecEnv = _base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            names = ("step_siblings", "reset_siblings", "mask_siblings", "check_siblings")
-            self._methods = {name: self.base.get_attr(name) for name in names}
+            names = ("step_siblings", "reset_siblings", "mask_siblings", "check_siblings", "exchange_siblings")
+            self._methods = {name: self.base.get_attr(name) for name in (*names, "drop_aside", "saw_noise")}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
                 raise ValueError(
@@ -56,6 +57,8 @@ class Fanout:
                     f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
                     "Call make_branchable last: make_branchable(Wrapper(env)), not Wrapper(make_branchable(env))."
                 )
+        self.at_step = 0
+        """Number of the step that is being taken, for messages."""
         self._keys, self._shapes, dtypes = obs_space_info(self.base.observation_space)
         # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
         self._casts = not isinstance(self.base, SubprocVecEnv)
@@ -112,11 +115,11 @@ class Fanout:
 
     def exchange(self) -> None:
         """Put all siblings aside, and take those that were aside in their place."""
-        self.base.env_method("exchange_siblings")
+        self._call("exchange_siblings", [()] * self.base.num_envs)
 
     def drop_aside(self) -> None:
         """Forget the siblings that were put aside."""
-        self.base.env_method("drop_aside")
+        self._call("drop_aside", [()] * self.base.num_envs)
 
     def saw_noise(self) -> bool:
         """
@@ -124,7 +127,7 @@ class Fanout:
 
         :return: Whether one of them has done so since this was first asked
         """
-        return any(self.base.env_method("saw_noise"))
+        return any(self._call("saw_noise", [()] * self.base.num_envs))
 
     def stacked(self, observations: list[Any]) -> Observations:
         """
@@ -158,38 +161,72 @@ class Fanout:
 
     def _call(self, method: str, arguments: list[Any]) -> list[Any]:
         if isinstance(self.base, SubprocVecEnv):
-            answers = _call_processes(self.base.remotes, self.base.processes, method, arguments)
+            try:
+                answers = _call_processes(self.base.remotes, self.base.processes, method, arguments)
+            except DeadProcessError as death:
+                busy = "stepped" if method == "step_siblings" else "looked after"
+                raise BranchingError(
+                    f"{when(self.at_step)} the process of env {death.index} died while it {busy} the env's siblings, members "
+                    "1 and on (killed, or out of memory?). Make the envs anew and load the last checkpoint."
+                ) from death
         else:
             answers = [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
         for index, answer in enumerate(answers):
             if isinstance(answer, SiblingFailure):
+                who = f"member {answer.member} (a sibling) of env {index}" if answer.member else f"env {index}"
                 if answer.refused:
-                    raise BranchingError(answer.error)
+                    raise BranchingError(f"{answer.error} ({when(self.at_step)} {who})")
                 what = method.removesuffix("_siblings")
                 raise BranchingError(
-                    f"The {what} of member {answer.member} (a sibling) of env {index} failed: {answer.error}. "
-                    f"Its traceback:\n{answer.traceback}"
+                    f"{when(self.at_step)} the {what} of {who} failed: {answer.error}. Its traceback:\n{answer.traceback}"
                 )
         return answers
 
 
-def step_env(env: VecEnv, actions: np.ndarray) -> VecEnvStepReturn:
+class DeadProcessError(EOFError):
+    """
+    A process of a SubprocVecEnv has ended.
+
+    :param index: Which one
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+def when(step: int) -> str:
+    """
+    :param step: Number of a step; 0 before the first
+    :return: The beginning of a message
+    """
+    return f"At step {step} of the training," if step else "Before the first step of the training,"
+
+
+def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
     """
     Step a VecEnv itself.
 
     :param env: The VecEnv
     :param actions: An action for each of its envs
+    :param step: Number of the step, for a message
     :return: What it returned
-    :raises BranchingError: if a process of it ended, which SB3 reports without a word
+    :raises BranchingError: if a process of it ended, which SB3 reports without a word, or waits for
     """
-    try:
+    base = _base_of(env)
+    if not isinstance(base, SubprocVecEnv) or type(env).step is not VecEnv.step:
         return env.step(actions)
+    try:
+        env.step_async(actions)
+        for remote, process in zip(base.remotes, base.processes, strict=True):
+            _await(remote, process)
+        return env.step_wait()
     except (EOFError, ConnectionError) as error:
-        if not isinstance(_base_of(env), SubprocVecEnv):
-            raise
+        ended = wait([process.sentinel for process in base.processes], timeout=3.0)
+        dead = next((str(index) for index, process in enumerate(base.processes) if process.sentinel in ended), "?")
         raise BranchingError(
-            "The process of an env died, or its step failed: what it printed last says which. Make the envs anew and load the "
-            "last checkpoint."
+            f"{when(step)} the process of env {dead} died in the step of member 0 (the env itself), or that step failed: what "
+            "it printed last says which. Make the envs anew and load the last checkpoint."
         ) from error
 
 
@@ -202,25 +239,21 @@ def _call_processes(remotes: Sequence[Any], processes: Sequence[Any], method: st
             remote.send(("env_method", (method, its, {})))
             sent += 1
         for remote, process in zip(remotes, processes, strict=True):
-            answers.append(_receive(remote, process))
+            _await(remote, process)
+            answers.append(remote.recv())
     except (EOFError, ConnectionError) as error:
-        dead = len(answers) if sent == len(remotes) else sent
-        raise BranchingError(
-            f"The process of env {dead} died while it stepped the env's siblings (killed, or out of memory?). "
-            "Make the envs anew and load the last checkpoint."
-        ) from error
+        raise DeadProcessError(len(answers) if sent == len(remotes) else sent) from error
     except KeyboardInterrupt:
         _drain(remotes[len(answers) : sent])
         raise
     return answers
 
 
-def _receive(remote: Any, process: Any) -> Any:
-    """Read an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
+def _await(remote: Any, process: Any) -> None:
+    """Wait for an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
     while not remote.poll(1.0):
         if not process.is_alive() and not remote.poll():
             raise EOFError
-    return remote.recv()
 
 
 def _drain(remotes: Sequence[Any]) -> None:

@@ -230,8 +230,7 @@ class Groups:
         :return: What happened
         :raises BranchingError: if a sibling's step fails, or gives NaN
         """
-        self._stepping = True
-        self._n_steps += 1
+        self._begin_step()
         last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
         siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
         zero = self._step_member_0(actions_NE[0])
@@ -250,8 +249,14 @@ class Groups:
             sibling_ends=ends,
         )
 
+    def _begin_step(self) -> None:
+        self._stepping = True
+        self._n_steps += 1
+        if self.n_samples > 1:
+            self._fanout.at_step = self._n_steps
+
     def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
-        observations, rewards, dones, infos = step_env(self.env, actions_E)
+        observations, rewards, dones, infos = step_env(self.env, actions_E, self._n_steps)
         if not dones.any():
             return MemberZero(observations, rewards, dones, infos, dones, [])
         truncated_E = dones & [is_truncated(info) for info in infos]
