@@ -17,6 +17,8 @@ from tests.stateful_envs import Noisy
 
 COUNT = 0
 TABLE: dict[str, list[float]] = {"seen": []}
+CACHE: dict[float, float] = {}
+GENERATOR = np.random.default_rng(0)
 _KEPT: list[Any] = []
 
 
@@ -89,6 +91,85 @@ def global_draws_unseen() -> gym.Env[Any, Any]:
     return _with(change, sum=0.0, n=0)
 
 
+def _rarely(env: Any, value: float) -> float:
+    """What shows so late that no play of some steps sees it."""
+    env.n += 1
+    return value if env.n % 1000 == 0 else 0.0
+
+
+def module_global_unseen() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        global COUNT
+        COUNT += 1
+        return _rarely(env, COUNT)
+
+    return _with(change, n=0)
+
+
+class Part:
+    """Part of an env."""
+
+    made = [0]  # noqa: RUF012
+
+
+def class_attribute_unseen() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        env.part.made[0] += 1
+        return _rarely(env, env.part.made[0])
+
+    return _with(change, n=0, part=Part())
+
+
+def module_generator_unseen() -> gym.Env[Any, Any]:
+    return _with(lambda env: _rarely(env, GENERATOR.normal()), n=0)
+
+
+def _count(counted: list[int] = [0]) -> int:  # noqa: B006  the point of the test
+    counted[0] += 1
+    return counted[0]
+
+
+def default_unseen() -> gym.Env[Any, Any]:
+    return _with(lambda env: _rarely(env, _count()), n=0)
+
+
+def _counter() -> Callable[[], int]:
+    n = 0
+
+    def count() -> int:
+        nonlocal n
+        n += 1
+        return n
+
+    return count
+
+
+_counted = _counter()
+
+
+def variable_unseen() -> gym.Env[Any, Any]:
+    return _with(lambda env: _rarely(env, _counted()), n=0)
+
+
+class Resets(Noisy):
+    """Counts all episodes of all its instances, as a curriculum does."""
+
+    episodes = 0
+
+    def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
+        Resets.episodes += 1
+        return super().reset(**options)
+
+
+def cache() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        if env.x not in CACHE:
+            CACHE[env.x] = env.x**2
+        return CACHE[env.x]
+
+    return _with(change)
+
+
 def tensor() -> gym.Env[Any, Any]:
     def change(env: Any) -> float:
         env.tensor.mul_(0.9).add_(env.x)
@@ -158,7 +239,8 @@ def thread() -> gym.Env[Any, Any]:
     return _with(lambda env: 0.0, worker=threading.Thread(target=time.sleep, args=(0,)))
 
 
-IN_PLACE = [closure]
+IN_PLACE = [closure, cache]
 FORKED = [generator, iterator, module_global, module_table, Counting, global_numpy, global_python, global_torch]
-FORKED += [global_draws_unseen, tensor, ctypes_structure, ctypes_address]
+FORKED += [global_draws_unseen, tensor, ctypes_structure, ctypes_address, module_global_unseen, class_attribute_unseen]
+FORKED += [module_generator_unseen, default_unseen, variable_unseen]
 REFUSED = [clock, other_process]

@@ -16,6 +16,7 @@ from sb3_hybrid_grpo.branching.answers import SiblingFailure
 from sb3_hybrid_grpo.branching.check import Finding, find_difference
 from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv
+from sb3_hybrid_grpo.branching.outside import LARGEST, outside_values
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
 from tests.stateful_envs import STATES, Noisy, noisy, play
@@ -100,12 +101,32 @@ def test_a_thread_is_refused_at_once() -> None:
         (outside_envs.Counting, "Counting.steps"),
         (outside_envs.global_numpy, "observation[1]"),
         (outside_envs.global_draws_unseen, "draws from random, "),
+        (outside_envs.module_global_unseen, "playing changes tests.outside_envs.COUNT, outside of the env"),
+        (outside_envs.class_attribute_unseen, "playing changes tests.outside_envs.Part.made, "),
+        (outside_envs.module_generator_unseen, "playing changes tests.outside_envs.GENERATOR, "),
+        (outside_envs.default_unseen, "playing changes tests.outside_envs._count's defaults, "),
+        (outside_envs.variable_unseen, "_counter.<locals>.count's variable n, outside of the env"),
     ],
 )
 def test_what_differs_is_named(make: Callable[[], gym.Env[Any, Any]], name: str) -> None:
     env = make()
     env.reset(seed=0)
     assert name in str(find_difference(env, InPlaceEngine(env), resets=False).difference)
+
+
+def test_what_a_reset_changes_outside_of_the_env_counts_where_siblings_reset() -> None:
+    env = outside_envs.Resets()
+    env.reset(seed=0)
+    assert find_difference(env, InPlaceEngine(env), resets=False) == Finding()
+    found = find_difference(env, InPlaceEngine(env), resets=True)
+    assert found.difference == "playing changes tests.outside_envs.Resets.episodes, outside of the env"
+
+
+def test_large_tables_of_a_module_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = InPlaceEngine(outside_envs.module_global()).code()
+    assert "tests.outside_envs.COUNT" in outside_values(code)
+    monkeypatch.setattr(outside_envs, "COUNT", np.zeros(LARGEST))
+    assert "tests.outside_envs.COUNT" not in outside_values(code)
 
 
 @pytest.mark.parametrize("make", [*map(noisy, STATES), lambda: gym.make("CartPole-v1"), lambda: gym.make("Blackjack-v1")])

@@ -220,6 +220,9 @@ def test_what_cannot_be_copied_is_refused_by_name(make: Callable[[], Any], kind:
     assert f"holds a {kind}," in message
     assert "Data.items[0]['deep']" in message
     assert "SupportsBranching" in message and "n_samples=1" in message
+    # files, threads and processes can be put back by no function
+    assert ("register_engine" in message) == (not kind.startswith(("_io", "threading", "subprocess", "random")))
+    assert ("close it; write from a callback" in message) == kind.startswith("_io")
     if isinstance(held, subprocess.Popen):
         held.wait()
 

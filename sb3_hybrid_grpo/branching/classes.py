@@ -5,9 +5,18 @@ from typing import Any
 
 
 class OutsideError(TypeError):
-    """An object whose state is not in this process alone: forks would share it."""
+    """
+    An object whose state is not in this process alone: forks would share it.
+
+    :param reason: Why it can be neither saved nor forked
+    :param advice: What to do instead
+    """
 
     is_final = True
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def name_of(kind: type) -> str:

@@ -206,6 +206,10 @@ class ForkEngine:
         """Nothing is shared."""
         return {}
 
+    def code(self) -> list[Any]:
+        """Nothing is saved."""
+        return []
+
     def save(self, previous: None = None) -> None:
         """Nothing: see above."""
 

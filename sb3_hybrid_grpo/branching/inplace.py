@@ -12,6 +12,7 @@ from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, models_of, shared_contents
 from sb3_hybrid_grpo.branching.protocol import Cell
+from sb3_hybrid_grpo.branching.recorders import layers_of
 from sb3_hybrid_grpo.branching.visitors import Found, visit
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -80,9 +81,13 @@ class InPlaceEngine:
         """See :func:`shared_contents`."""
         return shared_contents(models_of(self._cells), self.own_models)
 
+    def code(self) -> list[Any]:
+        """See :meth:`Engine.code`."""
+        return [*map(type, layers_of(self.env)), *self._code]
+
     def _walk(self) -> list[Cell]:
         """Visit every object once and collect the cells."""
-        found = Found([], [], [], [])
+        found = Found([], [], [], [], [])
         holders: dict[int, tuple[Any, int | None, str]] = {id(self.env): (self.env, None, "")}  # also keeps them alive
         waiting: list[Any] = [self.env]
         refused: list[tuple[Any, TypeError]] = []
@@ -100,6 +105,7 @@ class InPlaceEngine:
         if refused:  # what no other engine can save either is named first
             obj, why = next((one for one in refused if getattr(one[1], "is_final", False)), refused[0])
             raise self._refusal(obj, holders, why) from why
+        self._code = [*map(type, found.objects), *found.functions]
         # attributes first: the hash of what is in a set may depend on them
         models = [ModelCell(model) for model in models_of(found.cells)] if self.own_models else []
         return [AttributesCell(found.objects, found.records), SpacesCell(found.spaces), *models, *crowded(found.cells)]
@@ -119,6 +125,12 @@ class InPlaceEngine:
         if isinstance(error, EngineRefusal):
             message = f"{self.env} cannot be branched: {place}: {error}. n_samples=1 (plain PPO) needs no branching."
             return BranchingError(message) if error.is_final else NotInPlaceError(message, f"{place}: {error}")
+        if isinstance(error, OutsideError):
+            return BranchingError(
+                f"{self.env} cannot be branched: {place} holds a {kind}, {error}. {error.advice}. Or give the env the two "
+                "methods of sb3_hybrid_grpo.branching.SupportsBranching, save_state() and restore_state(state), if it knows a "
+                "way; n_samples=1 (plain PPO) needs no branching."
+            )
         reason = f"{place} holds a {kind}, which cannot be copied and put back"
         saved = name_of(type(holder)) if is_built_in(kind) else kind
         message = (
@@ -128,4 +140,4 @@ class InPlaceEngine:
             "sb3_hybrid_grpo.branching.SupportsBranching, save_state() and restore_state(state); "
             "n_samples=1 (plain PPO) needs no branching."
         )
-        return BranchingError(message) if isinstance(error, OutsideError) else NotInPlaceError(message, reason)
+        return NotInPlaceError(message, reason)

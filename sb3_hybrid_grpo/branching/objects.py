@@ -125,7 +125,9 @@ class PythonRandomCell(OpaqueCell):
 
     def __init__(self, generator: random.Random) -> None:
         if isinstance(generator, random.SystemRandom):
-            raise OutsideError("the operating system's random numbers cannot be drawn twice")
+            raise OutsideError(
+                "the operating system's random numbers, which cannot be drawn twice", "Draw random numbers from self.np_random"
+            )
         self.generator = generator
 
     def save(self, previous: Any) -> Any:

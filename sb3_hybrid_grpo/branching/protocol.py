@@ -55,6 +55,13 @@ class Engine(Protocol):
         :return: Contents by name; nothing for an env without MuJoCo
         """
 
+    def code(self) -> list[Any]:
+        """
+        List the code of what it saves, as far as that is written in Python.
+
+        :return: Classes and functions
+        """
+
     def save(self, previous: Snapshot | None = None) -> Snapshot:
         """
         Save the env as it is now.

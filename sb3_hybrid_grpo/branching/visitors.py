@@ -74,12 +74,13 @@ Children = Iterable[tuple[str, Any]]
 
 
 class Found(NamedTuple):
-    """What the walk came across: objects with attributes, those of them that are no state, spaces, cells of all else."""
+    """What the walk came across: objects with attributes, those that are no state, spaces, cells of all else, functions."""
 
     objects: list[Any]
     records: list[Any]
     spaces: list[Any]
     cells: list[Cell]
+    functions: list[Any]
 
 
 def visit(obj: Any, found: Found) -> Children:
@@ -114,7 +115,10 @@ def visit(obj: Any, found: Found) -> Children:
             ATOMS.add(kind)
         return ()
     if issubclass(kind, LIVING):
-        raise OutsideError(f"{kind} is alive")
+        raise OutsideError(
+            "which lives on outside of what can be saved or forked",
+            "Hold it in a callback, or in a wrapper above make_branchable(env), which siblings never reach",
+        )
     if kind in CHECKERS:
         return [(".env", obj.env)]
     for base, visitor in _VISITORS.items():
@@ -209,6 +213,7 @@ def _visit_array(obj: Any, found: Found) -> Children:
 
 
 def _visit_function(obj: Any, found: Found) -> Children:
+    found.functions.append(obj)
     closure = [(f"<closure {name}>", cell) for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True)]
     return [*closure, ("<defaults>", obj.__defaults__), ("<defaults>", obj.__kwdefaults__), (".__dict__", vars(obj))]
 
@@ -238,7 +243,11 @@ def _write_closure(cell: types.CellType, value: Any) -> None:
 def _visit_stream(obj: Any, found: Found) -> Children:
     if obj in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__) or obj.closed:
         return ()
-    raise OutsideError("an open file has a position, and what a sibling writes cannot be taken back")
+    raise OutsideError(
+        "an open file: all siblings would share its position, and what one writes cannot be taken back",
+        "Read what the env needs of it before the training, and close it; write from a callback, or with SB3's Monitor, which "
+        "siblings never reach",
+    )
 
 
 def _values(values: Iterable[Any]) -> list[tuple[str, Any]]:
