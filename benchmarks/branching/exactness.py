@@ -1,38 +1,34 @@
 """
 Shows that branching is exact, env by env: an env that is branched at every step, or lives with siblings, against a twin that
-never is, bit for bit, through ends of episodes.
+never is, bit for bit, through ends of episodes. twins.py does it.
 
     python benchmarks/branching/exactness.py > benchmarks/branching/exactness.md
     pip install mujoco==3.6.0 gymnasium-robotics "shimmy[dm-control]"  # mujoco 4 breaks some of these
     cd benchmarks/branching && python exactness.py --families gymnasium-robotics dm_control > exactness_mujoco_3.6.md
 
-Member 0 has three siblings. Where they fork from it, the first takes the same actions and must see the same, and the others
-random ones; where they are free, each resets by itself and has a twin of its own. Families whose packages are not installed
-are said to be missing.
+Twins are processes of their own. Member 0 has three siblings. Where they fork from it, the first takes the same actions and
+must see the same; the others take random ones, and must see what forks of the twin's process see (at every 16th step, where
+all fork at every step). Where they are free, each resets by itself and has a twin of its own. Families whose packages are not
+installed are said to be missing.
 """
 
 import argparse
+import functools
 import importlib
 import importlib.metadata
 import sys
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 from stable_baselines3.common.atari_wrappers import AtariWrapper
+from twins import row, table_head
 
-from sb3_hybrid_grpo import make_branchable
-from sb3_hybrid_grpo.branching import check_branching
-from sb3_hybrid_grpo.branching.answers import SiblingFailure
 from sb3_hybrid_grpo.benchmark.results import machine
 from sb3_hybrid_grpo.cli import versions
 
-N_SIBLINGS = 3
 SLOW = {"CarRacing-v3": 10}
 """Envs that take a fraction of the steps."""
 FAMILIES: dict[str, tuple[str, list[str]]] = {  # what provides them, and their ids
@@ -87,135 +83,6 @@ def make(env_id: str) -> gym.Env[Any, Any]:
     return FlattenObservation(env) if is_nested else env  # Stable-Baselines3 refuses nested dicts
 
 
-def exact(value: Any) -> Any:
-    """
-    Something that equals another one's only if both are the same to the last bit.
-
-    :param value: An observation, a reward or a flag
-    :return: Types, shapes and bytes
-    """
-    if isinstance(value, dict):
-        return {key: exact(its) for key, its in value.items()}
-    if isinstance(value, list):
-        return [exact(its) for its in value]
-    array = np.asarray(value)
-    return array.dtype.str, array.shape, array.tobytes()
-
-
-def outcome(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: Any) -> Any:
-    """
-    What a step led to, in a form that shows every bit.
-
-    :return: The same for a sibling as for an env that did the same
-    """
-    return exact([observation, float(reward), bool(terminated), bool(truncated)])
-
-
-def differs(make_env: Callable[[], gym.Env[Any, Any]], horizon: int, n_steps: int) -> str:
-    """
-    Let an env live with siblings beside a twin without.
-
-    :param make_env: Makes the env
-    :param horizon: Steps between two forks
-    :param n_steps: Steps of the env
-    :return: What differed first; empty if nothing did
-    """
-    env, twin = make_branchable(make_env()), make_env()
-    branching: Any = env
-    space = twin.action_space
-    space.seed(0)
-    if exact(env.reset(seed=1)[0]) != exact(twin.reset(seed=1)[0]):
-        return "two resets with one seed"
-    branching.check_siblings(False)
-    age, forks = 0, np.ones(N_SIBLINGS, bool)
-    for step in range(n_steps):
-        action = space.sample()
-        taken = np.array([action] + [space.sample() for _ in range(N_SIBLINGS - 1)])
-        seen = branching.step_siblings(taken, forks, age + 1 < horizon)
-        if isinstance(seen, SiblingFailure):
-            return f"step {step}: {seen.error}"
-        result = env.step(action)
-        if outcome(*result) != outcome(*twin.step(action)):
-            return f"member 0 at step {step}"
-        if outcome(seen.observations[0], seen.rewards[0], seen.terminated[0], seen.truncated[0]) != outcome(*result):
-            return f"its mirror at step {step}, {age} steps after the fork"
-        ended = result[2] or result[3]
-        if ended:
-            if exact(env.reset()[0]) != exact(twin.reset()[0]):
-                return f"the reset after step {step}"
-        age += 1
-        whole = ended or age == horizon
-        age = 0 if whole else age
-        forks = np.logical_or(whole, np.logical_or(seen.terminated, seen.truncated))
-    return ""
-
-
-def free_differs(make_env: Callable[[], gym.Env[Any, Any]], n_steps: int) -> str:
-    """
-    Let free siblings live beside an env, each beside a twin that is an env of its own.
-
-    :param make_env: Makes the env
-    :param n_steps: Steps of the env
-    :return: What differed first; empty if nothing did
-    """
-    env, twins = make_branchable(make_env()), [make_env() for _ in range(N_SIBLINGS + 1)]
-    branching: Any = env
-    space = twins[0].action_space
-    space.seed(0)
-    env.reset(seed=1)
-    branching.check_siblings(True)
-    firsts = branching.reset_siblings([*range(2, N_SIBLINGS + 2)])
-    if isinstance(firsts, SiblingFailure):
-        return f"the first reset: {firsts.error}"
-    for twin in twins[1:]:  # what a sibling began with; some of it may outlast a reset, as the order of Box2D's tree
-        twin.reset(seed=1)
-    alone = [twin.reset(seed=seed)[0] for seed, twin in enumerate(twins, start=1)]
-    if exact(firsts) != exact(alone[1:]):
-        return "the first reset"
-    for step in range(n_steps):
-        actions = [space.sample() for _ in twins]
-        seen = branching.step_siblings(np.array(actions[1:]), np.zeros(N_SIBLINGS, bool), True, True)
-        if isinstance(seen, SiblingFailure):
-            return f"step {step}: {seen.error}"
-        results = [
-            env.step(actions[0])[:4],
-            *zip(seen.observations, seen.rewards, seen.terminated, seen.truncated, strict=True),
-        ]
-        for member, (twin, result) in enumerate(zip(twins, results, strict=True)):
-            expected = twin.step(actions[member])
-            if outcome(*result) != outcome(*expected):
-                return f"member {member} at step {step}"
-            if expected[2] or expected[3]:
-                first = seen.resets[member - 1] if member else env.reset()[0]
-                if exact(first) != exact(twin.reset()[0]):
-                    return f"the reset of member {member} after step {step}"
-    return ""
-
-
-def row(env_id: str, n_steps: int) -> str:
-    """
-    Examine an env.
-
-    :param env_id: Its id
-    :param n_steps: Steps with each horizon
-    :return: A row of the table
-    """
-    start, n_steps = time.perf_counter(), n_steps // SLOW.get(env_id, 1)
-    name = f"{env_id} ({n_steps} steps)" if env_id in SLOW else env_id
-    try:
-        report = check_branching(make(env_id))
-        if not report.is_exact:
-            return f"| {name} | refused | {' '.join(report.refusal.split())} | | | |"
-        found = [
-            *(differs(lambda: make(env_id), horizon, n_steps) for horizon in (1, 64)),
-            free_differs(lambda: make(env_id), n_steps),
-        ]
-        verdicts = " | ".join(one or "exact" for one in found)
-    except Exception as error:  # the env's own: an examination of all goes on
-        return f"| {name} | fails | {type(error).__name__}: {' '.join(str(error).split())[:200]} | | | |"
-    return f"| {name} | {report.engine} | {verdicts} | {time.perf_counter() - start:.0f} s |"
-
-
 def main() -> None:
     """Print a table of all families."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -224,11 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     gym.logger.min_level = gym.logger.ERROR
-    print(f"# Branching against twins, {options.steps} steps, {N_SIBLINGS} siblings\n")
-    print(
-        "| env | siblings that live on are | forked at every step | forked every 64 steps | free | took |\n"
-        "|---|---|---|---|---|---|"
-    )
+    print(table_head(options.steps))
     used = dict(versions())
     for family in options.families:
         package, env_ids = FAMILIES[family]
@@ -240,7 +103,9 @@ def main() -> None:
         for distribution in (*importlib.metadata.packages_distributions().get(package, [package]), "mujoco"):
             used[distribution] = importlib.metadata.version(distribution)
         for env_id in env_ids:
-            print(row(env_id, options.steps), flush=True)
+            n_steps = options.steps // SLOW.get(env_id, 1)
+            name = f"{env_id} ({n_steps} steps)" if env_id in SLOW else env_id
+            print(row(name, functools.partial(make, env_id), n_steps), flush=True)
             print(env_id, file=sys.stderr)
     print(f"\n{', '.join([*(f'{name} {version}' for name, version in used.items()), machine()])}")
 
