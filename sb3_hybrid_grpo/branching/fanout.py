@@ -140,14 +140,18 @@ class Fanout:
         batch = {}
         for key in self._keys:
             values = [one if key is None else one[key] for one in observations]
-            shapes = {np.shape(value) for value in values}
-            if shapes != {self._shapes[key]}:  # numpy would broadcast some, and say nothing of the env about others
+            try:
+                rows: np.ndarray | None = np.array(values, dtype=self._dtypes[key])
+            except ValueError:  # of several shapes
+                rows = None
+            if rows is None or rows.shape[1:] != self._shapes[key]:
                 what = "observations" if key is None else f"observations {key!r}"
+                shapes = " and ".join(map(str, sorted({np.shape(value) for value in values})))
                 raise BranchingError(
-                    f"Siblings' {what} have the shape {' and '.join(map(str, sorted(shapes)))}, where the env's "
-                    f"observation_space has {self._shapes[key]}. Try it with stable_baselines3.common.env_checker.check_env."
+                    f"Siblings' {what} have the shape {shapes}, where the env's observation_space has {self._shapes[key]}. "
+                    "Try it with stable_baselines3.common.env_checker.check_env."
                 )
-            batch[key] = np.array(values, dtype=self._dtypes[key])
+            batch[key] = rows
         return dict_to_obs(self.base.observation_space, batch)
 
     def rewards(self, rewards: list[float]) -> np.ndarray:
