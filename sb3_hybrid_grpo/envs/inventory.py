@@ -104,14 +104,15 @@ class Inventory(gym.Env[np.ndarray, np.ndarray]):
         demand = self.base_demand * math.exp(self._log_demand)
         order = min(max(self.base_order + self.base_order * float(action[0]), 0.0), self.max_order)
 
-        stock = self._stock + float(self._orders[0]) - demand
-        self._orders = np.append(self._orders[1:], order)
+        stock = self._stock + self._orders[0] - demand
+        self._orders = (*self._orders[1:], order)
         cost = self.holding_cost * max(stock, 0.0) + self.backlog_cost * max(-stock, 0.0) + self.order_cost * order
         self._stock = min(max(stock, -self.max_stock), self.max_stock)
         return self._observe(), -cost, False, False, {"demand": demand}
 
-    def _start(self) -> tuple[float, np.ndarray, float]:
-        return float(self.initial_stock), np.full(self.lead_time, float(self.base_order)), 0.0
+    def _start(self) -> tuple[float, tuple[float, ...], float]:
+        return float(self.initial_stock), (float(self.base_order),) * self.lead_time, 0.0
 
     def _observe(self) -> np.ndarray:
-        return np.array([self._stock / STOCK_UNIT, *(self._orders / ORDER_UNIT), self._log_demand], dtype=np.float32)
+        orders = [order / ORDER_UNIT for order in self._orders]
+        return np.array([self._stock / STOCK_UNIT, *orders, self._log_demand], dtype=np.float32)
