@@ -161,3 +161,14 @@ def test_atari_games_are_images() -> None:
     assert speed_cases.make_one(speed_cases.BREAKOUT).observation_space.shape == (84, 84, 1)
     assert speed_cases.FULL.of(speed_cases.BREAKOUT) is speed_cases.FULL.images
     assert speed_cases.FULL.of("CartPole-v1") is speed_cases.FULL.vectors
+
+
+def test_the_time_of_a_sample_is_split() -> None:
+    labels = {"env": "CartPole-v1", "n_envs": "8", "algorithm": "PPO", "n_samples": "", "branch_horizon": ""}
+    raw = Row({**labels, "algorithm": "env.step loop"}, {})
+    raw.add(rollout=100_000.0)
+    ppo = Row(labels, {})
+    ppo.add(rollout=20_000.0, update=4_000.0)
+    table = speed_page.time_table([raw, ppo])
+    assert "| CartPole-v1 | PPO |  |  | 10.0 | 40.0 | 250.0 | 300.0 |" in table
+    assert "env.step loop" not in table

@@ -18,7 +18,7 @@ from sb3_hybrid_grpo.benchmark.speed_cases import (
     sbx_ppo,
     short_name,
 )
-from sb3_hybrid_grpo.benchmark.speed_page import SBX
+from sb3_hybrid_grpo.benchmark.speed_page import RAW_LOOP, SBX
 from sb3_hybrid_grpo.benchmark.speed_report import Row
 from sb3_hybrid_grpo.benchmark.speed_runner import Runner
 
@@ -61,7 +61,7 @@ def measure_speed(env_id: str, size: Size, done: Done, groups: Sequence[tuple[in
     def row(*case: Any) -> Row:
         return Row({**labels_of(env_id, *case), "n_envs": str(n_envs)}, size.settings())
 
-    raw_loop, raw_row = build_raw_loop(env_id, n_envs, size.raw_seconds), row("env.step loop")
+    raw_loop, raw_row = build_raw_loop(env_id, n_envs, size.raw_seconds), row(RAW_LOOP)
     epochs = {"n_epochs": size.n_epochs}
     ppo, ppo_row = runner(PPO, **epochs), row("PPO")
     cases = [(row("TRPO"), runner(TRPO))]

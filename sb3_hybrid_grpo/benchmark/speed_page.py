@@ -7,6 +7,7 @@ from sb3_hybrid_grpo.benchmark.speed_report import Column, Row, Table, read_rows
 from sb3_hybrid_grpo.cli import install_command, write_text
 
 SBX = "SBX PPO"
+RAW_LOOP = "env.step loop"
 _GROUPS = {"n_samples": "N", "branch_horizon": "K"}
 _PER_SECOND = (
     *(Column("rollout", "rollout: simulator steps/s", 0), Column("rollout_to_ppo", "× PPO")),
@@ -120,6 +121,29 @@ def section_text(table: Table, rows: Sequence[Row]) -> str:
     return "\n".join([*lines, ""])
 
 
+def time_table(rows: Sequence[Row]) -> str:
+    """
+    Split the time of a sample: what the bare loop takes for a step, what a rollout takes besides, and the update.
+
+    :param rows: Of the section on algorithms.
+    :return: Markdown.
+    """
+    raw = {row.labels["env"]: row.statistics("rollout") for row in rows if row.labels["algorithm"] == RAW_LOOP}
+    lines = [
+        "### Where the time goes\n",
+        "Microseconds a sample, from the medians above: a step of the env as in the bare loop, what a rollout takes besides (less "
+        "than nothing where siblings pass by wrappers that only check), and the update with all its epochs.\n",
+        "| env | algorithm | N | K | env.step | rollout besides | update | together |\n|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        step, rollout, update = raw.get(row.labels["env"]), row.statistics("rollout"), row.statistics("update")
+        if step is not None and rollout is not None and update is not None:
+            parts = [1e6 / step[0], 1e6 / rollout[0] - 1e6 / step[0], 1e6 / update[0]]
+            labels = [row.labels[name] for name in ("env", "algorithm", *_GROUPS)]
+            lines.append(f"| {' | '.join([*labels, *(f'{part:,.1f}' for part in (*parts, sum(parts)))])} |")
+    return "\n".join([*lines, ""])
+
+
 def save_page(folder: Path) -> str:
     """
     Save ``speed.md``, of all sections that were measured.
@@ -132,6 +156,7 @@ def save_page(folder: Path) -> str:
         rows = read_rows(folder, table)
         if rows:
             parts.append(section_text(table, rows))
+            parts += [time_table(rows)] if table.section == "speed" else []
             if (folder / f"{table.section}.png").exists():
                 parts.append(f"![{table.title}]({table.section}.png)\n")
     text = "\n".join(parts)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sb3_hybrid_grpo.benchmark.report_figures import OUR_COLORS, save
-from sb3_hybrid_grpo.benchmark.speed_page import TABLES
+from sb3_hybrid_grpo.benchmark.speed_page import RAW_LOOP, TABLES
 from sb3_hybrid_grpo.benchmark.speed_report import Row, read_rows
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def save_speed(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.figure import Figure
 
     envs = list(dict.fromkeys(row.labels["env"] for row in rows))
-    cases = list(dict.fromkeys(_case(row) for row in rows if row.labels["algorithm"] != "env.step loop"))
+    cases = list(dict.fromkeys(_case(row) for row in rows if row.labels["algorithm"] != RAW_LOOP))
     sizes = sorted({int(row.labels["n_samples"]) for row in rows if row.labels["n_samples"]})
     figure = Figure(figsize=(2.0 + 2.0 * len(envs), 11.0), layout="constrained")
     panels = figure.subplots(len(PANELS), 1, sharex=True)
