@@ -131,8 +131,8 @@ def time_table(rows: Sequence[Row]) -> str:
     raw = {row.labels["env"]: row.statistics("rollout") for row in rows if row.labels["algorithm"] == RAW_LOOP}
     lines = [
         "### Where the time goes\n",
-        "Microseconds a sample, from the medians above: a step of the env as in the bare loop, what a rollout takes besides (less "
-        "than nothing where siblings pass by wrappers that only check), and the update with all its epochs.\n",
+        "Microseconds a sample, from the medians above: a step of the env as in the bare loop, what a rollout takes besides "
+        "(siblings pass by wrappers that only check, which the loop does not), and the update with all its epochs.\n",
         "| env | algorithm | N | K | env.step | rollout besides | update | together |\n|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
