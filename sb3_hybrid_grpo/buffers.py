@@ -14,7 +14,8 @@ from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo
 from sb3_hybrid_grpo.transforms import Transform, apply_transform
 
 AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
-_PENDING_CHUNK = 4096
+_CHUNK_STATES, _CHUNK_BYTES = 4096, 2**22
+"""States reached wait until there are so many, or so large ones; then their values are computed at once."""
 
 
 class HybridRolloutBufferSamples(NamedTuple):
@@ -114,7 +115,10 @@ class GroupStorage:
         self.terminated = np.zeros(shape, dtype=bool)
         self.cut = np.zeros(shape, dtype=bool)
         self.baseline = Baseline(0.0, 0.0)
+        parts = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+        self._chunk = max(1, min(_CHUNK_STATES, _CHUNK_BYTES // max(1, sum(part[0, 0].nbytes for part in parts))))
         self._pending: list[tuple[np.ndarray, Any, Any]] = []
+        self._n_pending = 0
 
     def add_ends(self, terminated: np.ndarray, cut: np.ndarray, reached: Any, memory: Any = None) -> None:
         """
@@ -129,6 +133,7 @@ class GroupStorage:
         if reached is not None:
             columns = np.flatnonzero(self.cut[self.pos] & ~self.terminated[self.pos])
             self._pending.append((self.pos * self.n_envs + columns, reached, memory))
+            self._n_pending += len(columns)
 
     def add_weights(self, weights: th.Tensor) -> None:
         """
@@ -138,16 +143,18 @@ class GroupStorage:
         """
         self.weights[self.pos] = weights.cpu().numpy()
 
-    def pending(self) -> Iterator[tuple[np.ndarray, Any, list[Any]]]:
+    def pending(self, rest: bool = True) -> Iterator[tuple[np.ndarray, Any, list[Any]]]:
         """
+        :param rest: Whether none is to be left; else only what makes a large batch is given
         :return: Large batches of the states reached whose values are wanted: their places, for :meth:`set_next_values`,
             their observations, and the memories that were stored with them, one a step
         """
-        while self._pending:
+        while self._pending and (rest or self._n_pending >= self._chunk):
             chunk, size = [], 0
-            while self._pending and size < _PENDING_CHUNK:
+            while self._pending and size < self._chunk:
                 chunk.append(self._pending.pop(0))
                 size += len(chunk[-1][0])
+            self._n_pending -= size
             places, reached, memories = zip(*chunk, strict=True)
             yield np.concatenate(places), _each(lambda *parts: np.concatenate(parts), *reached), list(memories)
 

@@ -199,10 +199,9 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             self._sibling_ends += step.sibling_ends
             buffer.add_ends(step.terminated_NE, step.cut_NE, step.reached, self._memory_of(step))
             buffer.add(group_obs, group_actions, step.rewards_NE.reshape(-1), starts, all_values, all_log_probs)
+            self._value_reached(buffer, rest=n_steps == n_rollout_steps)
 
         with th.no_grad():
-            for places, reached, memories in buffer.pending():
-                buffer.set_next_values(places, self._values(obs_as_tensor(reached, self.device), memories))
             last_values = self._last_values(obs_as_tensor(groups.observations(new_obs), self.device), groups)
         buffer.compute_returns_and_advantage(last_values, step.cut_NE.reshape(-1))
         if self._decides_whether_to_fork:
@@ -210,6 +209,12 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _value_reached(self, buffer: HybridRolloutBuffer, rest: bool) -> None:
+        """Compute V of states reached: once there are many, for images would fill the memory, or of the rest."""
+        for places, reached, memories in buffer.pending(rest):
+            with th.no_grad():
+                buffer.set_next_values(places, self._values(obs_as_tensor(reached, self.device), memories))
 
     @property
     def _decides_whether_to_fork(self) -> bool:

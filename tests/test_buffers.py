@@ -202,6 +202,22 @@ def test_values_of_states_reached_are_asked_for_in_large_batches() -> None:
     assert not list(buffer.pending())
 
 
+def test_large_observations_do_not_wait_for_the_end_of_a_rollout() -> None:
+    images = spaces.Box(0, 255, (84, 84, 4), np.uint8)
+    buffer = HybridRolloutBuffer(64, images, ACTIONS[0], n_envs=8, n_samples=2, shared_states=True)
+    sizes: list[int] = []
+    for t in range(64):
+        buffer.add_ends(np.zeros((2, 8), bool), np.ones((2, 8), bool), np.full((16, 84, 84, 4), t, np.uint8))
+        sizes += [len(places) for places, _, _ in buffer.pending(rest=False)]
+        buffer.add(
+            *(np.zeros((8, 84, 84, 4), np.uint8), np.zeros((16, 2)), np.zeros(16), np.zeros(16), th.zeros(8, 1), th.zeros(16))
+        )
+    left = [(places, observations) for places, observations, _ in buffer.pending()]
+    assert all(0 < size * images.sample().nbytes <= 2**22 + 16 * images.sample().nbytes for size in sizes)
+    assert sum(sizes) + sum(len(places) for places, _ in left) == 64 * 16
+    assert len(left) == 1 and (left[0][1] == (left[0][0] // 16).reshape(-1, 1, 1, 1)).all()
+
+
 def test_reset_forgets_the_last_rollout() -> None:
     buffer = HybridRolloutBuffer(2, VECTOR, ACTIONS[0], n_envs=1, n_samples=2, shared_states=False)
     fill(buffer, np.random.default_rng(0), cut=np.ones((2, 2, 1), bool), weights=np.full((2, 2, 1), 0.5))
