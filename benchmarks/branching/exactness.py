@@ -15,7 +15,6 @@ installed are said to be missing.
 import argparse
 import functools
 import importlib
-import importlib.metadata
 import sys
 import warnings
 from typing import Any
@@ -24,7 +23,7 @@ import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.wrappers import FlattenObservation
 from stable_baselines3.common.atari_wrappers import AtariWrapper
-from twins import row, table_head
+from twins import row, table_head, versions_of
 
 from sb3_hybrid_grpo.benchmark.results import machine
 from sb3_hybrid_grpo.cli import versions
@@ -92,7 +91,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     gym.logger.min_level = gym.logger.ERROR
     print(table_head(options.steps))
-    used = dict(versions())
+    used = versions()
     for family in options.families:
         package, env_ids = FAMILIES[family]
         try:
@@ -100,8 +99,7 @@ def main() -> None:
         except ImportError:
             print(f"| {family} | not installed here | | | | |")
             continue
-        for distribution in (*importlib.metadata.packages_distributions().get(package, [package]), "mujoco"):
-            used[distribution] = importlib.metadata.version(distribution)
+        used |= versions_of(package)
         for env_id in env_ids:
             n_steps = options.steps // SLOW.get(env_id, 1)
             name = f"{env_id} ({n_steps} steps)" if env_id in SLOW else env_id

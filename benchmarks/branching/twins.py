@@ -1,6 +1,7 @@
 """An env that is branched at every step, or lives with siblings, against twins that never are, bit for bit."""
 
 import copy
+import importlib.metadata
 import time
 from collections.abc import Callable
 from typing import Any
@@ -216,6 +217,15 @@ def row(name: str, make_env: MakeEnv, n_steps: int) -> str:
         return f"| {name} | fails | {type(error).__name__}: {' '.join(str(error).split())[:200]} | | | |"
     engine = f"forked ({'; '.join(report.reasons)})" if report.engine == "forked" else report.engine
     return f"| {name} | {engine} | {verdicts} | {time.perf_counter() - start:.0f} s |"
+
+
+def versions_of(package: str) -> dict[str, str]:
+    """
+    :param package: The name of a package that can be imported
+    :return: The versions of what installed it, and of mujoco
+    """
+    distributions = importlib.metadata.packages_distributions().get(package, [package])
+    return {name: importlib.metadata.version(name) for name in (*distributions, "mujoco")}
 
 
 def table_head(n_steps: int) -> str:

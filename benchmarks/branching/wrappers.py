@@ -11,7 +11,6 @@ screen; and those that convert to other arrays than numpy's, which Stable-Baseli
 import argparse
 import functools
 import importlib
-import importlib.metadata
 import sys
 import tempfile
 import warnings
@@ -21,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
-from twins import MakeEnv, row, table_head
+from twins import MakeEnv, row, table_head, versions_of
 
 from sb3_hybrid_grpo.benchmark.results import machine
 from sb3_hybrid_grpo.cli import versions
@@ -254,7 +253,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     gym.logger.min_level = gym.logger.ERROR
-    used = versions() | {name: importlib.metadata.version(name) for name in ("sb3_contrib", "rl_zoo3")}
+    used = versions() | versions_of("sb3_contrib") | versions_of("rl_zoo3")
     print(table_head(options.steps))
     for name, case, make_env in cases():
         if options.only not in name:
@@ -266,6 +265,7 @@ def main() -> None:
         except ImportError:
             print(f"| {name} | not installed here | | | | |")
             continue
+        used |= versions_of(case.needs)
         print(row(name, make_env, n_steps), flush=True)
         print(name, file=sys.stderr)
     print(f"\n{', '.join([*(f'{name} {version}' for name, version in used.items()), machine()])}")
