@@ -17,7 +17,7 @@ PANELS = {
     "update_to_ppo": "update: samples/s × PPO's",
     "overall_to_ppo": "rollout and update: samples/s × PPO's",
 }
-COLORS = {"PPO": "black", "TRPO": "#CC79A7", "SBX PPO": "#E69F00"}
+COLORS = {"PPO": "black", "TRPO": "#CC79A7", "SBX PPO": "#999999"}
 """Of all that has no group."""
 MARKERS = {"": "s", "1": "o", "64": "^"}
 """By branch horizon K."""
