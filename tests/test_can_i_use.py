@@ -143,7 +143,9 @@ def test_squashed_actions_are_within_bounds_and_unscaled() -> None:
             return super().step(np.zeros(2))
 
     squashed = {"squash_output": True, "log_std_init": 1.0}
-    HybridGRPO("MlpPolicy", Bounded(space), use_sde=True, policy_kwargs=squashed, **SMALL).learn(32)
+    # unchecked: the list is state outside of the env, for which siblings would be forks, whose actions are not seen here
+    model = HybridGRPO("MlpPolicy", Bounded(space), use_sde=True, policy_kwargs=squashed, branching_check=False, **SMALL)
+    model.learn(32)
     actions = np.array(taken)
     assert len(actions) >= 4 * 32 and all(space.contains(action) for action in actions)
     middle = (space.low + space.high) / 2

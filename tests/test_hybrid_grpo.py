@@ -143,8 +143,8 @@ def test_the_simulator_takes_as_many_steps_as_are_counted() -> None:
             steps = before + 1
             return result
 
-    # the counter is a closure's variable of the class, out of the reach of snapshots of the env
-    model = HybridGRPO("MlpPolicy", Counted(), branch_horizon=8, **SMALL)
+    # the counter is a closure's variable of the class, out of the reach of snapshots of the env; the check would choose forks
+    model = HybridGRPO("MlpPolicy", Counted(), branch_horizon=8, branching_check=False, **SMALL)
     model.learn(48)
     assert model.num_simulator_steps == 4 * 48
     assert steps == model.num_simulator_steps + 3 * TRIAL_STEPS  # once, to see whether copies of the env are exact
