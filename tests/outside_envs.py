@@ -239,7 +239,46 @@ def thread() -> gym.Env[Any, Any]:
     return _with(lambda env: 0.0, worker=threading.Thread(target=time.sleep, args=(0,)))
 
 
-IN_PLACE = [closure, cache]
+class Shy:
+    """Lets nobody look at it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RuntimeError("not to be pickled")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not to be shown")
+
+
+SHY = Shy()
+UNWIELDY: dict[str, Any] = {"rows": b"x" * 900_000, "function": lambda: 0.0}
+
+
+def shy() -> gym.Env[Any, Any]:
+    return _with(lambda env: float(SHY is not None) + len(UNWIELDY))
+
+
+class Stamped(gym.Wrapper[Any, Any, Any, Any]):
+    """Notes when it was last stepped; a global of its module has the name of its attribute."""
+
+    def step(self, action: Any) -> Any:
+        self.stamp = time.perf_counter()
+        return self.env.step(action)
+
+
+env: Any = None
+
+
+def stamped() -> gym.Env[Any, Any]:
+    global env
+    made: gym.Env[Any, Any] = Stamped(_with(lambda one: 0.0))
+    env = made
+    return made
+
+
+IN_PLACE = [closure, cache, shy, stamped]
 FORKED = [generator, iterator, module_global, module_table, Counting, global_numpy, global_python, global_torch]
 FORKED += [global_draws_unseen, tensor, ctypes_structure, ctypes_address, module_global_unseen, class_attribute_unseen]
 FORKED += [module_generator_unseen, default_unseen, variable_unseen]

@@ -122,6 +122,12 @@ def test_what_a_reset_changes_outside_of_the_env_counts_where_siblings_reset() -
     assert found.difference == "playing changes tests.outside_envs.Resets.episodes, outside of the env"
 
 
+@pytest.mark.parametrize(("module", "is_library"), [("mujoco", True), ("mujoco.viewer", True), ("mujoco_walker", False)])
+def test_a_module_is_a_librarys_by_its_whole_name(module: str, is_library: bool) -> None:
+    code = type("Code", (), {"__module__": module, "kept": 1})
+    assert (f"{module}.Code.kept" not in outside_values([code])) == is_library
+
+
 def test_large_tables_of_a_module_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     code = InPlaceEngine(outside_envs.module_global()).code()
     assert "tests.outside_envs.COUNT" in outside_values(code)

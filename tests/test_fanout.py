@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from sb3_hybrid_grpo import make_branchable
-from sb3_hybrid_grpo.branching.fanout import Fanout
+from sb3_hybrid_grpo.branching import fanout
+from sb3_hybrid_grpo.branching.fanout import Fanout, step_env
 from sb3_hybrid_grpo.branching.stack import stages_of
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -173,3 +174,30 @@ def test_batches_have_the_dtypes_of_the_vec_env(processes: SubprocVecEnv) -> Non
         steps = _step(fanout, [[1, 1, 1]], forks=True)
         assert fanout.stacked([one.observations[0] for one in steps]).dtype == observations.dtype
         assert fanout.rewards([one.rewards[0] for one in steps]).dtype == rewards.dtype
+
+
+def test_a_wrapper_that_sends_nothing_until_it_waits_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Repeat(VecEnvWrapper):
+        """Takes every action twice."""
+
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_async(self, actions: np.ndarray) -> None:
+            self.actions = actions
+
+        def step_wait(self) -> Any:
+            self.venv.step(self.actions)
+            return self.venv.step(self.actions)
+
+    def endless(remote: Any, process: Any) -> None:
+        raise AssertionError("waits for an answer that nobody was asked for")
+
+    env = Repeat(SubprocVecEnv([Walk]))
+    try:
+        env.reset()
+        with monkeypatch.context() as patched:
+            patched.setattr(fanout, "_await", endless)
+            assert len(step_env(env, np.array([1]), 1)[0]) == 1
+    finally:
+        env.close()

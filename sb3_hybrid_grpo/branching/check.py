@@ -120,7 +120,7 @@ def _plays_differ(env: gym.Env[Any, Any], engine: Engine, resets: bool) -> Findi
         once = _played(env, other, reset)
         found = found or difference(once, lived)
         drawn = changed(generators, global_generators())
-        # a counter has gone on; a cache has had all that it needed
+        # these actions were played before: a counter goes on every time, a cache has had all that it needed
         changes = changed(before, outside_values(code)) if point == 1 else []
         engine.restore(start)
         if found is not None or drawn or changes:

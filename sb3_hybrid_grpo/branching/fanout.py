@@ -222,8 +222,8 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
         return env.step(actions)
     try:
         env.step_async(actions)
-        for remote, process in zip(base.remotes, base.processes, strict=True):
-            _await(remote, process)
+        for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
+            _await(remote, process)  # a wrapper may send nothing before its step_wait
         return env.step_wait()
     except (EOFError, ConnectionError) as error:
         ended = wait([process.sentinel for process in base.processes], timeout=3.0)
