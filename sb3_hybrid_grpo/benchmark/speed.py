@@ -5,7 +5,8 @@ Speed and memory of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO a
 
 A busy machine changes its speed from second to second. So every measurement of HybridGRPO is taken right after one of PPO and
 one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest.
-The learning rate is 0: every repeat measures the same policy, and an update costs the same as any other.
+The learning rate is 0: every repeat measures the same policy (but TRPO's, whose steps need none), and an
+update costs the same as any other.
 
 Results are saved env by env. What is measured again takes the place of what was there, the rest stays.
 """

@@ -18,8 +18,8 @@ TABLES = {
     "speed": Table(
         "speed",
         "Algorithms",
-        "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one epoch. Both: "
-        "rollout and update together.",
+        "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one step of its "
+        "policy and ten epochs of its critic. Both: rollout and update together.",
         {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **_GROUPS},
         (*_PER_SECOND[:2], Column("rollout_to_raw", "share of the env.step loop"), *_PER_SECOND[2:]),
     ),
@@ -56,7 +56,7 @@ TABLES = {
         "memory",
         "Memory",
         "Of the rollout buffer, on the same number of states; and how far a rollout and an update raise the peak of a process "
-        "of their own above what it held with libraries and envs (on Linux).",
+        "of their own above its peak with libraries and envs (on Linux).",
         {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **_GROUPS},
         (
             *(Column("buffer", "buffer: MiB", 2), Column("buffer_to_ppo", "× PPO")),
