@@ -109,7 +109,7 @@ class WorldMemory:
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        if self._entries() != image.entries:
+        if self._entries() != image.entries:  # one that is listed at an address is the image's: that is not free meanwhile
             self._list_only([chunk for chunk, _ in image.chunks])
         self._write_world(image)
         for chunk, contents in image.chunks:
