@@ -1,4 +1,4 @@
-"""Any graph of containers is put back as it was: contents, order and identities."""
+"""Any graph of containers is put back as it was: contents, order (but that of sets) and identities."""
 
 import collections
 from typing import Any
@@ -61,6 +61,8 @@ def _picture(obj: Any, seen: dict[int, Any]) -> Any:
     if id(obj) not in seen:
         seen[id(obj)] = None
         items = vars(obj) if isinstance(obj, Node) else obj
+        if isinstance(obj, set):  # the order of one that changed and came back may be another: it tells of what was removed
+            items = sorted(obj)
         entries = items.items() if isinstance(items, dict) else enumerate(items)
         seen[id(obj)] = [(key, _picture(value, seen)) for key, value in entries]
     return id(obj)
