@@ -77,7 +77,7 @@ TABLES = {
 }
 INTRODUCTION = """# Speed
 
-Medians over repeats (lowest–highest). A ratio is formed of two measurements that follow one another, so a busy machine
+Medians over repeats (lowest–highest). A ratio is formed of two measurements of one round, seconds apart, so a busy machine
 favours neither. One thread on one core, a core for each worker. Made by `python -m sb3_hybrid_grpo.benchmark.speed`.
 """
 
