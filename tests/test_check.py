@@ -15,7 +15,7 @@ from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
 from sb3_hybrid_grpo.branching.answers import SiblingFailure
 from sb3_hybrid_grpo.branching.check import Finding, find_difference
 from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv
+from sb3_hybrid_grpo.branching.forks import Fork
 from sb3_hybrid_grpo.branching.outside import LARGEST, outside_values
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
@@ -215,12 +215,12 @@ def test_copies_that_differ_after_some_steps_are_not_used() -> None:
     branching: Any = make_branchable(by_identity())
     branching.reset(seed=0)
     steps = branching.step_siblings(np.array([1]), np.ones(1, bool), True)
-    assert isinstance(branching._siblings[0], EnvCopy), steps  # a few steps show nothing
+    assert isinstance(branching._beside[0], EnvCopy), steps  # a few steps show nothing
     branching = make_branchable(by_identity())
     branching.reset(seed=0)
     assert branching.check_siblings(False) is None
     branching.step_siblings(np.array([1]), np.ones(1, bool), True)
-    assert not isinstance(branching._siblings[0], EnvCopy | ForkedEnv)
+    assert not branching._beside and len(branching._snapshots) == 1
 
 
 def test_it_takes_no_time() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
+from sb3_hybrid_grpo.branching.layout import identical
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
 from sb3_hybrid_grpo.branching.visitors import (
@@ -70,13 +71,13 @@ class EnvCopy:
         if engine_of(kind) is not None:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
         if issubclass(kind, gym.Space):
-            return self.instance(obj, only_state=True)
+            return self.space(obj)
         if is_mujoco(kind, "MjData"):
             return self.mujoco_data(obj)
         if is_mujoco(kind, "MjModel"):
             return self.mujoco_model(obj)
-        if _is_shared(obj):
-            return obj
+        if _is_constant(kind):
+            return _without_more(obj)
         if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
             return self.remember(obj, tuple.__new__(kind, [self.copy(one) for one in obj]))
         if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
@@ -97,17 +98,26 @@ class EnvCopy:
         shared = RECORDS_OF_ENVS if issubclass(kind, gym.Env) else ()
         if hasattr(obj, "__dict__"):
             attributes = made.__dict__
-            for name, value in obj.__dict__.items():
-                if type(value) in _ATOMS or name in shared:
-                    attributes[name] = value
-                    continue
+            attributes.update(obj.__dict__)
+            for name, value in [item for item in obj.__dict__.items() if type(item[1]) not in _ATOMS]:
                 has_state = not only_state or isinstance(value, gym.Space) or name in ("_np_random", "spaces")
-                attributes[name] = self.copy(value) if has_state else value
+                if has_state and name not in shared:
+                    attributes[name] = self.copy(value)
         for slot in slots:
             try:
                 slot.__set__(made, self.copy(slot.__get__(obj)))
             except AttributeError:
                 continue
+        return made
+
+    def space(self, obj: Any) -> Any:
+        """A space. All that an earlier copy shares with one that has drawn nothing yet is all there is to it."""
+        spare = self.spare[id(obj)][1] if id(obj) in self.spare else None
+        if spare is not None and identical([*vars(spare).values()], [*vars(obj).values()]):
+            made = self.remember(obj, spare)
+        else:
+            made = self.instance(obj, only_state=True)
+        self.dear[id(obj)] = (obj, made)
         return made
 
     def mujoco_data(self, obj: Any) -> Any:
@@ -235,15 +245,23 @@ def _can_change(array: np.ndarray) -> bool:
     return base is not None
 
 
-def _is_shared(obj: Any) -> bool:
-    """Whether an object that a copier is not known for never changes, so that a copy can have it too."""
-    kind = type(obj)
-    if issubclass(kind, _LEADS_BACK) or (issubclass(kind, np.ufunc) and getattr(np, obj.__name__, None) is not obj):
+@functools.lru_cache(maxsize=4096)
+def _is_constant(kind: Any) -> bool:
+    """Whether objects of a type that no copier is known for never change, so that a copy can have them too."""
+    if issubclass(kind, _LEADS_BACK):
         raise CannotCopyError(f"{kind} may lead back to the original")
-    if issubclass(kind, np.void) or (issubclass(kind, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__")):
+    if issubclass(kind, np.void):
         raise CannotCopyError(f"{kind} has state")
-    package = kind.__module__.split(".")[0]
-    return issubclass(kind, CONSTANT) or package == "typing"
+    return issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] == "typing"
+
+
+def _without_more(obj: Any) -> Any:
+    """An object of a constant type, unless it has something that is not."""
+    if isinstance(obj, np.ufunc) and getattr(np, obj.__name__, None) is not obj:
+        raise CannotCopyError(f"{type(obj)} may lead back to the original")
+    if isinstance(obj, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):
+        raise CannotCopyError(f"{type(obj)} has state")
+    return obj
 
 
 def _state_of(generator: np.random.Generator) -> PCG64Cell | GeneratorCell:

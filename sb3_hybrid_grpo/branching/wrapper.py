@@ -20,9 +20,6 @@ from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcut
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
 
-_BESIDE = (EnvCopy, ForkedEnv)
-"""Siblings that are envs of their own."""
-
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
     """
@@ -45,8 +42,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         finally:
             self._take(shortcut=False)
         self._origin: Snapshot | None = None
-        self._siblings: dict[int, Snapshot | EnvCopy | ForkedEnv] = {}
-        self._aside: dict[int, Snapshot | EnvCopy | ForkedEnv] = {}
+        # a sibling is in one of the two: as an env of its own, or as a state of this env
+        self._beside: dict[int, EnvCopy | ForkedEnv] = {}
+        self._snapshots: dict[int, Snapshot] = {}
+        self._aside: tuple[dict[int, EnvCopy | ForkedEnv], dict[int, Snapshot]] = {}, {}
         self._take_engine(self._choice.engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -108,7 +107,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.reset(**kwargs)
 
     def close(self) -> None:
-        self._siblings, self._aside = {}, {}
+        self._beside, self._snapshots = {}, {}
+        self.drop_aside()
         super().close()
 
     def wrappers_above(self) -> list[str]:
@@ -143,17 +143,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         member = 0
         try:
             start_here, copies = forks.tolist(), keep or self._forks
-            any_start = any(start_here)
+            any_start, beside = True in start_here, self._beside
             if self._copyable is None or (copies and any_start):
                 self._copy_for([m for m, starts in enumerate(start_here) if starts] if copies else [])
-            in_place = [not self._lives_in_copy(m) or (starts and not copies) for m, starts in enumerate(start_here)]
-            with self._standing_still(any_start) if any(in_place) else nullcontext() as origin:
+            in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(start_here)]
+            with self._standing_still(any_start) if True in in_place else nullcontext() as origin:
                 for member, action in enumerate(actions):
                     if in_place[member]:
-                        env, start = self.env, origin if start_here[member] else self._siblings[member]
+                        env, start = self.env, origin if start_here[member] else self._snapshots[member]
                         self._engine.restore(start)
                     else:
-                        env = self._siblings[member].env
+                        env = beside[member].env
                     observation, reward, terminated, truncated, _ = env.step(action)
                     observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
                     rewards.append(float(reward))
@@ -162,7 +162,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                     if reset_ended and (terminated or truncated):
                         resets[member] = _copied(env.reset()[0])
                     if keep and in_place[member]:
-                        self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
+                        self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return steps
@@ -181,15 +181,15 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             model = self._engine.shared_contents()
             with self._standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
-                    if self._lives_in_copy(member):
-                        observations.append(_copied(self._siblings[member].env.reset(seed=seed)[0]))
+                    if member in self._beside:
+                        observations.append(_copied(self._beside[member].env.reset(seed=seed)[0]))
                         refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
                         continue
-                    start = self._siblings[member] if seed is None else origin
+                    start = self._snapshots[member] if seed is None else origin
                     self._engine.restore(start)
                     observations.append(_copied(self.env.reset(seed=seed)[0]))
                     refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
-                    self._siblings[member] = self._engine.resave(start, self._snapshot_of(member))
+                    self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return observations
@@ -204,13 +204,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         masks = []
         member = 0
         try:
-            in_copies = all(self._lives_in_copy(m) for m in wanted)
-            with nullcontext() if in_copies else self._standing_still(as_start=False):
+            with nullcontext() if self._beside.keys() >= set(wanted) else self._standing_still(as_start=False):
                 for member in wanted:
-                    in_place = not self._lives_in_copy(member)
-                    if in_place:
-                        self._engine.restore(self._siblings[member])
-                    env = self.env if in_place else self._siblings[member].env
+                    env: Any = self._beside[member].env if member in self._beside else self.env
+                    if env is self.env:
+                        self._engine.restore(self._snapshots[member])
                     masks.append(np.array(env.get_wrapper_attr("action_masks")(), dtype=bool))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
@@ -218,11 +216,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def exchange_siblings(self) -> None:
         """Put the siblings aside, and take those that were aside in their place."""
-        self._siblings, self._aside = self._aside, self._siblings
+        (self._beside, self._snapshots), self._aside = self._aside, (self._beside, self._snapshots)
 
     def drop_aside(self) -> None:
         """Forget the siblings that were put aside."""
-        self._aside = {}
+        self._aside = {}, {}
 
     def _copy_for(self, members: list[int]) -> None:
         """Make a copy of the env for siblings that start from here, if copies of this env are exact."""
@@ -231,13 +229,14 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             if self._copyable is None:
                 self._choice.warn_of_costs()
                 self._copyable = self._forks or copies_are_exact(self.env, self._engine)
-            old = {member: self._siblings.pop(member, None) for member in members}
+            old = {member: self._beside.pop(member, None) for member in members}
             for member, previous in old.items() if self._copyable else ():
+                self._snapshots.pop(member, None)
                 if self._forks:
-                    self._siblings[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
+                    self._beside[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
                 else:
                     spare = previous if isinstance(previous, EnvCopy) else None
-                    self._siblings[member] = EnvCopy(self.env, spare, self._engine.own_models)
+                    self._beside[member] = EnvCopy(self.env, spare, self._engine.own_models)
         except BranchingError:
             raise
         except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
@@ -246,12 +245,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             self._copyable = False
         finally:
             self._take(shortcut=False)
-
-    def _lives_in_copy(self, member: int) -> bool:
-        return isinstance(self._siblings.get(member), _BESIDE)
-
-    def _snapshot_of(self, member: int) -> Snapshot | None:
-        return None if self._lives_in_copy(member) else self._siblings.get(member)
 
     @contextmanager
     def _standing_still(self, as_start: bool) -> Iterator[Snapshot]:
