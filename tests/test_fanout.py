@@ -1,61 +1,17 @@
 """Siblings of many envs at once, in one process or in many, and what is said when that cannot be."""
 
-import os
-import signal
-from collections.abc import Iterator
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
-from sb3_hybrid_grpo import make_branchable
-from sb3_hybrid_grpo.branching import fanout
-from sb3_hybrid_grpo.branching.fanout import Fanout, step_env
+
+from sb3_hybrid_grpo.branching.fanout import Fanout
+
 from sb3_hybrid_grpo.branching.stack import stages_of
 from sb3_hybrid_grpo.errors import BranchingError
-
-
-class Walk(gym.Env[Any, Any]):
-    """A random walk. Action 7 breaks it down, action 8 kills its process."""
-
-    metadata = {"render_modes": ["human"]}  # noqa: RUF012
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
-        self.action_space = spaces.Discrete(9)
-        self.render_mode = render_mode
-        self.metadata = {"render_modes": ["human"]}
-        self.x = 0.0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.x = float(self.np_random.normal())
-        return np.array([self.x, 0]), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if action == 7:
-            raise ZeroDivisionError("the action was 7")
-        if action == 8:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.x += 0.3 * int(action) + float(self.np_random.normal())
-        return np.array([self.x, 1]), self.x / 3, self.x > 3, False, {}
-
-
-def _branchable() -> gym.Env[Any, Any]:
-    return make_branchable(Walk())
-
-
-@pytest.fixture
-def processes() -> Iterator[SubprocVecEnv]:
-    env = SubprocVecEnv([_branchable] * 3, start_method="fork")
-    env.seed(4)
-    env.reset()
-    yield env
-    for process in env.processes:
-        process.terminate()
+from tests.toy_envs import FragileWalk
 
 
 def _step(fanout: Fanout, actions: Any, forks: bool, reset_ended: bool = False) -> list[Any]:
@@ -74,7 +30,7 @@ def _same(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize("free", [False, True])
 def test_one_process_and_many_give_the_same_siblings(processes: SubprocVecEnv, free: bool) -> None:
-    dummy = DummyVecEnv([Walk] * 3)
+    dummy = DummyVecEnv([FragileWalk] * 3)
     dummy.seed(4)
     dummy.reset()
     fanouts = Fanout(dummy), Fanout(processes)
@@ -93,7 +49,7 @@ def test_one_process_and_many_give_the_same_siblings(processes: SubprocVecEnv, f
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_sibling_that_fails_is_named_and_the_envs_live_on(processes: SubprocVecEnv, many: bool) -> None:
-    env: VecEnv = processes if many else DummyVecEnv([Walk] * 3)
+    env: VecEnv = processes if many else DummyVecEnv([FragileWalk] * 3)
     env.reset()
     fanout = Fanout(env)
     with pytest.raises(BranchingError, match=r"step of member 2 \(a sibling\) of env 1 failed: ZeroDivisionError.*was 7"):
@@ -111,7 +67,7 @@ def test_a_dead_process_is_an_error_and_no_wait(processes: SubprocVecEnv) -> Non
 
 
 def test_processes_without_branchable_envs_get_the_line_to_add() -> None:
-    env = SubprocVecEnv([Walk], start_method="fork")
+    env = SubprocVecEnv([FragileWalk], start_method="fork")
     try:
         with pytest.raises(ValueError, match=r"vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable\)"):
             Fanout(env)
@@ -121,9 +77,9 @@ def test_processes_without_branchable_envs_get_the_line_to_add() -> None:
 
 def test_envs_on_a_screen_are_refused() -> None:
     with pytest.raises(ValueError, match="Received an env with render_mode='human'"):
-        Fanout(DummyVecEnv([lambda: Walk("human")]))
+        Fanout(DummyVecEnv([lambda: FragileWalk("human")]))
     with pytest.raises(ValueError, match="render_mode='human'"):
-        Fanout(VecMonitor(DummyVecEnv([lambda: Walk("human")])))
+        Fanout(VecMonitor(DummyVecEnv([lambda: FragileWalk("human")])))
 
 
 class Doubling(VecEnvWrapper):
@@ -139,7 +95,7 @@ class Doubling(VecEnvWrapper):
 
 def test_unknown_vec_env_wrappers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"wrapped in Doubling;.*Known VecEnv wrappers: VecCheckNan, .*VecNormalize"):
-        stages_of(VecMonitor(Doubling(DummyVecEnv([Walk]))), 1)
+        stages_of(VecMonitor(Doubling(DummyVecEnv([FragileWalk]))), 1)
 
 
 def test_a_subclass_of_a_known_wrapper_is_unknown() -> None:
@@ -147,7 +103,7 @@ def test_a_subclass_of_a_known_wrapper_is_unknown() -> None:
         pass
 
     with pytest.raises(ValueError, match="wrapped in Mine"):
-        stages_of(Mine(DummyVecEnv([Walk])), 1)
+        stages_of(Mine(DummyVecEnv([FragileWalk])), 1)
 
 
 def test_other_vec_envs_are_refused() -> None:
@@ -166,7 +122,7 @@ def test_other_vec_envs_are_refused() -> None:
 
 
 def test_batches_have_the_dtypes_of_the_vec_env(processes: SubprocVecEnv) -> None:
-    for env in (DummyVecEnv([Walk] * 3), processes):
+    for env in (DummyVecEnv([FragileWalk] * 3), processes):
         fanout = Fanout(env)
         env.reset()
         observations, rewards, *_ = env.step(np.ones(3, dtype=int))
@@ -174,30 +130,3 @@ def test_batches_have_the_dtypes_of_the_vec_env(processes: SubprocVecEnv) -> Non
         steps = _step(fanout, [[1, 1, 1]], forks=True)
         assert fanout.stacked([one.observations[0] for one in steps]).dtype == observations.dtype
         assert fanout.rewards([one.rewards[0] for one in steps]).dtype == rewards.dtype
-
-
-def test_a_wrapper_that_sends_nothing_until_it_waits_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Repeat(VecEnvWrapper):
-        """Takes every action twice."""
-
-        def reset(self) -> Any:
-            return self.venv.reset()
-
-        def step_async(self, actions: np.ndarray) -> None:
-            self.actions = actions
-
-        def step_wait(self) -> Any:
-            self.venv.step(self.actions)
-            return self.venv.step(self.actions)
-
-    def endless(remote: Any, process: Any) -> None:
-        raise AssertionError("waits for an answer that nobody was asked for")
-
-    env = Repeat(SubprocVecEnv([Walk]))
-    try:
-        env.reset()
-        with monkeypatch.context() as patched:
-            patched.setattr(fanout, "_await", endless)
-            assert len(step_env(env, np.array([1]), 1)[0]) == 1
-    finally:
-        env.close()

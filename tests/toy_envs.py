@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -88,3 +89,29 @@ class Dying(NoisyWalk):
 
 gym.register("Unbranchable-v0", "tests.toy_envs:Unbranchable", max_episode_steps=20)
 gym.register("Dying-v0", "tests.toy_envs:Dying", max_episode_steps=20)
+
+
+class FragileWalk(gym.Env[Any, Any]):
+    """A random walk. Action 7 breaks it down, action 8 kills its process."""
+
+    metadata = {"render_modes": ["human"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,))
+        self.action_space = spaces.Discrete(9)
+        self.render_mode = render_mode
+        self.metadata = {"render_modes": ["human"]}
+        self.x = 0.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.x = float(self.np_random.normal())
+        return np.array([self.x, 0]), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action == 7:
+            raise ZeroDivisionError("the action was 7")
+        if action == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.x += 0.3 * int(action) + float(self.np_random.normal())
+        return np.array([self.x, 1]), self.x / 3, self.x > 3, False, {}

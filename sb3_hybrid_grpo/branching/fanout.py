@@ -1,15 +1,14 @@
 """Steps the siblings of every env of a VecEnv, in its processes where it has some."""
 
-from collections.abc import Sequence
-from multiprocessing.connection import wait
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.processes import DeadProcessError, base_of, call, when
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, layers_above, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -32,7 +31,7 @@ class Fanout:
                 "Received an env with render_mode='human', which would draw every step of every sibling. "
                 "Make the training env without a render_mode, and watch the policy in an env of its own."
             )
-        self.base: VecEnv = _base_of(env)
+        self.base: VecEnv = base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
             names = ("step_siblings", "reset_siblings", "mask_siblings", "check_siblings", "exchange_siblings")
@@ -79,7 +78,14 @@ class Fanout:
         """
         self._call("check_siblings", [(resets,)] * self.base.num_envs)
 
-    def step(self, actions: np.ndarray, forks: np.ndarray, keep: np.ndarray, reset_ended: bool) -> list[SiblingSteps]:
+    def step(
+        self,
+        actions: np.ndarray,
+        forks: np.ndarray,
+        keep: np.ndarray,
+        reset_ended: bool,
+        then: Callable[[], object] | None = None,
+    ) -> list[SiblingSteps]:
         """
         Step all siblings.
 
@@ -87,11 +93,12 @@ class Fanout:
         :param forks: Which siblings start from their env's current state, ``(M, E)``
         :param keep: In which envs the siblings go on after this step, ``(E,)``
         :param reset_ended: Whether a sibling whose episode ends resets by itself
+        :param then: Called before processes are waited for: sends them what they are to do next
         :return: What each env's siblings saw
         :raises BranchingError: if a sibling's step fails
         """
         arguments = [(actions[:, e], forks[:, e], bool(keep[e]), reset_ended) for e in range(self.base.num_envs)]
-        return self._call("step_siblings", arguments)
+        return self._call("step_siblings", arguments, then)
 
     def reset(self, seeds: list[list[int | None]]) -> list[list[Any]]:
         """
@@ -163,10 +170,10 @@ class Fanout:
         """
         return np.array(rewards, dtype=np.float32 if self._casts else None)
 
-    def _call(self, method: str, arguments: list[Any]) -> list[Any]:
+    def _call(self, method: str, arguments: list[Any], then: Callable[[], object] | None = None) -> list[Any]:
         if isinstance(self.base, SubprocVecEnv):
             try:
-                answers = _call_processes(self.base.remotes, self.base.processes, method, arguments)
+                answers = call(self.base, method, arguments, then)
             except DeadProcessError as death:
                 busy = "stepped" if method == "step_siblings" else "looked after"
                 raise BranchingError(
@@ -187,95 +194,6 @@ class Fanout:
         return answers
 
 
-class DeadProcessError(EOFError):
-    """
-    A process of a SubprocVecEnv has ended.
-
-    :param index: Which one
-    """
-
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
-
-
-def when(step: int) -> str:
-    """
-    :param step: Number of a step; 0 before the first
-    :return: The beginning of a message
-    """
-    return f"At step {step} of the training," if step else "Before the first step of the training,"
-
-
-def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
-    """
-    Step a VecEnv itself.
-
-    :param env: The VecEnv
-    :param actions: An action for each of its envs
-    :param step: Number of the step, for a message
-    :return: What it returned
-    :raises BranchingError: if a process of it ended, which SB3 reports without a word, or waits for
-    """
-    base = _base_of(env)
-    if not isinstance(base, SubprocVecEnv) or type(env).step is not VecEnv.step:
-        return env.step(actions)
-    try:
-        env.step_async(actions)
-        for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
-            _await(remote, process)  # a wrapper may send nothing before its step_wait
-        return env.step_wait()
-    except (EOFError, ConnectionError) as error:
-        ended = wait([process.sentinel for process in base.processes], timeout=3.0)
-        dead = next((str(index) for index, process in enumerate(base.processes) if process.sentinel in ended), "?")
-        raise BranchingError(
-            f"{when(step)} the process of env {dead} died in the step of member 0 (the env itself), or that step failed: what "
-            "it printed last says which. Make the envs anew and load the last checkpoint."
-        ) from error
-
-
-def _call_processes(remotes: Sequence[Any], processes: Sequence[Any], method: str, arguments: list[Any]) -> list[Any]:
-    """All commands are sent before any answer is read: ``env_method`` would send the same arguments to every process."""
-    answers: list[Any] = []
-    sent = 0
-    try:
-        for remote, its in zip(remotes, arguments, strict=True):
-            remote.send(("env_method", (method, its, {})))
-            sent += 1
-        for remote, process in zip(remotes, processes, strict=True):
-            _await(remote, process)
-            answers.append(remote.recv())
-    except (EOFError, ConnectionError) as error:
-        raise DeadProcessError(len(answers) if sent == len(remotes) else sent) from error
-    except KeyboardInterrupt:
-        _drain(remotes[len(answers) : sent])
-        raise
-    return answers
-
-
-def _await(remote: Any, process: Any) -> None:
-    """Wait for an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
-    while not remote.poll(1.0):
-        if not process.is_alive() and not remote.poll():
-            raise EOFError
-
-
-def _drain(remotes: Sequence[Any]) -> None:
-    """Read the answers still under way, so that no later command takes one of them for its own."""
-    for remote in remotes:
-        try:
-            if remote.poll(5.0):
-                remote.recv()
-        except (EOFError, OSError):  # the interrupt has ended the process too
-            continue
-
-
 def _steps_as(env: VecEnv, kind: type[VecEnv]) -> bool:
     """Whether a VecEnv of a subclass takes a step as its class does."""
     return type(env).step_wait is kind.step_wait and type(env).step_async is kind.step_async
-
-
-def _base_of(env: VecEnv) -> VecEnv:
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env

@@ -1,5 +1,7 @@
 """Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -7,7 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
-from sb3_hybrid_grpo.branching.fanout import Fanout, Observations, step_env
+from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
+from sb3_hybrid_grpo.branching.processes import forget_step, send_step, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 
 BranchHorizon = int | Literal["episode", "free", "auto"]
@@ -232,8 +235,13 @@ class Groups:
         """
         self._begin_step()
         last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
-        siblings = self._step_siblings(actions_NE[1:], last_step_E) if self.n_samples > 1 else None
-        zero = self._step_member_0(actions_NE[0])
+        send = functools.partial(send_step, self.env, actions_NE[0])
+        try:
+            siblings = self._step_siblings(actions_NE[1:], last_step_E, send) if self.n_samples > 1 else None
+            zero = self._step_member_0(actions_NE[0])
+        except BaseException:
+            forget_step(self.env)
+            raise
         dones, reached = zero.dones, zero.reached
         shape = (self.n_samples, len(dones))
         rewards_NE, terminated_NE, cut_NE = np.empty(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
@@ -262,12 +270,14 @@ class Groups:
         truncated_E = dones & [is_truncated(info) for info in infos]
         return MemberZero(observations, rewards, dones, infos, dones & ~truncated_E, last_rows(infos, truncated_E))
 
-    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray) -> _Siblings:
+    def _step_siblings(
+        self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Callable[[], object] | None = None
+    ) -> _Siblings:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         forks_ME = self.forks_ME
         for stage in self._stages:
             stage.fork(forks_ME)
-        steps = self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free)
+        steps = self._fanout.step(actions_ME, forks_ME, ~last_step_E, self.free, then)
         observations = self._fanout.stacked([one.observations[m] for m in range(len(actions_ME)) for one in steps])
         rewards = self._fanout.rewards([one.rewards[m] for m in range(len(actions_ME)) for one in steps])
         check_numbers(observations, rewards, self._shape[1], self._n_steps)
