@@ -1,6 +1,7 @@
 """Containers get their contents back in place: values, order, identities; what is new to the walk is reported."""
 
 import collections
+import struct
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from sb3_hybrid_grpo.branching.cells import (
     SequenceCell,
     SlotsCell,
 )
-from sb3_hybrid_grpo.branching.layout import Layout, StructureChanged, identical
+from sb3_hybrid_grpo.branching.layout import MANY, Layout, StructureChanged, addresses, identical
 
 
 class Thing:
@@ -329,3 +330,36 @@ def test_layout_names_its_children() -> None:
     layout = Layout([1, child, np.zeros(2), (1, 2)])
     assert layout.children == [(1, child)]
     assert (layout.arrays, layout.tuples) == ([2], [(3, (1, 2))])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_addresses_tell_objects_that_are_equal(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sb3_hybrid_grpo.branching.layout._LISTS_ARE_KNOWN", known)
+    one, other = [1, 2], [1, 2]
+    assert addresses([one, None]) == addresses([one, None]) != addresses([other, None])
+    assert addresses([]) == b""
+    assert addresses([one, 1.0]) == struct.pack("2Q", *map(id, [one, 1.0]))
+
+
+def test_many_values_that_rest_are_seen_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    check = Layout._check
+    monkeypatch.setattr(Layout, "_check", lambda self, values: (looks.append(len(values)), check(self, values))[1])
+    things: list[Any] = [_thing(place=(i, 2 * i), name=f"thing {i}", marks=np.zeros(2)) for i in range(MANY)]
+    cell = AttributesCell(things)
+    first = cell.save(None)
+    again = cell.save(None)
+    assert len(looks) == 1  # the second time they were the very same
+    things[3].place, things[4].name, things[5].color = (9, 9), "other", (0, 0, 0)
+    things[6].marks[:] = 1
+    later = cell.save(None)
+    for contents, name in ((first, "thing 4"), (later, "other"), (again, "thing 4")):
+        cell.restore(contents)
+        changed = name == "other"
+        assert (things[3].place, things[4].name) == ((9, 9) if changed else (3, 6), name)
+        assert hasattr(things[5], "color") is changed
+        assert things[6].marks.tolist() == [float(changed)] * 2
+    things[7].place = [1, 2]
+    for _ in range(2):
+        with pytest.raises(StructureChanged):
+            cell.save(None)

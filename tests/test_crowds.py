@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_hybrid_grpo.branching.cells import ListCell, MappingCell, SequenceCell
-from sb3_hybrid_grpo.branching.crowds import ENOUGH, CrowdCell, crowded
+from sb3_hybrid_grpo.branching.crowds import ENOUGH, CrowdCell, crowded, still_ones
 from sb3_hybrid_grpo.branching.layout import StructureChanged
 
 NUMBERS = st.one_of(st.integers(-2, 2), st.floats(-1, 1), st.booleans())
@@ -41,7 +41,7 @@ def test_lists_come_back(lists: list[list[Any]], data: st.DataObject) -> None:
     for contents, before_them in data.draw(st.permutations(snapshots)):
         crowd.restore(contents)
         assert _exact(lists) == before_them
-        assert _exact(crowd.save(None).references) == _exact(contents.references)
+        assert _exact(crowd.save(None).streams) == _exact(contents.streams)
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,3 +139,21 @@ def test_only_many_of_a_kind_are_put_together() -> None:
     assert isinstance(cells[0], CrowdCell)
     assert cells[0].cells == many
     assert cells[1:] == [few[0], other, *few[1:]]
+
+
+class Tile:
+    """Rests, if it has no number."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+class Wall(Tile):
+    """Another class."""
+
+
+def test_many_objects_without_numbers_are_put_apart() -> None:
+    still = [Tile(color=(index, 0), name="tile", above=None) for index in range(ENOUGH)]
+    lively = [Tile(color=(0, 0), heat=value) for value in (0, 0.5, True, np.float32(1), np.zeros(2))]
+    assert still_ones([*lively[:2], *still, *lively[2:], Wall(color=(0, 0))]) == still
+    assert still_ones([Wall(color=(0, 0))] * (ENOUGH - 1)) == []

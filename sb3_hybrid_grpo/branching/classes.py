@@ -1,5 +1,6 @@
 """What a class says about the fields of its instances."""
 
+import functools
 import types
 from typing import Any
 
@@ -27,7 +28,8 @@ def name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def slots_of(kind: type) -> list[Any]:
+@functools.lru_cache(maxsize=4096)
+def slots_of(kind: Any) -> tuple[Any, ...]:
     """The descriptors of a class's slots: they read a slot where an attribute of a subclass hides it."""
     slots: list[Any] = []
     for base in kind.__mro__:
@@ -35,7 +37,7 @@ def slots_of(kind: type) -> list[Any]:
         for name in (names,) if isinstance(names, str) else names:
             private = name.startswith("__") and not name.endswith("__")
             slots.append(base.__dict__.get(f"_{base.__name__.lstrip('_')}{name}" if private else name))
-    return [slot for slot in slots if isinstance(slot, types.MemberDescriptorType)]
+    return tuple(slot for slot in slots if isinstance(slot, types.MemberDescriptorType))
 
 
 def has_hidden_fields(kind: type, n_slots: int) -> bool:

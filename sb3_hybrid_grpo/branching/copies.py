@@ -22,7 +22,7 @@ from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.layout import identical
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
-from sb3_hybrid_grpo.branching.visitors import (
+from sb3_hybrid_grpo.branching.kinds import (
     CONSTANT,
     LIVING,
     NUMBERS_AND_TEXTS,
@@ -224,7 +224,7 @@ class EnvCopy:
 @functools.lru_cache(maxsize=4096)
 def _slots_to_copy(kind: Any) -> tuple[Any, ...]:
     """The slots of a class that has no fields that Python cannot see."""
-    slots = tuple(slots_of(kind))
+    slots = slots_of(kind)
     if has_hidden_fields(kind, len(slots)):
         raise CannotCopyError(f"{kind} has fields that Python cannot see")
     return slots

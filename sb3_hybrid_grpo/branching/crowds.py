@@ -1,23 +1,33 @@
 """Many lists or dicts as one cell: those that did not change since they were last looked at cost next to nothing."""
 
 import itertools
-import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sb3_hybrid_grpo.branching.cells import ListCell, MappingCell
+from sb3_hybrid_grpo.branching.layout import addresses, is_plain_vector
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 ENOUGH = 8
 """How many containers of a kind are a crowd."""
+
+Streams = Sequence[list[Any]]
+"""All that containers refer to, one container after another; keys apart from values, one of each for every item."""
+
+# What changes from step to step is a number, most often. Objects that hold one are better put back than looked at.
+_LIVELY = (int, float, complex, np.generic, np.ndarray)
 
 
 class Contents(NamedTuple):
     """What was in the containers."""
 
     sizes: list[int]
-    references: list[Any]
-    """All that they refer to, one container after another."""
+    streams: Streams
+    addresses: list[bytes]
+    """Those of all that is in the streams. What is alive has an address of its own."""
     saved: list[Any]
     """What each one's cell saved."""
     lively: list[int]
@@ -31,57 +41,54 @@ class CrowdCell:
 
     :param cells: Their cells
     :param containers: The containers
-    :param references: Lists what containers refer to, one after another
-    :param per_item: How many references an item of a container has
+    :param streams: Lists what containers refer to
     """
 
     def __init__(
-        self,
-        cells: Sequence[ListCell | MappingCell],
-        containers: Sequence[Any],
-        references: Callable[[Sequence[Any]], list[Any]],
-        per_item: int,
+        self, cells: Sequence[ListCell | MappingCell], containers: Sequence[Any], streams: Callable[[Sequence[Any]], Streams]
     ) -> None:
-        self.cells, self.containers, self.references, self.per_item = cells, containers, references, per_item
-        self.known = Contents(*self._read(), [cell.save(None) for cell in cells], self._lively())
+        self.cells, self.containers, self.streams = cells, containers, streams
+        self.known = Contents(*self._look(), [cell.save(None) for cell in cells], self._lively())
 
     def save(self, previous: Any) -> Contents:
-        known, (sizes, references) = self.known, self._read()
-        unlike = self._unlike(known, sizes, references)
+        known, seen = self.known, self._look()
+        unlike = self._unlike(known, *seen)
         if unlike:
             saved = known.saved.copy()
             for index in unlike:
                 saved[index] = self.cells[index].save(None)
-            self.known = Contents(sizes, references, saved, self._lively())
+            self.known = Contents(*seen, saved, self._lively())
         return self.known
 
     def resave(self, shared: Contents, previous: Any) -> Contents:
-        sizes, references = self._read()
+        seen = self._look()
         saved = shared.saved.copy()
-        for index in self._unlike(shared, sizes, references):
+        for index in self._unlike(shared, *seen):
             saved[index] = self.cells[index].resave(saved[index], None)
-        return Contents(sizes, references, saved, shared.lively)
+        return Contents(*seen, saved, shared.lively)
 
     def restore(self, contents: Contents) -> None:
-        for index in self._unlike(contents, *self._read()):
+        for index in self._unlike(contents, *self._look()):
             self.cells[index].restore(contents.saved[index])
 
-    def _read(self) -> tuple[list[int], list[Any]]:
-        return list(map(len, self.containers)), self.references(self.containers)
+    def _look(self) -> tuple[list[int], Streams, list[bytes]]:
+        streams = self.streams(self.containers)
+        return list(map(len, self.containers)), streams, list(map(addresses, streams))
 
     def _lively(self) -> list[int]:
         return [index for index, cell in enumerate(self.cells) if cell.layout.arrays or cell.layout.vectors]
 
-    def _unlike(self, contents: Contents, sizes: list[int], references: list[Any]) -> list[int]:
-        """The containers that are not as in these contents, or may be so without a trace."""
-        if sizes == contents.sizes and all(map(operator.is_, references, contents.references)):
+    def _unlike(self, contents: Contents, sizes: list[int], streams: Streams, now: list[bytes]) -> list[int]:
+        """The containers that are not as in these contents, or may be so without a trace. The streams hold what is now."""
+        then = contents.addresses
+        if now == then and sizes == contents.sizes:
             return contents.lively
-        unlike, now, then = set(contents.lively), 0, 0
+        unlike, start, old_start = set(contents.lively), 0, 0
         for index, (size, old_size) in enumerate(zip(sizes, contents.sizes)):  # noqa: B905  hot
-            end, old_end = now + size * self.per_item, then + old_size * self.per_item
-            if size != old_size or not all(map(operator.is_, references[now:end], contents.references[then:old_end])):
+            end, old_end = start + 8 * size, old_start + 8 * old_size
+            if any(new[start:end] != old[old_start:old_end] for new, old in zip(now, then)):  # noqa: B905  hot
                 unlike.add(index)
-            now, then = end, old_end
+            start, old_start = end, old_end
         return sorted(unlike)
 
 
@@ -96,16 +103,31 @@ def crowded(cells: Sequence[Cell]) -> list[Cell]:
     dicts: list[Any] = [cell for cell in cells if type(cell) is MappingCell and type(cell.mapping) is dict]
     crowds: list[CrowdCell] = []
     if len(lists) >= ENOUGH:
-        crowds.append(CrowdCell(lists, [cell.obj for cell in lists], _items, per_item=1))
+        crowds.append(CrowdCell(lists, [cell.obj for cell in lists], _items))
     if len(dicts) >= ENOUGH:
-        crowds.append(CrowdCell(dicts, [cell.mapping for cell in dicts], _keys_and_values, per_item=2))
+        crowds.append(CrowdCell(dicts, [cell.mapping for cell in dicts], _keys_and_values))
     inside = {id(one) for crowd in crowds for one in crowd.cells}
     return [*crowds, *(cell for cell in cells if id(cell) not in inside)]
 
 
-def _items(lists: Sequence[list[Any]]) -> list[Any]:
-    return list(itertools.chain.from_iterable(lists))
+def still_ones(objects: Sequence[Any]) -> list[Any]:
+    """
+    Find objects that may rest for long: many of one class, without numbers. Apart from others, they are seen to do so.
+
+    :param objects: Objects with attributes
+    :return: Some of them
+    """
+    many = {kind for kind, count in Counter(map(type, objects)).items() if count >= ENOUGH}
+    return [obj for obj in objects if type(obj) in many and not any(map(_is_lively, vars(obj).values()))]
 
 
-def _keys_and_values(dicts: Sequence[dict[Any, Any]]) -> list[Any]:
-    return list(itertools.chain.from_iterable(itertools.chain.from_iterable(map(dict.items, dicts))))
+def _is_lively(value: Any) -> bool:
+    return isinstance(value, _LIVELY) or is_plain_vector(value)
+
+
+def _items(lists: Sequence[list[Any]]) -> Streams:
+    return [list(itertools.chain.from_iterable(lists))]
+
+
+def _keys_and_values(dicts: Sequence[dict[Any, Any]]) -> Streams:
+    return [list(itertools.chain.from_iterable(dicts)), list(itertools.chain.from_iterable(map(dict.values, dicts)))]

@@ -174,24 +174,29 @@ class RecordCell(OpaqueCell):
             self.record[name] = contents[name]
 
 
-def cell_of(obj: Any) -> Cell | None:
+def has_cell(kind: type) -> bool:
     """
-    Find the cell of an object whose state Python cannot see, unless an engine is registered for its type.
+    :param kind: The type of an object
+    :return: Whether Python cannot see its state, and :func:`cell_of` knows it
+    """
+    return issubclass(kind, (np.random.Generator, *_CELLS)) or is_mujoco(kind, "MjData")
 
-    :param obj: The object
-    :return: Its cell, or None if there is none for objects of its type
+
+def cell_of(obj: Any) -> Cell:
+    """
+    Make the cell of an object whose state Python cannot see, unless an engine is registered for its type.
+
+    :param obj: The object, of a type that :func:`has_cell`
+    :return: Its cell
     :raises TypeError: if its state cannot be copied
     """
     kind = type(obj)
     if issubclass(kind, np.random.Generator):
         return PCG64Cell(obj) if PCG64Cell.readable(obj) else GeneratorCell(obj)
-    for base, cell in _CELLS.items():
-        if issubclass(kind, base):
-            made: Cell = cell(obj)
-            return made
     if is_mujoco(kind, "MjData"):
         return mujoco_cell(obj)
-    return None
+    cell: Cell = next(cell for base, cell in _CELLS.items() if issubclass(kind, base))(obj)
+    return cell
 
 
 _CELLS: dict[type, Any] = {

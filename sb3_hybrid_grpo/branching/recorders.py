@@ -7,7 +7,7 @@ import gymnasium as gym
 from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_hybrid_grpo.branching.visitors import CHECKERS
+from sb3_hybrid_grpo.branching.kinds import CHECKERS
 from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)

@@ -1,32 +1,15 @@
 """What an env is made of: for each type of object, its cells and the objects that it refers to."""
 
 import collections
-import datetime
-import decimal
-import enum
-import fractions
 import functools
 import io
-import logging
-import multiprocessing.connection
-import multiprocessing.process
-import operator
-import pathlib
-import re
-import socket
-import subprocess
 import sys
-import threading
 import types
-import uuid
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 from sb3_hybrid_grpo.branching.box2d import box2d_cell, box2d_names
 from sb3_hybrid_grpo.branching.cells import (
@@ -40,33 +23,18 @@ from sb3_hybrid_grpo.branching.cells import (
 )
 from sb3_hybrid_grpo.branching.classes import OutsideError, has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import EngineCell, Registered, engine_of
-from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array, is_plain_vector
-from sb3_hybrid_grpo.branching.objects import cell_of
+from sb3_hybrid_grpo.branching.kinds import (
+    CHECKERS,
+    CONSTANT,
+    CONSTANT_MODULES,
+    CYTHON_FUNCTION,
+    LIVING,
+    NUMBERS_AND_TEXTS,
+    RECORDS_OF_ENVS,
+)
+from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array, is_plain_tuple, is_plain_vector
+from sb3_hybrid_grpo.branching.objects import cell_of, has_cell
 from sb3_hybrid_grpo.branching.protocol import Cell
-
-# Objects that never change, or whose changes are no part of a simulation. By type only: which *values* change cannot be
-# learned from watching an env, rare events are missed.
-CONSTANT: tuple[type, ...] = (
-    *(int, float, complex, str, bytes, type, range, slice, property, staticmethod, classmethod, enum.Enum),
-    *(types.ModuleType, types.CodeType, types.MappingProxyType, types.GenericAlias, types.NotImplementedType),
-    *(types.MethodDescriptorType, types.WrapperDescriptorType, weakref.ProxyType, weakref.CallableProxyType),
-    *(np.generic, np.dtype, np.ufunc, weakref.ref, re.Pattern, pathlib.PurePath, uuid.UUID, fractions.Fraction),
-    *(datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, decimal.Decimal),
-    *(operator.itemgetter, operator.attrgetter, operator.methodcaller, functools._lru_cache_wrapper),
-    *(EnvSpec, logging.Logger, logging.Handler, type(threading.Lock()), type(threading.RLock()), type(Ellipsis)),
-)
-NUMBERS_AND_TEXTS = (int, float, complex, str, bytes)
-_CONSTANT_MODULES = ("mujoco", "pygame", "glfw", "OpenGL", "typing")  # models, views and windows; MjData has an engine
-_CYTHON_FUNCTION = "cython_function_or_method"  # each compiled module brings a type of this name
-RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "_metadata", "metadata"})
-CHECKERS = (OrderEnforcing, PassiveEnvChecker)
-"""Wrappers that remember what they have checked, and change nothing."""
-
-# written in Python, and yet no copy of their attributes brings them back
-LIVING: tuple[type, ...] = (
-    *(threading.Thread, threading.Event, threading.Condition, threading.Semaphore),
-    *(multiprocessing.process.BaseProcess, multiprocessing.connection.Connection, subprocess.Popen, socket.socket),
-)
 
 
 Children = Iterable[tuple[str, Any]]
@@ -93,39 +61,69 @@ def visit(obj: Any, found: Found) -> Children:
     :return: The objects it refers to, each with how it is reached
     :raises TypeError: if the object has state that cannot be copied
     """
-    kind: type = type(obj)  # not obj.__class__, which a proxy borrows
+    kind: Any = type(obj)  # not obj.__class__, which a proxy borrows
+    return _visitor_of(kind, engine_of(kind))(obj, found)
+
+
+@functools.lru_cache(maxsize=4096)
+def _visitor_of(kind: Any, engine: tuple[type, Registered] | None) -> "Visitor":
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
-        found.cells.append(HookCell(obj))
-        return _visit_generator(obj, found)
+        return _visit_hooked
     if issubclass(kind, gym.Wrapper) and hasattr(kind, "step_siblings"):
-        raise TypeError("the env refers to the wrapper that branches it")
-    registered = engine_of(kind)
-    if registered is not None:
-        return _visit_registered(obj, *registered, found)
+        return _refuse_branching
+    if engine is not None:
+        return functools.partial(_visit_registered, *engine)
     if box2d_names(kind):
-        return _visit_box2d(obj, found)
-    cell = cell_of(obj)
-    if cell is not None:
-        found.cells.append(cell)
-        return [*_visit_attributes(obj, found), *_seed_sequence(obj)]
-    if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in _CONSTANT_MODULES or kind.__name__ == _CYTHON_FUNCTION:
-        if issubclass(kind, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):  # of a subclass, with attributes
-            return _visit_attributes(obj, found)
-        if not isinstance(obj, type):
-            ATOMS.add(kind)
-        return ()
+        return _visit_box2d
+    if has_cell(kind):
+        return _visit_opaque
+    if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in CONSTANT_MODULES or kind.__name__ == CYTHON_FUNCTION:
+        return _visit_constant
     if issubclass(kind, LIVING):
-        raise OutsideError(
-            "which lives on outside of what can be saved or forked",
-            "Hold it in a callback, or in a wrapper above make_branchable(env), which siblings never reach",
-        )
+        return _refuse_living
     if kind in CHECKERS:
-        return [(".env", obj.env)]
+        return _constant("env")
     for base, visitor in _VISITORS.items():
         if issubclass(kind, base):
-            children = visitor(obj, found)
-            return [*children, *_visit_attributes(obj, found)] if base in _BUILT_IN_CONTAINERS else children
-    return _visit_object(obj, found)
+            has_more = base in _BUILT_IN_CONTAINERS and kind is not base
+            return functools.partial(_visit_with_attributes, visitor) if has_more else visitor
+    return _visit_object
+
+
+def _visit_hooked(obj: Any, found: Found) -> Children:
+    """An env that saves itself."""
+    found.cells.append(HookCell(obj))
+    return _visit_generator(obj, found)
+
+
+def _refuse_branching(obj: Any, found: Found) -> Children:
+    raise TypeError("the env refers to the wrapper that branches it")
+
+
+def _refuse_living(obj: Any, found: Found) -> Children:
+    raise OutsideError(
+        "which lives on outside of what can be saved or forked",
+        "Hold it in a callback, or in a wrapper above make_branchable(env), which siblings never reach",
+    )
+
+
+def _visit_opaque(obj: Any, found: Found) -> Children:
+    """An object whose state Python cannot see."""
+    found.cells.append(cell_of(obj))
+    return [*_visit_attributes(obj, found), *_seed_sequence(obj)]
+
+
+def _visit_constant(obj: Any, found: Found) -> Children:
+    if isinstance(obj, NUMBERS_AND_TEXTS) and hasattr(obj, "__dict__"):  # of a subclass, with attributes
+        return _visit_attributes(obj, found)
+    if not isinstance(obj, type):
+        ATOMS.add(type(obj))
+    return ()
+
+
+def _visit_with_attributes(visitor: "Visitor", obj: Any, found: Found) -> Children:
+    """An object of a subclass of a container."""
+    return [*visitor(obj, found), *_visit_attributes(obj, found)]
 
 
 def _seed_sequence(obj: Any) -> Children:
@@ -136,14 +134,16 @@ def _seed_sequence(obj: Any) -> Children:
 
 def _visit_object(obj: Any, found: Found) -> Children:
     """An instance of a class written in Python: its attributes and slots."""
-    if has_hidden_fields(type(obj), len(slots_of(type(obj)))):
-        raise TypeError(f"{type(obj)} has fields that Python cannot see")
+    kind: Any = type(obj)
+    if has_hidden_fields(kind, len(slots_of(kind))):
+        raise TypeError(f"{kind} has fields that Python cannot see")
     return _visit_attributes(obj, found)
 
 
 def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
     """The attributes and slots of an object that has any, be it an instance of a subclass of a container."""
-    slots = slots_of(type(obj))
+    kind: Any = type(obj)
+    slots = slots_of(kind)
     children = []
     if slots:
         cell = SlotsCell(obj, slots)
@@ -159,10 +159,10 @@ def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
 
 def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The values that a container's layout leaves to the walk."""
-    return [(place, value) for place, value in items if not is_plain_array(value) and not is_plain_vector(value)]
+    return [one for one in items if not (is_plain_array(one[1]) or is_plain_vector(one[1]) or is_plain_tuple(one[1]))]
 
 
-def _visit_registered(obj: Any, registered_type: type, engine: Registered, found: Found) -> Children:
+def _visit_registered(registered_type: type, engine: Registered, obj: Any, found: Found) -> Children:
     """An object that an engine saves, and what a subclass adds to a type written in C."""
     cell = EngineCell(obj, registered_type, engine)
     found.cells.append(cell)
@@ -298,8 +298,8 @@ _VISITORS: dict[type, Visitor] = {
     collections.deque: _sequence(_write_deque),
     set: _sequence(_write_set),
     np.ndarray: _visit_array,
-    tuple: lambda obj, found: [("[]", value) for value in obj],
-    frozenset: lambda obj, found: [("[]", value) for value in obj],
+    tuple: lambda obj, found: _values(obj),
+    frozenset: lambda obj, found: _values(obj),
     types.FunctionType: _visit_function,
     types.CellType: _visit_closure,
     types.MethodType: _constant("__self__", "__func__"),

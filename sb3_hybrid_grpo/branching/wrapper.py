@@ -148,10 +148,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                 self._copy_for([m for m, starts in enumerate(start_here) if starts] if copies else [])
             in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(start_here)]
             with self._standing_still(any_start) if True in in_place else nullcontext() as origin:
+                is_there = origin
                 for member, action in enumerate(actions):
                     if in_place[member]:
                         env, start = self.env, origin if start_here[member] else self._snapshots[member]
-                        self._engine.restore(start)
+                        if start is not is_there:  # the first to start here need not be put where the env is
+                            self._engine.restore(start)
+                        is_there = None
                     else:
                         env = beside[member].env
                     observation, reward, terminated, truncated, _ = env.step(action)
