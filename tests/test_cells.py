@@ -344,7 +344,12 @@ def test_addresses_tell_objects_that_are_equal(known: bool, monkeypatch: pytest.
 def test_many_values_that_rest_are_seen_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[int] = []
     check = Layout._check
-    monkeypatch.setattr(Layout, "_check", lambda self, values: (looks.append(len(values)), check(self, values))[1])
+
+    def counted(self: Layout, values: Any) -> None:
+        looks.append(len(values))
+        check(self, values)
+
+    monkeypatch.setattr(Layout, "_check", counted)
     things: list[Any] = [_thing(place=(i, 2 * i), name=f"thing {i}", marks=np.zeros(2)) for i in range(MANY)]
     cell = AttributesCell(things)
     first = cell.save(None)
