@@ -10,11 +10,11 @@ from sb3_hybrid_grpo.branching.box2d_memory import Image, WorldMemory
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
 from sb3_hybrid_grpo.branching.protocol import Cell
 
-_IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
-_CALLBACKS = frozenset(
+IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
+CALLBACKS = frozenset(
     {"b2ContactListener", "b2ContactFilter", "b2DestructionListener", "b2QueryCallback", "b2RayCastCallback", "b2Draw"}
 )
-_PLAIN = frozenset(
+PLAIN = frozenset(
     {"b2Vec2", "b2Vec3", "b2Mat22", "b2Mat33", "b2Rot", "b2Transform", "b2Sweep", "b2AABB", "b2Color", "b2MassData"}
     | {"b2Filter", "b2CircleShape", "b2EdgeShape", "b2PolygonShape", "b2BodyDef", "b2FixtureDef", "b2JointDef"}
 )
@@ -41,9 +41,9 @@ def box2d_cell(obj: Any) -> Cell | None:
     names = box2d_names(kind)
     if "b2World" in names:
         return WorldCell(obj)
-    if names & _IN_WORLD or names & _CALLBACKS:
+    if names & IN_WORLD or names & CALLBACKS:
         return None
-    if names & _PLAIN:
+    if names & PLAIN:
         return BlockCell(obj) if obj.this.own() else None  # else it is a part of a world or a definition
     raise TypeError("an object of Box2D whose memory is not known")
 
@@ -58,15 +58,24 @@ class WorldCell(OpaqueCell):
 
     def __init__(self, world: Any) -> None:
         self.world = world  # keeps the memory alive
-        if world not in _MEMORIES:
-            _MEMORIES[world] = WorldMemory(world)
-        self.memory = _MEMORIES[world]
+        self.memory = memory_of(world)
 
     def save(self, previous: Any) -> Image:
         return self.memory.save()
 
     def restore(self, contents: Image) -> None:
         self.memory.restore(contents)
+
+
+def memory_of(world: Any) -> WorldMemory:
+    """
+    :param world: A world
+    :return: Its memory, always the same one
+    :raises UnknownMemoryError: if it is not laid out as expected
+    """
+    if world not in _MEMORIES:
+        _MEMORIES[world] = WorldMemory(world)
+    return _MEMORIES[world]
 
 
 class BlockCell(OpaqueCell):

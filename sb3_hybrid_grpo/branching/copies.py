@@ -17,6 +17,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_hybrid_grpo.branching.box2d import box2d_names
+from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.layout import identical
@@ -56,8 +58,9 @@ class EnvCopy:
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
+        self.worlds: list[WorldCopy] = []
         self.env: gym.Env[Any, Any] = self.copy(env)
-        self.made = self.spare = {}
+        self.made, self.spare, self.worlds = {}, {}, []
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -68,6 +71,8 @@ class EnvCopy:
         copier = _COPIERS.get(kind)
         if copier is not None:
             return copier(self, obj)
+        if box2d_names(kind):
+            return copy_box2d(obj, self)
         if engine_of(kind) is not None:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
         if issubclass(kind, gym.Space):
@@ -156,7 +161,7 @@ class EnvCopy:
 
     def list(self, obj: Any) -> Any:
         made = self.remember(obj, [])
-        made.extend(self.copy(one) for one in obj)
+        made.extend([self.copy(one) for one in obj])
         return made
 
     def deque(self, obj: Any) -> Any:
@@ -165,6 +170,8 @@ class EnvCopy:
         return made
 
     def tuple(self, obj: Any) -> Any:
+        if _ATOMS.issuperset(map(type, obj)):
+            return obj
         return self.remember(obj, tuple(self.copy(one) for one in obj))
 
     def set(self, obj: Any) -> Any:

@@ -159,7 +159,8 @@ def _visit_attributes(obj: Any, found: Found) -> list[tuple[str, Any]]:
 
 def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """The values that a container's layout leaves to the walk."""
-    return [one for one in items if not (is_plain_array(one[1]) or is_plain_vector(one[1]) or is_plain_tuple(one[1]))]
+    found = [one for one in items if type(one[1]) not in ATOMS]
+    return [one for one in found if not (is_plain_array(one[1]) or is_plain_vector(one[1]) or is_plain_tuple(one[1]))]
 
 
 def _visit_registered(registered_type: type, engine: Registered, obj: Any, found: Found) -> Children:

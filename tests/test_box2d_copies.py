@@ -1,0 +1,153 @@
+"""A copy of an env with a Box2D world is another world, in which the same happens."""
+
+import contextlib
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
+from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError
+from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
+from tests.stateful_envs import play
+
+Box2D = pytest.importorskip("Box2D")
+pytest.importorskip("pygame")
+from tests.box2d_envs import Machine  # noqa: E402
+
+MAKERS: dict[str, tuple[Callable[[], gym.Env[Any, Any]], int]] = {
+    "machine": (lambda: gym.wrappers.TimeLimit(Machine(), 60), 150),
+    "lander": (lambda: gym.make("LunarLander-v3", enable_wind=True, render_mode="rgb_array"), 250),
+    "walker": (lambda: gym.make("BipedalWalker-v3", max_episode_steps=60), 120),
+    "hardcore": (lambda: gym.make("BipedalWalkerHardcore-v3", max_episode_steps=60), 60),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_copies_go_on_like_the_env_and_leave_it_alone(name: str) -> None:
+    make, n_steps = MAKERS[name]
+    env, twin = make(), make()
+    for one in (env, twin):
+        one.reset(seed=2)
+    env.action_space.seed(0)
+    engine = InPlaceEngine(env)
+    copies: list[EnvCopy] = []
+    for t in range(n_steps):
+        actions = [env.action_space.sample() for _ in range(12)]
+        if t % 5 == 0:
+            snapshot = engine.save()
+            copies = [EnvCopy(env), EnvCopy(env, copies[0] if copies else None)]
+            seen = [play(copies[0].env, actions[:6]), play(copies[1].env, actions[:6])]
+            again = EnvCopy(copies[1].env)  # a copy of a copy
+            seen = [one + play(copy.env, actions[6:]) for one, copy in zip(seen, (copies[0], again), strict=True)]
+            play(copies[1].env, actions[::-1])
+            truth = play(env, actions)
+            assert seen == [truth, truth], f"step {t}"
+            engine.restore(snapshot)
+        assert play(env, actions[:1]) == play(twin, actions[:1]), f"step {t}"
+
+
+def test_a_copy_refers_to_nothing_of_the_env() -> None:
+    env = Machine()
+    env.reset(seed=0)
+    play(env, [1, 2, 1])
+    its = EnvCopy(env).env
+    assert isinstance(its, Machine)
+    assert its.world.contactListener.env is its and env.world.contactListener.env is env
+    assert its.wheel.userData is its.wheel
+    assert its.bodies[0].userData == env.bodies[0].userData and its.bodies[0].userData is not env.bodies[0].userData
+    assert its.ground.userData is its.marks[0]
+    assert its.motor.bodyB == its.wheel != env.wheel
+    assert its.tyre.body == its.wheel
+    assert int(its.wheel.world.this) == int(its.world.this) != int(env.world.this)
+    its.wheel.position = (5, 5)
+    its.definition.density = 3.0
+    assert (its.where.x, env.where.x) == (5.0, env.wheel.position.x) and env.where.x != 5.0
+    assert env.definition.density == 1.0 and its.definition.shape.this != env.definition.shape.this
+
+
+def test_what_copies_hold_goes_with_them() -> None:
+    class Mark:
+        """Something whose references are counted."""
+
+    env = Machine()
+    env.reset(seed=0)
+    mark = Mark()
+    env.ground.userData = mark
+    count = sys.getrefcount(mark)
+    copies: list[Any] = [EnvCopy(env).env for _ in range(5)]
+    marks = weakref.WeakSet([one.ground.userData for one in copies])
+    worlds = weakref.WeakSet([one.world for one in copies])
+    assert len(marks) == len(worlds) == 5 and mark not in marks
+    gc.collect()
+    assert len(marks) == 5  # the world holds what nobody else does
+    copies.clear()
+    gc.collect()
+    assert len(marks) == len(worlds) == 0
+    assert sys.getrefcount(mark) == count
+    assert env.ground.userData is mark
+
+
+def test_a_copy_that_cannot_be_finished_leaves_no_trace() -> None:
+    env, twin = Machine(), Machine()
+    for one in (env, twin):
+        one.reset(seed=0)
+        play(one, [1, 2])
+        one.later = (i for i in range(3))  # type: ignore[attr-defined]
+        one.ground.userData = one.later  # type: ignore[attr-defined]
+    count = sys.getrefcount(env.later)  # type: ignore[attr-defined]
+    for _ in range(20):
+        with contextlib.suppress(CannotCopyError):
+            EnvCopy(env)
+            raise AssertionError("it was copied")
+    gc.collect()
+    after = sys.getrefcount(env.later)  # type: ignore[attr-defined]
+    assert after == count
+    del env.later, twin.later  # type: ignore[attr-defined]
+    assert play(env, [1, 0, 2] * 5) == play(twin, [1, 0, 2] * 5)
+
+
+def test_shapes_of_definitions_are_used_again() -> None:
+    env = Machine()
+    env.reset(seed=0)
+    copy = EnvCopy(env)
+    shapes = set()
+    for _ in range(10):
+        env.step(1)
+        copy = EnvCopy(env, copy)
+        its: Any = copy.env
+        assert its.definition.shape.vertices == env.definition.shape.vertices
+        shapes.add(int(its.definition.shape.this))
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda env: Box2D.b2BodyDef(),
+        lambda env: env.wheel.transform,
+        lambda env: type("World", (Box2D.b2World,), {})(),
+        lambda env: Box2D.b2World().CreateStaticBody(),
+    ],
+    ids=["definition of a body", "transform of a body", "another kind of world", "body of an unknown world"],
+)
+def test_what_is_not_known_is_not_copied(add: Callable[[Machine], Any]) -> None:
+    env = Machine()
+    env.reset(seed=0)
+    env.more = add(env)  # type: ignore[attr-defined]
+    with pytest.raises(UnknownMemoryError, match=r"cannot be copied|not known|subclass"):
+        EnvCopy(env)
+
+
+@pytest.mark.parametrize("name", ["LunarLander-v3", "BipedalWalker-v3"])
+def test_siblings_of_a_world_live_in_copies(name: str) -> None:
+    env = make_branchable(gym.make(name))
+    env.reset(seed=0)
+    actions = np.array([env.action_space.sample() for _ in range(2)])
+    env.get_wrapper_attr("step_siblings")(actions, np.ones(2, bool), True)
+    assert [type(one) for one in env.get_wrapper_attr("_beside").values()] == [EnvCopy] * 2
