@@ -112,18 +112,46 @@ def test_a_copy_that_cannot_be_finished_leaves_no_trace() -> None:
     assert play(env, [1, 0, 2] * 5) == play(twin, [1, 0, 2] * 5)
 
 
-def test_shapes_of_definitions_are_used_again() -> None:
+def test_an_earlier_copy_is_written_anew() -> None:
     env = Machine()
     env.reset(seed=0)
     copy = EnvCopy(env)
-    shapes = set()
-    for _ in range(10):
+    before = set()
+    for step in range(10):
         env.step(1)
+        if step == 5:
+            env.world.more = [1]
         copy = EnvCopy(env, copy)
         its: Any = copy.env
+        assert hasattr(its.world, "more") is (step >= 5)
         assert its.definition.shape.vertices == env.definition.shape.vertices
-        shapes.add(int(its.definition.shape.this))
-    assert len(shapes) == 1
+        before.add((int(its.definition.shape.this), int(its.world.this)))
+        its.world.alone = True
+        play(its, [1, 2, 0])
+    assert len(before) == 1
+
+
+def test_an_earlier_copy_lets_go_of_what_it_held() -> None:
+    class Mark:
+        """Something whose references are counted."""
+
+    env = Machine()
+    env.reset(seed=0)
+    env.ground.userData = Mark()
+    marks = weakref.WeakSet[Any]()
+    copy = None
+    for _ in range(5):
+        copy = EnvCopy(env, copy)
+        its: Any = copy.env
+        marks.add(its.ground.userData)
+        its.wheel.userData = Mark()
+        marks.add(its.wheel.userData)
+    its = None
+    gc.collect()
+    assert len(marks) == 2
+    copy = None
+    gc.collect()
+    assert len(marks) == 0
 
 
 @pytest.mark.parametrize(

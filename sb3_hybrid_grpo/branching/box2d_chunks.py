@@ -24,10 +24,10 @@ class Chunk:
 
     :param address: Where it is
     :param block_size: How large its blocks are, in bytes
-    :param first_free: The world's first free block of this size
+    :param first_free: The world's first free block of this size; without it, all of the chunk counts as used
     """
 
-    def __init__(self, address: int, block_size: int, first_free: int) -> None:
+    def __init__(self, address: int, block_size: int, first_free: int = 0) -> None:
         self.address, self.block_size, self.is_listed = address, block_size, True
         self.free = c_library().free  # at the interpreter's end this module may be gone first
         step = block_size >> 3
@@ -43,7 +43,8 @@ class Chunk:
         self.used = at.CHUNK_SIZE
         """How many bytes may differ from that."""
         self._mark: int | None = None
-        self.look(first_free)
+        if first_free:
+            self.look(first_free)
 
     def __del__(self) -> None:
         if not self.is_listed:  # the world frees those that it lists

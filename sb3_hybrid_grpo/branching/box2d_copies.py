@@ -73,23 +73,26 @@ class WorldCopy:
     A copy of a ``b2World``.
 
     :param world: The world
+    :param spare: An earlier copy that is not needed any more; its world is written anew
     :raises UnknownMemoryError: if it cannot be copied
     """
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, spare: "WorldCopy | None" = None) -> None:
         memory_of_old = memory_of(world)
         image = memory_of_old.save()
-        self.world = type(world)()
-        self.memory = its_memory = WorldMemory(self.world, is_new=True)
-        chunks = [_new_chunk(old.block_size) for old, _ in image.chunks]
-        pairs = list(zip((old for old, _ in image.chunks), chunks, strict=True))
+        self.world: Any = type(world)() if spare is None else spare.world
+        self.memory: WorldMemory = WorldMemory(self.world, is_new=True) if spare is None else spare.memory
+        self.lets_go: bool = spare is not None and spare.lets_go
+        """Whether the world gives up its userData at its end."""
+        has = self.memory.listed_chunks()
+        pairs = [(old, _chunk_like(old, has)) for old, _ in image.chunks]
         self.moves = Moves(
-            [(memory_of_old.address, its_memory.address, at.SIZE)]
+            [(memory_of_old.address, self.memory.address, at.SIZE)]
             + [(old.address, its.address, at.CHUNK_SIZE) for old, its in pairs]
         )
         places, values = image.structure.places, image.structure.values
         its_places = (self.moves.of((places.astype(np.uint64) << 3) + MEMORY_START).astype(np.int64) - MEMORY_START) >> 3
-        its_memory.restore(
+        self.memory.restore(
             Image(
                 self.moves.image(image.head),
                 self.moves.image(image.tail),
@@ -159,16 +162,20 @@ def copy_box2d(obj: Any, copier: Any) -> Any:
 def _copy_world(world: Any, copier: Any) -> Any:
     if type(world).__name__ != "b2World":
         raise UnknownMemoryError("the world is of a subclass of b2World")
-    moved = WorldCopy(world)
+    spare = copier.spare_worlds[len(copier.worlds)] if len(copier.worlds) < len(copier.spare_worlds) else None
+    moved = WorldCopy(world, spare)
     copier.worlds.append(moved)
     copier.remember(world, moved.world)
+    for name in vars(moved.world).keys() - {"this"}:
+        del moved.world.__dict__[name]
     _with_attributes(moved.world, world, copier)
     for name in _LISTENERS:
         listener = getattr(moved.world, name)
         if listener is not None:  # the image has the old world's
             setattr(moved.world, name, listener)
-    if moved.user_data:
+    if moved.user_data and not moved.lets_go:
         weakref.finalize(moved.world, moved.memory.let_go).atexit = False  # a world that ends does not let go by itself
+        moved.lets_go = True
     for place, address in moved.user_data:
         its = copier.copy(ctypes.cast(address, ctypes.py_object).value)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(its))
@@ -225,9 +232,14 @@ def _write_flat(made: Any, obj: Any) -> None:
     ctypes.memmove(new, old, min(size(new), size(old)))  # each has room for it, and maybe for some bytes more
 
 
-def _new_chunk(block_size: int) -> Chunk:
-    chunk = Chunk(c_library().malloc(at.CHUNK_SIZE), block_size, first_free=0)
-    chunk.is_listed = False  # until a world lists it
+def _chunk_like(old: Chunk, has: list[Chunk]) -> Chunk:
+    """One of the chunks that the copy has already, if there is one with blocks of that size, or a new one."""
+    for chunk in has:
+        if chunk.block_size == old.block_size:
+            has.remove(chunk)
+            return chunk
+    chunk = Chunk(c_library().malloc(at.CHUNK_SIZE), old.block_size)
+    chunk.is_listed = False  # until the world lists it
     return chunk
 
 

@@ -113,6 +113,12 @@ class WorldMemory:
         for address in held if wanted != held else ():
             ctypes.pythonapi.Py_DecRef(ctypes.cast(address, ctypes.py_object))
 
+    def listed_chunks(self) -> list[Chunk]:
+        """
+        :return: The chunks that the world has, without marks where they were not known before
+        """
+        return [self.chunks.get(address) or Chunk(address, size) for address, size in self._listed().items()]
+
     def let_go(self) -> None:
         """Give up all userData, at the end of the world."""
         for address in self._structure_now().user_data:

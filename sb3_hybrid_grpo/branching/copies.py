@@ -59,8 +59,9 @@ class EnvCopy:
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
         self.worlds: list[WorldCopy] = []
+        self.spare_worlds = [] if previous is None else previous.worlds
         self.env: gym.Env[Any, Any] = self.copy(env)
-        self.made, self.spare, self.worlds = {}, {}, []
+        self.made, self.spare, self.spare_worlds = {}, {}, []
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
