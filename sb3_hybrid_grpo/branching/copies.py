@@ -65,7 +65,7 @@ class EnvCopy:
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
-        if kind in _ATOMS:
+        if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, obj))):
             return obj
         if id(obj) in self.made:
             return self.made[id(obj)][1]
@@ -148,10 +148,11 @@ class EnvCopy:
         return self.remember(obj, its.model)
 
     def mapping(self, obj: Any) -> Any:
-        if not all(_is_plain(key) for key in obj):
+        if not _ATOMS.issuperset(map(type, obj)) and not all(map(_is_plain, obj)):
             raise CannotCopyError("a dict with objects as keys")
         made = self.remember(obj, type(obj)())
-        for key, value in obj.items():
+        made.update(obj)
+        for key, value in [item for item in obj.items() if type(item[1]) not in _ATOMS]:
             made[key] = self.copy(value)
         return made
 
@@ -162,7 +163,7 @@ class EnvCopy:
 
     def list(self, obj: Any) -> Any:
         made = self.remember(obj, [])
-        made.extend([self.copy(one) for one in obj])
+        made.extend([one if type(one) in _ATOMS else self.copy(one) for one in obj])
         return made
 
     def deque(self, obj: Any) -> Any:
@@ -171,8 +172,6 @@ class EnvCopy:
         return made
 
     def tuple(self, obj: Any) -> Any:
-        if _ATOMS.issuperset(map(type, obj)):
-            return obj
         return self.remember(obj, tuple(self.copy(one) for one in obj))
 
     def set(self, obj: Any) -> Any:
