@@ -128,6 +128,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         groups = self._the_groups()
+        if groups.lost_member_0:
+            self._last_obs = None
         env_is_reset = reset_num_timesteps or self._last_obs is None
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:

@@ -156,6 +156,7 @@ def test_the_world_keeps_what_it_refers_to() -> None:
         engine.restore(snapshot)
     assert env.ground.userData is one
     snapshot = None
+    del engine
     assert (sys.getrefcount(one), sys.getrefcount(two)) == counts
     del two
     gc.collect()
@@ -199,3 +200,19 @@ def test_what_lies_outside_of_the_worlds_memory_is_refused() -> None:
     env.shape = Box2D.b2ChainShape(vertices_chain=[(0, 0), (1, 0), (2, 1)])  # type: ignore[attr-defined]
     with pytest.raises(BranchingError, match=r"Crowd\.shape holds a Box2D\.Box2D\.b2ChainShape"):
         InPlaceEngine(env)
+
+
+def test_what_only_the_world_holds_comes_back() -> None:
+    env = Crowd()
+    env.reset(seed=0)
+    env.ground.userData = [0]
+    engine = InPlaceEngine(env)
+    snapshot = engine.save()
+    env.ground.userData.append(1)
+    engine.restore(snapshot)
+    assert env.ground.userData == [0]
+    env.ground.userData = {"new": 1}
+    snapshot = engine.save()
+    env.ground.userData["new"] = 2
+    engine.restore(snapshot)
+    assert env.ground.userData == {"new": 1}

@@ -81,3 +81,23 @@ def test_the_memory_beyond_is_as_it_was_made() -> None:
     links = [ctypes.c_uint64.from_address(start + index * chunk.block_size).value for index in range(5)]
     assert links == [start + (index + 1) * chunk.block_size for index in range(5)]
     assert chunk.new[chunk.used :][:8] == links[0].to_bytes(8, "little")
+
+
+def test_fixtures_without_a_place_in_the_tree_are_seen() -> None:
+    """Nothing is written at the beginning of their proxies' blocks before their bodies become active."""
+    world, bodies = _world(8)
+    memory = WorldMemory(world)
+    before = memory.save()
+    for index in range(22):
+        ball = Box2D.b2FixtureDef(shape=Box2D.b2PolygonShape(box=(1, 1)))
+        bodies.append(world.CreateDynamicBody(position=(0, index), fixtures=ball, active=False))
+    grown = [chunk.block_size for chunk in memory.chunks.values() if chunk.has_grown()]
+    assert 32 in grown
+    for body in bodies:
+        body.active = True
+    world.Step(0.1, 5, 5)
+    memory.restore(before)
+    for _ in range(3):
+        world.Step(0.1, 5, 5)
+    assert [int(_body(world, index).this) > 0 for index in range(30)] == [True] * 30
+    world.Step(0.1, 5, 5)

@@ -233,3 +233,29 @@ def test_functions_that_are_refused() -> None:
         register_engine("mysim.World", None, lambda obj, state: None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"restore must be a function restore\(obj, state\), got 3"):
         register_engine("mysim.World", bytes, 3)  # type: ignore[arg-type]
+
+
+class _Saves:
+    """A function that has no hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __call__(self, world: NativeWorld) -> tuple[float, int]:
+        return world.x, world.n
+
+
+def test_functions_need_no_hash() -> None:
+    def restore(world: NativeWorld, state: tuple[float, int]) -> None:
+        world.x, world.n = state
+
+    register_engine(name_of(NativeWorld), save=_Saves(), restore=restore)
+    env: Any = Noisy()
+    env.world = NativeWorld()
+    engine = InPlaceEngine(env)
+    snapshot = engine.save()
+    env.world.advance(1.0)
+    engine.restore(snapshot)
+    assert (env.world.x, env.world.n) == (0.0, 0)

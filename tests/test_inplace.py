@@ -1,6 +1,7 @@
 """A branched env goes on bit for bit like a twin that was never branched."""
 
 import copy
+import functools
 import itertools
 import logging
 import random
@@ -268,3 +269,36 @@ def test_members_that_refer_to_objects_of_their_own_need_no_walk(monkeypatch: py
             env.step(1)
             snapshots[member] = engine.resave(snapshots[member], snapshots[member])
     assert not walks
+
+
+_NUMBERS = (np.zeros(2), 1)
+
+
+def _with_default(numbers: Any = _NUMBERS) -> Any:
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("make", "array_of"),
+    [
+        (lambda array: (array, np.ones(2)), lambda held: held[0]),
+        (lambda array: [(array, 1)], lambda held: held[0][0]),
+        (lambda array: {"pair": (array,)}, lambda held: held["pair"][0]),
+        (lambda array: functools.partial(max, array), lambda held: held.args[0]),
+        (lambda array: ((array,), 2), lambda held: held[0][0]),
+        (lambda array: _with_default, lambda held: held.__defaults__[0][0]),
+    ],
+    ids=["tuple", "in a list", "in a dict", "partial", "tuple in a tuple", "default"],
+)
+def test_arrays_in_tuples_come_back(make: Callable[[Any], Any], array_of: Callable[[Any], Any]) -> None:
+    env: Any = Noisy()
+    env.held = make(np.zeros(2))
+    engine = InPlaceEngine(env)
+    snapshot = engine.save()
+    array_of(env.held)[:] += 1
+    later = engine.save()
+    engine.restore(snapshot)
+    assert array_of(env.held).tolist() == [0.0, 0.0]
+    engine.restore(later)
+    assert array_of(env.held).tolist() == [1.0, 1.0]
+    engine.restore(snapshot)

@@ -1,12 +1,16 @@
 """What is sent to the processes of a SubprocVecEnv, and that every answer is read by whom it is for."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
-from sb3_hybrid_grpo.branching import Groups
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
+from sb3_hybrid_grpo.branching import Groups, batches
 from sb3_hybrid_grpo.branching.processes import step_env
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.toy_envs import FragileWalk
@@ -86,3 +90,76 @@ def test_a_wrapper_that_sends_nothing_until_it_waits_is_not_waited_for(monkeypat
             assert len(step_env(env, np.array([1]), 1)[0]) == 1
     finally:
         env.close()
+
+
+def test_a_step_that_is_half_sent_leaves_no_answer_behind(processes: SubprocVecEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups, actions = _groups(processes), np.ones((3, 3), dtype=int)
+    groups.step(actions)
+
+    class Interrupted:
+        """A pipe that is interrupted when it is to send a step."""
+
+        def __init__(self, remote: Any) -> None:
+            self.remote = remote
+
+        def send(self, message: Any) -> None:
+            if message[0] == "step":
+                raise KeyboardInterrupt
+            self.remote.send(message)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.remote, name)
+
+    whole = processes.remotes
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("sb3_hybrid_grpo.branching.processes._PATIENCE", 0.5)
+        processes.remotes = (*whole[:2], Interrupted(whole[2]))
+        groups.step(actions)
+    processes.remotes = whole
+    assert all(isinstance(x, float) for x in processes.get_attr("x"))
+    assert groups.lost_member_0
+
+
+def _calm_walk() -> gym.Env[Any, Any]:
+    env = FragileWalk()
+    env.action_space = gym.spaces.Discrete(6)
+    return make_branchable(env)
+
+
+@pytest.fixture
+def calm() -> Iterator[SubprocVecEnv]:
+    env = SubprocVecEnv([_calm_walk] * 2, start_method="fork")
+    yield env
+    env.close()
+
+
+def test_envs_that_are_nobody_knows_where_are_reset_before_a_training_goes_on(
+    calm: SubprocVecEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = HybridGRPO("MlpPolicy", calm, n_samples=3, n_steps=8, batch_size=24, n_epochs=1, branching_check=False)
+    model.learn(24)
+    check, steps = batches.check_numbers, []
+
+    def interrupt(*args: Any) -> None:
+        steps.append(args)
+        if len(steps) == 5:
+            raise KeyboardInterrupt
+        check(*args)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("sb3_hybrid_grpo.branching.groups.check_numbers", interrupt)
+        model.learn(24, reset_num_timesteps=False)
+
+    class First(BaseCallback):
+        """Remembers what members act on first."""
+
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_training_start(self) -> None:
+            first.append(np.array(self.model._last_obs))
+
+    first: list[np.ndarray] = []
+    model.learn(24, reset_num_timesteps=False, callback=First())
+    model.learn(24, reset_num_timesteps=False, callback=First())
+    assert [(one[:, 1] == 0).all() for one in first] == [True, False]  # 0 after a reset, 1 after a step

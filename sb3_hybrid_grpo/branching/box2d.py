@@ -8,6 +8,7 @@ from typing import Any
 from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError, c_library, refuse_chain
 from sb3_hybrid_grpo.branching.box2d_memory import Image, WorldMemory
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
+from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged, identical
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
@@ -59,22 +60,33 @@ class WorldCell(OpaqueCell):
     def __init__(self, world: Any) -> None:
         self.world = world  # keeps the memory alive
         self.memory = memory_of(world)
+        self.held = self.memory.save().user_data
+        """The userData of its bodies, fixtures and joints, which nothing else may lead to."""
 
     def save(self, previous: Any) -> Image:
+        image = self.memory.save()
+        if not identical(image.user_data, self.held):
+            if not ATOMS.issuperset(map(type, image.user_data)):
+                raise StructureChanged
+            self.held = image.user_data
+        return image
+
+    def resave(self, shared: Any, previous: Any) -> Image:
         return self.memory.save()
 
     def restore(self, contents: Image) -> None:
         self.memory.restore(contents)
 
 
-def memory_of(world: Any) -> WorldMemory:
+def memory_of(world: Any, is_new: bool = False) -> WorldMemory:
     """
     :param world: A world
+    :param is_new: Whether nothing has been made in it yet
     :return: Its memory, always the same one
     :raises UnknownMemoryError: if it is not laid out as expected
     """
     if world not in _MEMORIES:
-        _MEMORIES[world] = WorldMemory(world)
+        _MEMORIES[world] = WorldMemory(world, is_new)
     return _MEMORIES[world]
 
 

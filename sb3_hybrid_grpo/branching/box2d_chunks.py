@@ -14,7 +14,10 @@ from sb3_hybrid_grpo.branching.box2d_layout import MEMORY_START, c_library, memo
 SPARE = 8
 """How many blocks more count as used, so that marks seldom move."""
 SMALLEST_MARKED = 32
-"""In smaller blocks there may be no room for a mark that what lives there writes over."""
+"""In smaller blocks there is no room for a mark."""
+# Where all that lives in blocks writes when it is made: a body its position, a fixture its body, a proxy its fixture, a shape
+# its centre or first vertex, joints and contacts their predecessor.
+_PLACE_OF_MARK = 16
 _MARK = 0x6B636F6C62776E65
 
 
@@ -71,5 +74,5 @@ class Chunk:
                 break
             block = read_pointer(block)
         if block == marked:  # free, and so are all that it leads to
-            self.used, self._mark = index * self.block_size, (marked + 8 - MEMORY_START) >> 3
+            self.used, self._mark = index * self.block_size, (marked + _PLACE_OF_MARK - MEMORY_START) >> 3
             memory()[self._mark] = _MARK

@@ -1,16 +1,15 @@
 """
 Copies of what an env has of Box2D's, for copies of the env.
 
-A copy of a world is an empty world that the image of the first one is written into, moved to where the new chunks lie: every
-word that is an address within the old world or its chunks becomes the one of the same thing in the new. What Python knows of
-a world, its bodies and joints, are pointers to such things, and get copies that point to the new ones.
+A copy of a world is an empty world that the image of the first one is written into. Then every pointer in it, to be found
+from body to body, joint to joint and contact to contact, is made to point to the same thing in the new world. What Python
+knows of a world, its bodies and joints, are pointers too, and get copies that point to the new things.
 """
 
 import bisect
 import ctypes
 import functools
-import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ import numpy as np
 from sb3_hybrid_grpo.branching import box2d_layout as at
 from sb3_hybrid_grpo.branching.box2d import CALLBACKS, IN_WORLD, PLAIN, box2d_names, memory_of
 from sb3_hybrid_grpo.branching.box2d_chunks import Chunk
-from sb3_hybrid_grpo.branching.box2d_layout import MEMORY_START, UnknownMemoryError, c_library, memory
-from sb3_hybrid_grpo.branching.box2d_memory import Image, Structure, WorldMemory
+from sb3_hybrid_grpo.branching.box2d_layout import MEMORY_START, UnknownMemoryError, c_library, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_memory import Image, WorldMemory
+from sb3_hybrid_grpo.branching.classes import slots_of
 
 # Without pointers: all that they are lies in themselves.
 _FLAT = PLAIN - {"b2BodyDef", "b2JointDef", "b2FixtureDef"}
@@ -41,30 +41,22 @@ class Moves:
         old, new, sizes = np.array(self.ranges, np.uint64).T
         self.starts, self.ends, self.distances = old, old + sizes, new - old  # may wrap around, as their sums do again
 
-    def of(self, words: np.ndarray) -> np.ndarray:
+    def of(self, addresses: np.ndarray) -> np.ndarray:
         """
-        :param words: Words of memory
-        :return: The same, but for addresses of what has been moved
+        :param addresses: Addresses in the old world, or of what has not been moved
+        :return: Where those things are
         """
-        index = np.maximum(np.searchsorted(self.starts, words, "right"), 1) - 1
-        inside = (words >= self.starts[index]) & (words < self.ends[index])
-        moved: np.ndarray = np.where(inside, words + self.distances[index], words)
+        index = np.maximum(np.searchsorted(self.starts, addresses, "right"), 1) - 1
+        inside = (addresses >= self.starts[index]) & (addresses < self.ends[index])
+        moved: np.ndarray = np.where(inside, addresses + self.distances[index], addresses)
         return moved
-
-    def image(self, contents: bytes) -> bytes:
-        """
-        :param contents: A piece of memory
-        :return: The same with all its addresses moved
-        """
-        return self.of(np.frombuffer(contents, np.uint64)).tobytes()
 
     def address(self, address: int) -> int | None:
         """
         :param address: Where something was
         :return: Where it is; None if that has not been moved
         """
-        index = bisect.bisect_right(self.ranges, (address + 1,)) - 1
-        old, new, size = self.ranges[index]
+        old, new, size = self.ranges[bisect.bisect_right(self.ranges, (address + 1,)) - 1]
         return address - old + new if old <= address < old + size else None
 
 
@@ -78,38 +70,52 @@ class WorldCopy:
     """
 
     def __init__(self, world: Any, spare: "WorldCopy | None" = None) -> None:
-        memory_of_old = memory_of(world)
-        image = memory_of_old.save()
+        if type(world).__module__ != "Box2D.Box2D" or not world.this.own():
+            raise UnknownMemoryError("the world is of a subclass of b2World, or another object that stands for one")
+        old = memory_of(world)
+        image = old.save()
+        if image.user_data:  # nobody can see that what a world holds leads back to it
+            raise UnknownMemoryError("the world holds userData")
         self.world: Any = type(world)() if spare is None else spare.world
-        self.memory: WorldMemory = WorldMemory(self.world, is_new=True) if spare is None else spare.memory
-        self.lets_go: bool = spare is not None and spare.lets_go
-        """Whether the world gives up its userData at its end."""
+        self.memory = memory_of(self.world, is_new=spare is None)
         has = self.memory.listed_chunks()
-        pairs = [(old, _chunk_like(old, has)) for old, _ in image.chunks]
+        pairs = [(chunk, contents, _chunk_like(chunk, has)) for chunk, contents in image.chunks]
         self.moves = Moves(
-            [(memory_of_old.address, self.memory.address, at.SIZE)]
-            + [(old.address, its.address, at.CHUNK_SIZE) for old, its in pairs]
+            [(old.address, self.memory.address, at.SIZE)]
+            + [(chunk.address, its.address, at.CHUNK_SIZE) for chunk, _, its in pairs]
         )
-        places, values = image.structure.places, image.structure.values
-        its_places = (self.moves.of((places.astype(np.uint64) << 3) + MEMORY_START).astype(np.int64) - MEMORY_START) >> 3
-        self.memory.restore(
-            Image(
-                self.moves.image(image.head),
-                self.moves.image(image.tail),
-                self.moves.image(image.entries),
-                [(its, self.moves.image(ctypes.string_at(old.address, at.CHUNK_SIZE))) for old, its in pairs],
-                self.moves.image(image.nodes),
-                image.moves,
-                Structure(its_places, self.moves.of(values), []),
-                [],
-            )
-        )
-        held = np.isin(values, np.array(image.structure.user_data, np.uint64))
-        self.user_data = list(zip(its_places[held].tolist(), values[held].tolist(), strict=True))
-        """Where the world is to have userData, and the addresses of the old world's. It does not hold those, and has none."""
-        for place, _ in self.user_data:
-            memory()[place] = 0
+        chunks = [(its, contents + its.new[len(contents) :]) for _, contents, its in pairs]
+        entries = np.frombuffer(image.entries, np.uint64).copy()
+        entries[1::2] = self.moves.of(entries[1::2])
+        tail = np.frombuffer(image.tail, np.uint64).copy()
+        tail[[(place - at.FLAGS) >> 3 for place in at.WORLD_POINTERS]] = 0  # empty, should it end before all is done
+        self.memory.restore(image._replace(chunks=chunks, entries=entries.tobytes(), tail=tail.tobytes()))
+        self._point(image, old)
         self._things = {int(one.this): one for one in (*self.world.bodies, *self.world.joints)}
+
+    def _point(self, image: Image, old: WorldMemory) -> None:
+        """Make all pointers of the old world those of the new one."""
+        a, its = old.address, self.memory
+        nodes = its.pointers[at.NODES].value + np.arange(len(image.nodes) // at.NODE_SIZE) * at.NODE_SIZE + at.NODE_POINTER
+        _write(nodes, self.moves.of(_read(nodes)))
+        bodies, fixtures, joints = (np.array(one, np.int64) for one in image.structure[-3:])
+        contacts = np.array(_list_from(a + at.CONTACTS, at.CONTACT_NEXT), np.int64)
+        proxies = _read(fixtures + at.FIXTURE_PROXIES).astype(np.int64)
+        gears = joints[_read(joints + at.JOINT_TYPE) & 0xFFFFFFFF == at.GEAR]
+        free_heads = [a + at.FREE_BLOCKS + 8 * index for index in range(len(at.BLOCK_SIZES))]
+        places = np.concatenate(
+            [
+                np.array([a + one for one in at.WORLD_POINTERS] + free_heads),
+                *(np.array(_list_of_free(head, image), np.int64) for head in free_heads),
+                _at(bodies, at.BODY_POINTERS),
+                _at(fixtures, at.FIXTURE_POINTERS),
+                _at(proxies[proxies != 0], at.PROXY_POINTERS),
+                _at(np.concatenate([joints, contacts]), at.LINK_POINTERS),
+                _at(gears, at.GEAR_POINTERS),
+            ]
+        ).astype(np.uint64)
+        _write(self.moves.of(places), self.moves.of(_read(places)))
+        its.forget()
 
     def pointer(self, address: int) -> Any:
         """
@@ -132,6 +138,41 @@ class WorldCopy:
         self._things.update({int(one.this): one for one in things})
 
 
+def _at(objects: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
+    places: np.ndarray = (objects[:, None] + np.array(offsets)).reshape(-1)
+    return places
+
+
+def _read(addresses: np.ndarray) -> np.ndarray:
+    found: np.ndarray = words()[(addresses.astype(np.int64) - MEMORY_START) >> 3]
+    return found
+
+
+def _write(addresses: np.ndarray, values: np.ndarray) -> None:
+    words()[(addresses.astype(np.int64) - MEMORY_START) >> 3] = values
+
+
+def _list_from(place: int, next_place: int) -> list[int]:
+    """Follow a linked list from a pointer to its first member."""
+    found = []
+    member = read_pointer(place)
+    while member:
+        found.append(member)
+        member = read_pointer(member + next_place)
+    return found
+
+
+def _list_of_free(place: int, image: Image) -> list[int]:
+    """The free blocks of a size that may have been taken before. The others lead to one another as in any new chunk."""
+    never = [(chunk.address + chunk.used, chunk.address + at.CHUNK_SIZE) for chunk, _ in image.chunks]
+    found = []
+    block = read_pointer(place)
+    while block and not any(start <= block < end for start, end in never):
+        found.append(block)
+        block = read_pointer(block)
+    return found
+
+
 def copy_box2d(obj: Any, copier: Any) -> Any:
     """
     Copy one of Box2D's objects, with its Python attributes.
@@ -143,6 +184,8 @@ def copy_box2d(obj: Any, copier: Any) -> Any:
     """
     kind: Any = type(obj)
     names = box2d_names(kind)
+    if slots_of(kind):
+        raise UnknownMemoryError(f"a {kind.__name__} has slots")
     if "b2World" in names:
         return _copy_world(obj, copier)
     if names & IN_WORLD or ("b2Vec2" in names and not obj.this.own()):
@@ -160,8 +203,6 @@ def copy_box2d(obj: Any, copier: Any) -> Any:
 
 
 def _copy_world(world: Any, copier: Any) -> Any:
-    if type(world).__name__ != "b2World":
-        raise UnknownMemoryError("the world is of a subclass of b2World")
     spare = copier.spare_worlds[len(copier.worlds)] if len(copier.worlds) < len(copier.spare_worlds) else None
     moved = WorldCopy(world, spare)
     copier.worlds.append(moved)
@@ -173,13 +214,6 @@ def _copy_world(world: Any, copier: Any) -> Any:
         listener = getattr(moved.world, name)
         if listener is not None:  # the image has the old world's
             setattr(moved.world, name, listener)
-    if moved.user_data and not moved.lets_go:
-        weakref.finalize(moved.world, moved.memory.let_go).atexit = False  # a world that ends does not let go by itself
-        moved.lets_go = True
-    for place, address in moved.user_data:
-        its = copier.copy(ctypes.cast(address, ctypes.py_object).value)
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(its))
-        memory()[place] = id(its)
     return moved.world
 
 

@@ -26,6 +26,9 @@ class Structure(NamedTuple):
     places: np.ndarray
     values: np.ndarray
     user_data: list[int]
+    bodies: list[int]
+    fixtures: list[int]
+    joints: list[int]
 
     def holds(self) -> bool:
         """Whether they are all as they were: then there is nothing else to be found."""
@@ -119,10 +122,9 @@ class WorldMemory:
         """
         return [self.chunks.get(address) or Chunk(address, size) for address, size in self._listed().items()]
 
-    def let_go(self) -> None:
-        """Give up all userData, at the end of the world."""
-        for address in self._structure_now().user_data:
-            ctypes.pythonapi.Py_DecRef(ctypes.cast(address, ctypes.py_object))
+    def forget(self) -> None:
+        """Find out anew what the world consists of: someone else has written to it."""
+        self.structure = self._walk()
 
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
@@ -181,11 +183,14 @@ class WorldMemory:
     def _walk(self) -> Structure:
         """Follow the lists of bodies, fixtures and joints."""
         a, word, start = self.address, memory(), at.MEMORY_START
+        bodies, fixtures, joints = [], [], []
         places, user_data = [a + at.BODIES, a + at.JOINTS], []
         body = word[(a + at.BODIES - start) >> 3]
         while body:
+            bodies.append(body)
             fixture = word[(body + at.BODY_FIXTURES - start) >> 3]
             while fixture:
+                fixtures.append(fixture)
                 shape = word[(fixture + at.FIXTURE_SHAPE - start) >> 3]
                 at.refuse_chain(shape)
                 places += [fixture + at.FIXTURE_NEXT, fixture + at.FIXTURE_SHAPE, shape + at.SHAPE_TYPE]
@@ -196,9 +201,11 @@ class WorldMemory:
             body = word[(body + at.BODY_NEXT - start) >> 3]
         joint = word[(a + at.JOINTS - start) >> 3]
         while joint:
+            joints.append(joint)
             places.append(joint + at.JOINT_NEXT)
             user_data.append(joint + at.JOINT_USER_DATA)
             joint = word[(joint + at.JOINT_NEXT - start) >> 3]
         all_places = (np.array(places + user_data) - start) >> 3
         values = words()[all_places]
-        return Structure(all_places, values, [held for held in values[len(places) :].tolist() if held])
+        held = [one for one in values[len(places) :].tolist() if one]
+        return Structure(all_places, values, held, bodies, fixtures, joints)

@@ -14,6 +14,8 @@ from sb3_hybrid_grpo.errors import BranchingError
 
 Observations = Any
 """A batch of observations: an array, or a dict of arrays."""
+Then = Callable[[], object] | None
+"""What is to be done when commands are sent, before their answers are read."""
 
 
 class Fanout:
@@ -84,7 +86,7 @@ class Fanout:
         forks: np.ndarray,
         keep: np.ndarray,
         reset_ended: bool,
-        then: Callable[[], object] | None = None,
+        then: Then = None,
     ) -> list[SiblingSteps]:
         """
         Step all siblings.
@@ -170,7 +172,7 @@ class Fanout:
         """
         return np.array(rewards, dtype=np.float32 if self._casts else None)
 
-    def _call(self, method: str, arguments: list[Any], then: Callable[[], object] | None = None) -> list[Any]:
+    def _call(self, method: str, arguments: list[Any], then: Then = None) -> list[Any]:
         if isinstance(self.base, SubprocVecEnv):
             try:
                 answers = call(self.base, method, arguments, then)

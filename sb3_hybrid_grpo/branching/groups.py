@@ -1,7 +1,6 @@
 """Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -9,7 +8,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
-from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
+from sb3_hybrid_grpo.branching.fanout import Fanout, Observations, Then
 from sb3_hybrid_grpo.branching.processes import forget_step, send_step, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 
@@ -101,6 +100,7 @@ class Groups:
         self._started = False
         self._stepping = False
         self._n_steps = 0
+        self.lost_member_0 = False  # a step was broken off, and nobody knows where it has led: the envs are to be reset
 
     @property
     def forks_ME(self) -> np.ndarray:
@@ -117,6 +117,7 @@ class Groups:
         :param check: Whether to show, the first time, that siblings are exact
         :raises BranchingError: if they are not
         """
+        self.lost_member_0 = False
         goes_on = self._started and not env_was_reset and not self._stepping  # a step that was broken off leaves them anywhere
         if self.n_samples == 1 or goes_on:
             return
@@ -235,12 +236,12 @@ class Groups:
         """
         self._begin_step()
         last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
-        send = functools.partial(send_step, self.env, actions_NE[0])
         try:
+            send = functools.partial(send_step, self.env, actions_NE[0])
             siblings = self._step_siblings(actions_NE[1:], last_step_E, send) if self.n_samples > 1 else None
             zero = self._step_member_0(actions_NE[0])
         except BaseException:
-            forget_step(self.env)
+            self.lost_member_0 = forget_step(self.env)
             raise
         dones, reached = zero.dones, zero.reached
         shape = (self.n_samples, len(dones))
@@ -270,9 +271,7 @@ class Groups:
         truncated_E = dones & [is_truncated(info) for info in infos]
         return MemberZero(observations, rewards, dones, infos, dones & ~truncated_E, last_rows(infos, truncated_E))
 
-    def _step_siblings(
-        self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Callable[[], object] | None = None
-    ) -> _Siblings:
+    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> _Siblings:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         forks_ME = self.forks_ME
         for stage in self._stages:

@@ -11,6 +11,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_hybrid_grpo.errors import BranchingError
 
 
+_PATIENCE = 30.0
+"""How long an answer that nobody wants any more is waited for, in seconds."""
+
+
 class DeadProcessError(EOFError):
     """
     A process of a SubprocVecEnv has ended.
@@ -65,7 +69,7 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Callab
             answers.append(remote.recv())
     except (EOFError, ConnectionError) as error:
         raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
-    except KeyboardInterrupt:
+    except BaseException:
         _drain(env, slice(len(answers), sent))
         raise
     return answers
@@ -78,8 +82,13 @@ def send_step(env: VecEnv, actions: np.ndarray) -> None:
     :param env: The VecEnv
     :param actions: An action for each of its envs
     """
-    if isinstance(base_of(env), SubprocVecEnv) and type(env).step is VecEnv.step:
-        env.step_async(actions)
+    base = base_of(env)
+    if isinstance(base, SubprocVecEnv) and type(env).step is VecEnv.step:
+        try:
+            env.step_async(actions)
+        except BaseException:
+            base.waiting = True  # some of the processes may have been told
+            raise
 
 
 def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
@@ -97,7 +106,7 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
         return env.step(actions)
     try:
         if not base.waiting:
-            env.step_async(actions)
+            send_step(env, actions)
         for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
             _await(remote, process)  # a wrapper may send nothing before its step_wait
         return env.step_wait()
@@ -108,16 +117,19 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
         ) from error
 
 
-def forget_step(env: VecEnv) -> None:
+def forget_step(env: VecEnv) -> bool:
     """
     Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer.
 
     :param env: The VecEnv
+    :return: Whether there was one: then nobody knows where the envs are
     """
     base = base_of(env)
-    if isinstance(base, SubprocVecEnv) and base.waiting:
-        _drain(base, slice(None))
-        base.waiting = False
+    if not isinstance(base, SubprocVecEnv) or not base.waiting:
+        return False
+    _drain(base, slice(None))
+    base.waiting = False
+    return True
 
 
 def _await(remote: Any, process: Any) -> None:
@@ -131,7 +143,7 @@ def _drain(env: SubprocVecEnv, which: slice) -> None:
     """Read the answers still under way, so that no later command takes one of them for its own."""
     for remote, process in zip(env.remotes[which], env.processes[which], strict=True):
         try:
-            if remote.poll(5.0 if process.is_alive() else 0.0):
+            if remote.poll(_PATIENCE if process.is_alive() else 0.0):
                 remote.recv()
         except (EOFError, OSError):  # the interrupt has ended the process too
             continue

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.box2d import box2d_cell, box2d_names
+from sb3_hybrid_grpo.branching.box2d import WorldCell, box2d_cell, box2d_names
 from sb3_hybrid_grpo.branching.cells import (
     ArrayCell,
     HookCell,
@@ -62,17 +62,22 @@ def visit(obj: Any, found: Found) -> Children:
     :raises TypeError: if the object has state that cannot be copied
     """
     kind: Any = type(obj)  # not obj.__class__, which a proxy borrows
-    return _visitor_of(kind, engine_of(kind))(obj, found)
+    engine = engine_of(kind)
+    if engine is not None and not _saves_itself(kind):
+        return _visit_registered(obj, *engine, found)
+    return _visitor_of(kind)(obj, found)
+
+
+def _saves_itself(kind: Any) -> bool:
+    return issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state")
 
 
 @functools.lru_cache(maxsize=4096)
-def _visitor_of(kind: Any, engine: tuple[type, Registered] | None) -> "Visitor":
-    if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
+def _visitor_of(kind: Any) -> "Visitor":
+    if _saves_itself(kind):
         return _visit_hooked
     if issubclass(kind, gym.Wrapper) and hasattr(kind, "step_siblings"):
         return _refuse_branching
-    if engine is not None:
-        return functools.partial(_visit_registered, *engine)
     if box2d_names(kind):
         return _visit_box2d
     if has_cell(kind):
@@ -163,7 +168,7 @@ def _walked(items: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     return [one for one in found if not (is_plain_array(one[1]) or is_plain_vector(one[1]) or is_plain_tuple(one[1]))]
 
 
-def _visit_registered(registered_type: type, engine: Registered, obj: Any, found: Found) -> Children:
+def _visit_registered(obj: Any, registered_type: type, engine: Registered, found: Found) -> Children:
     """An object that an engine saves, and what a subclass adds to a type written in C."""
     cell = EngineCell(obj, registered_type, engine)
     found.cells.append(cell)
@@ -177,7 +182,8 @@ def _visit_box2d(obj: Any, found: Found) -> Children:
     cell = box2d_cell(obj)
     if cell is not None:
         found.cells.append(cell)
-    return [(label, child) for label, child in _visit_attributes(obj, found) if label != ".this"]
+    held = [("<userData>", one) for one in cell.held] if isinstance(cell, WorldCell) else []
+    return [*held, *((label, child) for label, child in _visit_attributes(obj, found) if label != ".this")]
 
 
 def _visit_generator(env: Any, found: Found) -> Children:
@@ -255,6 +261,11 @@ def _values(values: Iterable[Any]) -> list[tuple[str, Any]]:
     return [(f"[{position}]", value) for position, value in _walked(enumerate(values))]
 
 
+def _members(values: Iterable[Any]) -> list[tuple[str, Any]]:
+    """What a container without a layout refers to: arrays and vectors too, which nobody else would save."""
+    return [("[]", value) for value in values if type(value) not in ATOMS and not is_plain_tuple(value)]
+
+
 def _sequence(write: Callable[[Any, list[Any]], None]) -> "Visitor":
     """A visitor of containers with an order."""
 
@@ -299,8 +310,8 @@ _VISITORS: dict[type, Visitor] = {
     collections.deque: _sequence(_write_deque),
     set: _sequence(_write_set),
     np.ndarray: _visit_array,
-    tuple: lambda obj, found: _values(obj),
-    frozenset: lambda obj, found: _values(obj),
+    tuple: lambda obj, found: _members(obj),
+    frozenset: lambda obj, found: _members(obj),
     types.FunctionType: _visit_function,
     types.CellType: _visit_closure,
     types.MethodType: _constant("__self__", "__func__"),
