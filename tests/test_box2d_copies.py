@@ -151,6 +151,13 @@ def test_an_earlier_copy_is_written_anew() -> None:
     assert len(before) == 1
 
 
+def _gone(env: Machine) -> Any:
+    """A body that is no more."""
+    body = env.world.CreateDynamicBody()
+    env.world.DestroyBody(body)
+    return body
+
+
 @pytest.mark.parametrize(
     "add",
     [
@@ -160,9 +167,19 @@ def test_an_earlier_copy_is_written_anew() -> None:
         lambda env: Box2D.b2World().CreateStaticBody(),
         lambda env: env.wheel.world,
         lambda env: setattr(env.wheel, "userData", [env]),
+        _gone,
         lambda env: type("Slotted", (Box2D.b2ContactListener,), {"__slots__": ("n",)})(),
     ],
-    ids=["definition of a body", "transform", "subclass of world", "unknown world", "second world", "userData", "slots"],
+    ids=[
+        "definition of a body",
+        "transform",
+        "subclass of world",
+        "unknown world",
+        "second world",
+        "userData",
+        "gone",
+        "slots",
+    ],
 )
 def test_what_is_not_known_is_not_copied(add: Callable[[Machine], Any]) -> None:
     env = Machine()

@@ -117,12 +117,12 @@ class WorldCopy:
         _write(self.moves.of(places), self.moves.of(_read(places)))
         its.forget()
 
-    def pointer(self, address: int) -> Any:
+    def thing(self, address: int) -> Any:
         """
-        Find what Python's pointer to a thing in the old world is to be in this one.
+        Find in this world what is in the old one.
 
         :param address: Where the thing is in the old world
-        :return: The pointer; None if it is not in that world
+        :return: The same in this world: a body, a joint, a fixture or a vector; None if it is not in that world
         """
         moved = self.moves.address(address)
         if moved is None:
@@ -132,7 +132,11 @@ class WorldCopy:
             self._add(getattr(body, name) for name in _VECTORS_OF_BODY if hasattr(body, name))
         if moved not in self._things:
             self._add(fixture for body in self.world.bodies for fixture in body.fixtures)
-        return self._things[moved].this if moved in self._things else None
+        return self._things.get(moved)
+
+    def forget_things(self) -> None:
+        """When the env is copied, nobody asks any more."""
+        self._things = {}
 
     def _add(self, things: Iterable[Any]) -> None:
         self._things.update({int(one.this): one for one in things})
@@ -221,6 +225,8 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
     """A definition of fixtures. Box2D never frees its shape, so that an earlier copy's is used again."""
     made = copier.spare[id(obj)][1] if id(obj) in copier.spare else type(obj)()
     copier.dear[id(obj)] = (obj, copier.remember(obj, made))
+    if made.userData is not None:
+        made.ClearUserData()
     for name in _OF_DEFINITION:
         setattr(made, name, getattr(obj, name))
     if obj.shape is None or type(made.shape) is not type(obj.shape):
@@ -233,13 +239,13 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
 def _copy_pointer(obj: Any, copier: Any) -> Any:
     """A body, a fixture, a joint, or a vector in one of them."""
     address = int(obj.this)
-    pointer = next((found for one in copier.worlds if (found := one.pointer(address)) is not None), None)
-    if pointer is None and _is_on_stack(address):
-        pointer = obj.this  # the argument of a callback that has returned: whoever looks there sees what he sees
-    if pointer is None:
+    thing = next((found for one in copier.worlds if (found := one.thing(address)) is not None), None)
+    if thing is None and _is_on_stack(address):
+        thing = obj  # the argument of a callback that has returned: whoever looks there sees what he sees
+    if thing is None or not isinstance(obj, type(thing)):  # gone, and something else is in its place
         raise UnknownMemoryError(f"a {type(obj).__name__} whose world is not known")
     made = copier.remember(obj, object.__new__(type(obj)))
-    made.__dict__["this"] = pointer
+    made.__dict__["this"] = thing.this
     return _with_attributes(made, obj, copier)
 
 

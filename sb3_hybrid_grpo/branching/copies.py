@@ -62,6 +62,8 @@ class EnvCopy:
         self.spare_worlds = [] if previous is None else previous.worlds
         self.env: gym.Env[Any, Any] = self.copy(env)
         self.made, self.spare, self.spare_worlds = {}, {}, []
+        for world in self.worlds:
+            world.forget_things()
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -72,10 +74,10 @@ class EnvCopy:
         copier = _COPIERS.get(kind)
         if copier is not None:
             return copier(self, obj)
-        if box2d_names(kind):
-            return copy_box2d(obj, self)
         if engine_of(kind) is not None:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
+        if box2d_names(kind):
+            return copy_box2d(obj, self)
         if issubclass(kind, gym.Space):
             return self.space(obj)
         if is_mujoco(kind, "MjData"):
