@@ -1,5 +1,6 @@
 """What the processes of a SubprocVecEnv are told, and what they answer, each in its turn."""
 
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -70,7 +71,7 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Callab
     except (EOFError, ConnectionError) as error:
         raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
     except BaseException:
-        _drain(env, slice(len(answers), sent))
+        _drain(env, slice(len(answers), sent), _PATIENCE)
         raise
     return answers
 
@@ -109,7 +110,12 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
             send_step(env, actions)
         for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
             _await(remote, process)  # a wrapper may send nothing before its step_wait
-        return env.step_wait()
+        try:
+            return env.step_wait()
+        except BaseException:  # the answers that are not read yet are there
+            _drain(base, slice(None), patience=0.0)
+            base.waiting = False
+            raise
     except (EOFError, ConnectionError) as error:
         raise BranchingError(
             f"{when(step)} the process of env {_dead_one(base, '?')} died in the step of member 0 (the env itself), or that "
@@ -122,13 +128,14 @@ def forget_step(env: VecEnv) -> bool:
     Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer.
 
     :param env: The VecEnv
-    :return: Whether there was one: then nobody knows where the envs are
+    :return: Whether there may have been one: then nobody knows where the envs are
     """
     base = base_of(env)
-    if not isinstance(base, SubprocVecEnv) or not base.waiting:
+    if not isinstance(base, SubprocVecEnv):
         return False
-    _drain(base, slice(None))
-    base.waiting = False
+    if base.waiting:
+        _drain(base, slice(None), _PATIENCE)
+        base.waiting = False
     return True
 
 
@@ -139,11 +146,14 @@ def _await(remote: Any, process: Any) -> None:
             raise EOFError
 
 
-def _drain(env: SubprocVecEnv, which: slice) -> None:
+def _drain(env: SubprocVecEnv, which: slice, patience: float) -> None:
     """Read the answers still under way, so that no later command takes one of them for its own."""
     for remote, process in zip(env.remotes[which], env.processes[which], strict=True):
+        end = time.monotonic() + patience
         try:
-            if remote.poll(_PATIENCE if process.is_alive() else 0.0):
+            while not (there := remote.poll(min(0.2, patience))) and process.is_alive() and time.monotonic() < end:
+                continue
+            if there:
                 remote.recv()
         except (EOFError, OSError):  # the interrupt has ended the process too
             continue
