@@ -12,12 +12,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
-from sb3_hybrid_grpo.branching.box2d_chunks import Chunk
-from sb3_hybrid_grpo.branching.box2d_layout import c_library, memory, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_layout import c_library, read_pointer, words
 
 # What a world keeps when it is written anew: where its arrays are and how large, which may have grown since
 _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
 _CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
+
+
+class Chunk:
+    """
+    A chunk of a world's memory. It is freed when neither the world nor a snapshot has it any more.
+
+    :param address: Where it is
+    """
+
+    def __init__(self, address: int) -> None:
+        self.address, self.is_listed = address, True
+        self.free = c_library().free  # at the interpreter's end this module may be gone first
+
+    def __del__(self) -> None:
+        if not self.is_listed:  # the world frees those that it lists
+            self.free(self.address)
 
 
 class Structure(NamedTuple):
@@ -26,9 +41,6 @@ class Structure(NamedTuple):
     places: np.ndarray
     values: np.ndarray
     user_data: list[int]
-    bodies: list[int]
-    fixtures: list[int]
-    joints: list[int]
 
     def holds(self) -> bool:
         """Whether they are all as they were: then there is nothing else to be found."""
@@ -54,20 +66,18 @@ class WorldMemory:
     Saves and restores the memory of one world.
 
     :param world: The world
-    :param is_new: Whether nothing has been made in it yet
     :raises UnknownMemoryError: if its memory is not laid out as expected
     """
 
-    def __init__(self, world: Any, is_new: bool = False) -> None:
-        if not is_new:
-            at.check_layout(world)
+    def __init__(self, world: Any) -> None:
+        at.check_layout(world)
         self.address = a = int(world.this)
         self.pointers = {place: ctypes.c_uint64.from_address(a + place) for place in _POINTERS}
         self.numbers = {
             place: ctypes.c_int32.from_address(a + place) for place in (*_CAPACITIES, at.NODE_CAPACITY, at.N_CHUNKS)
         }
         self.kept: list[Any] = [*(self.pointers[place] for place in _POINTERS), *(self.numbers[one] for one in _CAPACITIES)]
-        self.chunks = {address: self._new_chunk(address, size) for address, size in self._listed().items()}
+        self.chunks = {address: Chunk(address) for address in self._listed()}
         self.structure = self._walk()
 
     def save(self) -> Image:
@@ -77,15 +87,14 @@ class WorldMemory:
         """
         a, structure = self.address, self._structure_now()
         listed = self._listed()
-        self._look_for_growth()
-        for address, size in listed.items():
+        for address in listed:
             if address not in self.chunks:
-                self.chunks[address] = self._new_chunk(address, size)
+                self.chunks[address] = Chunk(address)
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),
             self._entries(),
-            [(chunk, ctypes.string_at(chunk.address, chunk.used)) for chunk in map(self.chunks.__getitem__, listed)],
+            [(self.chunks[address], ctypes.string_at(address, at.CHUNK_SIZE)) for address in listed],
             ctypes.string_at(self.pointers[at.NODES].value, at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value),
             ctypes.string_at(self.pointers[at.MOVES].value, 4 * self.numbers[at.MOVE_CAPACITY].value),
             structure,
@@ -96,45 +105,24 @@ class WorldMemory:
         """
         :param image: What the world is to be
         """
-        self._look_for_growth()
         held = self._structure_now().user_data
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        if len(image.entries) > 16 * self.numbers[at.CHUNK_SPACE].value:
-            raise at.UnknownMemoryError("a copy of the world has no room for a list of all its chunks")
         if self._entries() != image.entries:  # one that is listed at an address is the image's: that is not free meanwhile
             self._list_only([chunk for chunk, _ in image.chunks])
         self._write_world(image)
         for chunk, contents in image.chunks:
-            ctypes.memmove(chunk.address, contents, len(contents))
-            if len(contents) < chunk.used:  # what has been taken since
-                ctypes.memmove(
-                    chunk.address + len(contents), chunk.new[len(contents) : chunk.used], chunk.used - len(contents)
-                )
+            ctypes.memmove(chunk.address, contents, at.CHUNK_SIZE)
         self.structure = image.structure
         for address in held if wanted != held else ():
             ctypes.pythonapi.Py_DecRef(ctypes.cast(address, ctypes.py_object))
-
-    def listed_chunks(self) -> list[Chunk]:
-        """
-        :return: The chunks that the world has, without marks where they were not known before
-        """
-        return [self.chunks.get(address) or Chunk(address, size) for address, size in self._listed().items()]
-
-    def forget(self) -> None:
-        """Find out anew what the world consists of: someone else has written to it."""
-        self.structure = self._walk()
 
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
         a, nodes = self.address, self.pointers[at.NODES]
         if at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value < len(image.nodes):  # shrunk by a restore, maybe grown by less
             nodes.value = c_library().realloc(nodes.value, len(image.nodes))
-        moves = self.pointers[at.MOVES]
-        if 4 * self.numbers[at.MOVE_CAPACITY].value < len(image.moves):  # of a world that is to become a copy
-            moves.value = c_library().realloc(moves.value, len(image.moves))
-            self.numbers[at.MOVE_CAPACITY].value = len(image.moves) // 4
         kept = [field.value for field in self.kept]
         ctypes.memmove(a, image.head, at.STACK)
         ctypes.memmove(a + at.FLAGS, image.tail, len(image.tail))
@@ -147,29 +135,16 @@ class WorldMemory:
         """The world's list of its chunks: for each, how large its blocks are, and where it is."""
         return ctypes.string_at(self.pointers[at.CHUNKS].value, 16 * self.numbers[at.N_CHUNKS].value)
 
-    def _listed(self) -> dict[int, int]:
-        """The addresses of the chunks that the world has now, and the sizes of their blocks."""
-        entries = np.frombuffer(self._entries(), np.uint64).tolist()
-        return {address: size & 0xFFFFFFFF for size, address in zip(entries[::2], entries[1::2])}  # noqa: B905  hot
-
-    def _new_chunk(self, address: int, block_size: int) -> Chunk:
-        return Chunk(address, block_size, self._first_free(block_size))
-
-    def _first_free(self, block_size: int) -> int:
-        return read_pointer(self.address + at.FREE_BLOCKS + 8 * at.BLOCK_SIZES.index(block_size))
-
-    def _look_for_growth(self) -> None:
-        """See which chunks are used farther than before."""
-        for chunk in self.chunks.values():
-            if chunk.has_grown():
-                chunk.look(self._first_free(chunk.block_size))
+    def _listed(self) -> list[int]:
+        """The addresses of the chunks that the world has now."""
+        return np.frombuffer(self._entries(), np.uint64)[1::2].tolist()  # type: ignore[no-any-return]
 
     def _list_only(self, chunks: list[Chunk]) -> None:
         """The world has these chunks from now on; others are freed with the last snapshot that has them, if any."""
         wanted = {chunk.address: chunk for chunk in chunks}
-        for address, size in self._listed().items():
+        for address in self._listed():
             if address not in wanted:
-                chunk = self.chunks.get(address) or self._new_chunk(address, size)
+                chunk = self.chunks.get(address) or Chunk(address)
                 chunk.is_listed = False
         for chunk in chunks:
             chunk.is_listed = True
@@ -182,30 +157,24 @@ class WorldMemory:
 
     def _walk(self) -> Structure:
         """Follow the lists of bodies, fixtures and joints."""
-        a, word, start = self.address, memory(), at.MEMORY_START
-        bodies, fixtures, joints = [], [], []
+        a = self.address
         places, user_data = [a + at.BODIES, a + at.JOINTS], []
-        body = word[(a + at.BODIES - start) >> 3]
+        body = read_pointer(a + at.BODIES)
         while body:
-            bodies.append(body)
-            fixture = word[(body + at.BODY_FIXTURES - start) >> 3]
+            fixture = read_pointer(body + at.BODY_FIXTURES)
             while fixture:
-                fixtures.append(fixture)
-                shape = word[(fixture + at.FIXTURE_SHAPE - start) >> 3]
+                shape = read_pointer(fixture + at.FIXTURE_SHAPE)
                 at.refuse_chain(shape)
                 places += [fixture + at.FIXTURE_NEXT, fixture + at.FIXTURE_SHAPE, shape + at.SHAPE_TYPE]
                 user_data.append(fixture + at.FIXTURE_USER_DATA)
-                fixture = word[(fixture + at.FIXTURE_NEXT - start) >> 3]
+                fixture = read_pointer(fixture + at.FIXTURE_NEXT)
             places += [body + at.BODY_NEXT, body + at.BODY_FIXTURES]
             user_data.append(body + at.BODY_USER_DATA)
-            body = word[(body + at.BODY_NEXT - start) >> 3]
-        joint = word[(a + at.JOINTS - start) >> 3]
+            body = read_pointer(body + at.BODY_NEXT)
+        joint = read_pointer(a + at.JOINTS)
         while joint:
-            joints.append(joint)
             places.append(joint + at.JOINT_NEXT)
             user_data.append(joint + at.JOINT_USER_DATA)
-            joint = word[(joint + at.JOINT_NEXT - start) >> 3]
-        all_places = (np.array(places + user_data) - start) >> 3
-        values = words()[all_places]
-        held = [one for one in values[len(places) :].tolist() if one]
-        return Structure(all_places, values, held, bodies, fixtures, joints)
+            joint = read_pointer(joint + at.JOINT_NEXT)
+        all_places = (np.array(places + user_data) - at.MEMORY_START) >> 3
+        return Structure(all_places, words()[all_places], [held for held in map(read_pointer, user_data) if held])

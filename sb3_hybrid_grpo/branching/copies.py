@@ -17,8 +17,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.box2d import box2d_names
-from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.layout import identical
@@ -58,12 +56,8 @@ class EnvCopy:
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
-        self.worlds: list[WorldCopy] = []
-        self.spare_worlds = [] if previous is None else previous.worlds
         self.env: gym.Env[Any, Any] = self.copy(env)
-        self.made, self.spare, self.spare_worlds = {}, {}, []
-        for world in self.worlds:
-            world.forget_things()
+        self.made = self.spare = {}
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -76,8 +70,6 @@ class EnvCopy:
             return copier(self, obj)
         if engine_of(kind) is not None:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
-        if box2d_names(kind):
-            return copy_box2d(obj, self)
         if issubclass(kind, gym.Space):
             return self.space(obj)
         if is_mujoco(kind, "MjData"):
