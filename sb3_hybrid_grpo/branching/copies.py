@@ -27,6 +27,7 @@ from sb3_hybrid_grpo.branching.kinds import (
     LIVING,
     NUMBERS_AND_TEXTS,
     RECORDS_OF_ENVS,
+    saves_itself,
 )
 
 
@@ -80,7 +81,7 @@ class EnvCopy:
             return _without_more(obj)
         if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
             return self.remember(obj, tuple.__new__(kind, [self.copy(one) for one in obj]))
-        if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
+        if saves_itself(kind):
             raise CannotCopyError(f"{kind} saves itself")
         if issubclass(kind, LIVING) or hasattr(kind, "__del__"):
             raise CannotCopyError(f"{kind} is alive, or does something when it is thrown away")

@@ -1,6 +1,5 @@
 """Steps the siblings of every env of a VecEnv, in its processes where it has some."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,14 +7,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
-from sb3_hybrid_grpo.branching.processes import DeadProcessError, base_of, call, when
+from sb3_hybrid_grpo.branching.processes import DeadProcessError, Then, base_of, call, when
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, layers_above, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 
 Observations = Any
 """A batch of observations: an array, or a dict of arrays."""
-Then = Callable[[], object] | None
-"""What is to be done when commands are sent, before their answers are read."""
 
 
 class Fanout:

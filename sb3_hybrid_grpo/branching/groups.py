@@ -8,8 +8,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
-from sb3_hybrid_grpo.branching.fanout import Fanout, Observations, Then
-from sb3_hybrid_grpo.branching.processes import forget_step, send_step, step_env
+from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
+from sb3_hybrid_grpo.branching.processes import Then, forget_step, send_step, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
 
 BranchHorizon = int | Literal["episode", "free", "auto"]

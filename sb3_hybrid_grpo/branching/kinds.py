@@ -18,6 +18,7 @@ import types
 import uuid
 import weakref
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
@@ -45,3 +46,11 @@ LIVING: tuple[type, ...] = (
     *(threading.Thread, threading.Event, threading.Condition, threading.Semaphore),
     *(multiprocessing.process.BaseProcess, multiprocessing.connection.Connection, subprocess.Popen, socket.socket),
 )
+
+
+def saves_itself(kind: type) -> bool:
+    """
+    :param kind: The type of an object
+    :return: Whether it is an env with the two methods of :class:`SupportsBranching`
+    """
+    return issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state")

@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from sb3_hybrid_grpo.errors import BranchingError
 
 
+Then = Callable[[], object] | None
+"""What is to be done when commands are sent, before their answers are read."""
 _PATIENCE = 30.0
 """How long an answer that nobody wants any more is waited for, in seconds."""
 
@@ -46,7 +48,7 @@ def base_of(env: VecEnv) -> VecEnv:
     return env
 
 
-def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Callable[[], object] | None = None) -> list[Any]:
+def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
     """
     Call a method of every env at once, each with arguments of its own; ``env_method`` has the same for all.
 

@@ -31,6 +31,7 @@ from sb3_hybrid_grpo.branching.kinds import (
     LIVING,
     NUMBERS_AND_TEXTS,
     RECORDS_OF_ENVS,
+    saves_itself,
 )
 from sb3_hybrid_grpo.branching.layout import ATOMS, is_plain_array, is_plain_tuple, is_plain_vector
 from sb3_hybrid_grpo.branching.objects import cell_of, has_cell
@@ -63,18 +64,14 @@ def visit(obj: Any, found: Found) -> Children:
     """
     kind: Any = type(obj)  # not obj.__class__, which a proxy borrows
     engine = engine_of(kind)
-    if engine is not None and not _saves_itself(kind):
+    if engine is not None and not saves_itself(kind):
         return _visit_registered(obj, *engine, found)
     return _visitor_of(kind)(obj, found)
 
 
-def _saves_itself(kind: Any) -> bool:
-    return issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state")
-
-
 @functools.lru_cache(maxsize=4096)
 def _visitor_of(kind: Any) -> "Visitor":
-    if _saves_itself(kind):
+    if saves_itself(kind):
         return _visit_hooked
     if issubclass(kind, gym.Wrapper) and hasattr(kind, "step_siblings"):
         return _refuse_branching
