@@ -21,6 +21,7 @@ N_ENVS = {
     "Pendulum-v1": 4,
     "HalfCheetah-v5": 4,
     "Ant-v5": 4,
+    "LunarLander-v3": 4,
     "hybrid_grpo/Inventory-v0": 8,
     BREAKOUT: 4,
 }

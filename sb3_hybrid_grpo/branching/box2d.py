@@ -8,13 +8,14 @@ from typing import Any
 from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError, c_library, refuse_chain
 from sb3_hybrid_grpo.branching.box2d_memory import Image, WorldMemory
 from sb3_hybrid_grpo.branching.cells import OpaqueCell
+from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged, identical
 from sb3_hybrid_grpo.branching.protocol import Cell
 
-_IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
-_CALLBACKS = frozenset(
+IN_WORLD = frozenset({"b2Body", "b2Fixture", "b2Joint", "b2Contact"})
+CALLBACKS = frozenset(
     {"b2ContactListener", "b2ContactFilter", "b2DestructionListener", "b2QueryCallback", "b2RayCastCallback", "b2Draw"}
 )
-_PLAIN = frozenset(
+PLAIN = frozenset(
     {"b2Vec2", "b2Vec3", "b2Mat22", "b2Mat33", "b2Rot", "b2Transform", "b2Sweep", "b2AABB", "b2Color", "b2MassData"}
     | {"b2Filter", "b2CircleShape", "b2EdgeShape", "b2PolygonShape", "b2BodyDef", "b2FixtureDef", "b2JointDef"}
 )
@@ -41,9 +42,9 @@ def box2d_cell(obj: Any) -> Cell | None:
     names = box2d_names(kind)
     if "b2World" in names:
         return WorldCell(obj)
-    if names & _IN_WORLD or names & _CALLBACKS:
+    if names & IN_WORLD or names & CALLBACKS:
         return None
-    if names & _PLAIN:
+    if names & PLAIN:
         return BlockCell(obj) if obj.this.own() else None  # else it is a part of a world or a definition
     raise TypeError("an object of Box2D whose memory is not known")
 
@@ -58,15 +59,35 @@ class WorldCell(OpaqueCell):
 
     def __init__(self, world: Any) -> None:
         self.world = world  # keeps the memory alive
-        if world not in _MEMORIES:
-            _MEMORIES[world] = WorldMemory(world)
-        self.memory = _MEMORIES[world]
+        self.memory = memory_of(world)
+        self.held = self.memory.save().user_data
+        """The userData of its bodies, fixtures and joints, which nothing else may lead to."""
 
     def save(self, previous: Any) -> Image:
+        image = self.memory.save()
+        if not identical(image.user_data, self.held):
+            if not ATOMS.issuperset(map(type, image.user_data)):
+                raise StructureChanged
+            self.held = image.user_data
+        return image
+
+    def resave(self, shared: Any, previous: Any) -> Image:
         return self.memory.save()
 
     def restore(self, contents: Image) -> None:
         self.memory.restore(contents)
+
+
+def memory_of(world: Any, is_new: bool = False) -> WorldMemory:
+    """
+    :param world: A world
+    :param is_new: Whether nothing has been made in it yet
+    :return: Its memory, always the same one
+    :raises UnknownMemoryError: if it is not laid out as expected
+    """
+    if world not in _MEMORIES:
+        _MEMORIES[world] = WorldMemory(world, is_new)
+    return _MEMORIES[world]
 
 
 class BlockCell(OpaqueCell):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
-from sb3_hybrid_grpo.branching.box2d_layout import c_library, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_layout import c_library, memory, words
 
 # What a world keeps when it is written anew: where its arrays are and how large, which may have grown since
 _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
@@ -24,14 +24,15 @@ class Chunk:
     A chunk of a world's memory. It is freed when neither the world nor a snapshot has it any more.
 
     :param address: Where it is
+    :param is_listed: Whether the world has it, and will free it
     """
 
-    def __init__(self, address: int) -> None:
-        self.address, self.is_listed = address, True
+    def __init__(self, address: int, is_listed: bool = True) -> None:
+        self.address, self.is_listed = address, is_listed
         self.free = c_library().free  # at the interpreter's end this module may be gone first
 
     def __del__(self) -> None:
-        if not self.is_listed:  # the world frees those that it lists
+        if not self.is_listed:
             self.free(self.address)
 
 
@@ -41,6 +42,9 @@ class Structure(NamedTuple):
     places: np.ndarray
     values: np.ndarray
     user_data: list[int]
+    bodies: list[int]
+    fixtures: list[int]
+    joints: list[int]
 
     def holds(self) -> bool:
         """Whether they are all as they were: then there is nothing else to be found."""
@@ -66,18 +70,21 @@ class WorldMemory:
     Saves and restores the memory of one world.
 
     :param world: The world
+    :param is_new: Whether nothing has been made in it yet
     :raises UnknownMemoryError: if its memory is not laid out as expected
     """
 
-    def __init__(self, world: Any) -> None:
-        at.check_layout(world)
+    def __init__(self, world: Any, is_new: bool = False) -> None:
+        if not is_new:
+            at.check_layout(world)
         self.address = a = int(world.this)
         self.pointers = {place: ctypes.c_uint64.from_address(a + place) for place in _POINTERS}
         self.numbers = {
             place: ctypes.c_int32.from_address(a + place) for place in (*_CAPACITIES, at.NODE_CAPACITY, at.N_CHUNKS)
         }
         self.kept: list[Any] = [*(self.pointers[place] for place in _POINTERS), *(self.numbers[one] for one in _CAPACITIES)]
-        self.chunks = {address: Chunk(address) for address in self._listed()}
+        self.chunks: dict[int, Chunk] = {}
+        self.listed_chunks()
         self.structure = self._walk()
 
     def save(self) -> Image:
@@ -86,15 +93,11 @@ class WorldMemory:
         :raises UnknownMemoryError: if it has memory elsewhere by now
         """
         a, structure = self.address, self._structure_now()
-        listed = self._listed()
-        for address in listed:
-            if address not in self.chunks:
-                self.chunks[address] = Chunk(address)
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),
             self._entries(),
-            [(self.chunks[address], ctypes.string_at(address, at.CHUNK_SIZE)) for address in listed],
+            [(chunk, ctypes.string_at(chunk.address, at.CHUNK_SIZE)) for chunk in self.listed_chunks()],
             ctypes.string_at(self.pointers[at.NODES].value, at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value),
             ctypes.string_at(self.pointers[at.MOVES].value, 4 * self.numbers[at.MOVE_CAPACITY].value),
             structure,
@@ -109,46 +112,60 @@ class WorldMemory:
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        if self._entries() != image.entries:  # one that is listed at an address is the image's: that is not free meanwhile
-            self._list_only([chunk for chunk, _ in image.chunks])
+        before = self.listed_chunks()
         self._write_world(image)
         for chunk, contents in image.chunks:
             ctypes.memmove(chunk.address, contents, at.CHUNK_SIZE)
+        self._list_only(before, [chunk for chunk, _ in image.chunks])
         self.structure = image.structure
         for address in held if wanted != held else ():
             ctypes.pythonapi.Py_DecRef(ctypes.cast(address, ctypes.py_object))
 
+    def listed_chunks(self) -> list[Chunk]:
+        """
+        :return: The chunks that the world has now
+        """
+        listed: list[int] = np.frombuffer(self._entries(), np.uint64)[1::2].tolist()
+        for address in listed:
+            if address not in self.chunks:
+                self.chunks[address] = Chunk(address)
+        return [self.chunks[address] for address in listed]
+
+    def forget(self) -> None:
+        """Find out anew what the world consists of: someone else has written to it."""
+        self.structure = self._walk()
+
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
-        a, nodes = self.address, self.pointers[at.NODES]
-        if at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value < len(image.nodes):  # shrunk by a restore, maybe grown by less
-            nodes.value = c_library().realloc(nodes.value, len(image.nodes))
+        a = self.address
+        arrays = (
+            (at.CHUNKS, at.CHUNK_SPACE, 16, image.entries),
+            (at.NODES, at.NODE_CAPACITY, at.NODE_SIZE, image.nodes),
+            (at.MOVES, at.MOVE_CAPACITY, 4, image.moves),
+        )
+        for place, room, size, contents in arrays:
+            if size * self.numbers[room].value < len(contents):  # of a world that becomes a copy, or shrunk by a restore
+                self.pointers[place].value = c_library().realloc(self.pointers[place].value, len(contents))
+                self.numbers[room].value = len(contents) // size
         kept = [field.value for field in self.kept]
         ctypes.memmove(a, image.head, at.STACK)
         ctypes.memmove(a + at.FLAGS, image.tail, len(image.tail))
         for field, value in zip(self.kept, kept):  # noqa: B905  hot
             field.value = value
-        for place, contents in ((at.CHUNKS, image.entries), (at.NODES, image.nodes), (at.MOVES, image.moves)):
+        for place, _, _, contents in arrays:
             ctypes.memmove(self.pointers[place].value, contents, len(contents))
 
     def _entries(self) -> bytes:
         """The world's list of its chunks: for each, how large its blocks are, and where it is."""
         return ctypes.string_at(self.pointers[at.CHUNKS].value, 16 * self.numbers[at.N_CHUNKS].value)
 
-    def _listed(self) -> list[int]:
-        """The addresses of the chunks that the world has now."""
-        return np.frombuffer(self._entries(), np.uint64)[1::2].tolist()  # type: ignore[no-any-return]
-
-    def _list_only(self, chunks: list[Chunk]) -> None:
-        """The world has these chunks from now on; others are freed with the last snapshot that has them, if any."""
-        wanted = {chunk.address: chunk for chunk in chunks}
-        for address in self._listed():
-            if address not in wanted:
-                chunk = self.chunks.get(address) or Chunk(address)
-                chunk.is_listed = False
-        for chunk in chunks:
+    def _list_only(self, before: list[Chunk], now: list[Chunk]) -> None:
+        """The world has other chunks now. Those that it had before are freed with the last snapshot that has them, if any."""
+        self.chunks = {chunk.address: chunk for chunk in now}
+        for chunk in before:
+            chunk.is_listed = chunk.address in self.chunks
+        for chunk in now:
             chunk.is_listed = True
-        self.chunks = wanted
 
     def _structure_now(self) -> Structure:
         if not self.structure.holds():
@@ -157,24 +174,30 @@ class WorldMemory:
 
     def _walk(self) -> Structure:
         """Follow the lists of bodies, fixtures and joints."""
-        a = self.address
+        a, word, start = self.address, memory(), at.MEMORY_START
+        bodies, fixtures, joints = [], [], []
         places, user_data = [a + at.BODIES, a + at.JOINTS], []
-        body = read_pointer(a + at.BODIES)
+        body = word[(a + at.BODIES - start) >> 3]
         while body:
-            fixture = read_pointer(body + at.BODY_FIXTURES)
+            bodies.append(body)
+            fixture = word[(body + at.BODY_FIXTURES - start) >> 3]
             while fixture:
-                shape = read_pointer(fixture + at.FIXTURE_SHAPE)
+                fixtures.append(fixture)
+                shape = word[(fixture + at.FIXTURE_SHAPE - start) >> 3]
                 at.refuse_chain(shape)
                 places += [fixture + at.FIXTURE_NEXT, fixture + at.FIXTURE_SHAPE, shape + at.SHAPE_TYPE]
                 user_data.append(fixture + at.FIXTURE_USER_DATA)
-                fixture = read_pointer(fixture + at.FIXTURE_NEXT)
+                fixture = word[(fixture + at.FIXTURE_NEXT - start) >> 3]
             places += [body + at.BODY_NEXT, body + at.BODY_FIXTURES]
             user_data.append(body + at.BODY_USER_DATA)
-            body = read_pointer(body + at.BODY_NEXT)
-        joint = read_pointer(a + at.JOINTS)
+            body = word[(body + at.BODY_NEXT - start) >> 3]
+        joint = word[(a + at.JOINTS - start) >> 3]
         while joint:
+            joints.append(joint)
             places.append(joint + at.JOINT_NEXT)
             user_data.append(joint + at.JOINT_USER_DATA)
-            joint = read_pointer(joint + at.JOINT_NEXT)
-        all_places = (np.array(places + user_data) - at.MEMORY_START) >> 3
-        return Structure(all_places, words()[all_places], [held for held in map(read_pointer, user_data) if held])
+            joint = word[(joint + at.JOINT_NEXT - start) >> 3]
+        all_places = (np.array(places + user_data) - start) >> 3
+        values = words()[all_places]
+        held = [one for one in values[len(places) :].tolist() if one]
+        return Structure(all_places, values, held, bodies, fixtures, joints)

@@ -17,6 +17,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from sb3_hybrid_grpo.branching.box2d import box2d_names
+from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.layout import identical
@@ -57,8 +59,12 @@ class EnvCopy:
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
+        self.worlds: list[WorldCopy] = []
+        self.spare_worlds = [] if previous is None else previous.worlds
         self.env: gym.Env[Any, Any] = self.copy(env)
-        self.made = self.spare = {}
+        self.made, self.spare, self.spare_worlds = {}, {}, []
+        for world in self.worlds:
+            world.forget_things()
 
     def copy(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -71,6 +77,8 @@ class EnvCopy:
             return copier(self, obj)
         if engine_of(kind) is not None:
             raise CannotCopyError(f"{kind} has an engine, which restores it in place")
+        if box2d_names(kind):
+            return copy_box2d(obj, self)
         if issubclass(kind, gym.Space):
             return self.space(obj)
         if is_mujoco(kind, "MjData"):

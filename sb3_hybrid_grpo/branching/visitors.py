@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.box2d import box2d_cell, box2d_names
+from sb3_hybrid_grpo.branching.box2d import WorldCell, box2d_cell, box2d_names
 from sb3_hybrid_grpo.branching.cells import (
     ArrayCell,
     HookCell,
@@ -179,7 +179,8 @@ def _visit_box2d(obj: Any, found: Found) -> Children:
     cell = box2d_cell(obj)
     if cell is not None:
         found.cells.append(cell)
-    return [(label, child) for label, child in _visit_attributes(obj, found) if label != ".this"]
+    held = [("<userData>", one) for one in cell.held] if isinstance(cell, WorldCell) else []
+    return [*held, *((label, child) for label, child in _visit_attributes(obj, found) if label != ".this")]
 
 
 def _visit_generator(env: Any, found: Found) -> Children:
