@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
-from sb3_hybrid_grpo.branching import Groups, batches
+from sb3_hybrid_grpo.branching import Candidates, Groups, batches
 from sb3_hybrid_grpo.branching.processes import step_env
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.toy_envs import FragileWalk
@@ -55,6 +55,26 @@ def test_a_step_that_is_broken_off_leaves_no_answer_behind(
     assert all(isinstance(x, float) for x in processes.get_attr("x"))
     groups.start(env_was_reset=False, seed=None)
     assert len(groups.step(actions).observations) == 3
+
+
+def test_a_choice_that_is_broken_off_leaves_no_answer_behind(
+    processes: SubprocVecEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = Candidates(processes, n_samples=3, choose=lambda observations, rewards, terminated: np.zeros(3, dtype=int))
+    candidates.start(env_was_reset=True, seed=None)
+    actions = np.ones((3, 3), dtype=int)
+    candidates.step(actions)
+
+    def interrupt(self: SubprocVecEnv) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SubprocVecEnv, "step_wait", interrupt)
+        candidates.step(actions)
+    assert candidates.lost_member_0
+    assert all(isinstance(x, float) for x in processes.get_attr("x"))
+    candidates.start(env_was_reset=False, seed=None)
+    assert len(candidates.step(actions).observations) == 3
 
 
 def test_a_process_that_dies_in_member_0s_step_is_named(processes: SubprocVecEnv) -> None:

@@ -2,10 +2,11 @@
 
 from sb3_hybrid_grpo.branching.candidates import Candidates
 from sb3_hybrid_grpo.branching.engines import register_engine
-from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups, GroupStep
+from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups
 from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
 from sb3_hybrid_grpo.branching.protocol import Engine, SupportsBranching
 from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
+from sb3_hybrid_grpo.branching.steps import GroupStep
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, make_branchable
 
 __all__ = [

@@ -8,7 +8,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.batches import each, joined
 from sb3_hybrid_grpo.branching.fanout import Observations
-from sb3_hybrid_grpo.branching.groups import Groups, GroupStep, MemberZero
+from sb3_hybrid_grpo.branching.groups import Groups
+from sb3_hybrid_grpo.branching.steps import GroupStep, MemberZero
 from sb3_hybrid_grpo.errors import BranchingError
 
 Choice = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
@@ -32,15 +33,8 @@ class Candidates(Groups):
         super().__init__(env, n_samples + 1, branch_horizon=1)
         self._choose = choose
 
-    def step(self, actions_NE: np.ndarray) -> GroupStep:
-        """
-        Try every action, choose one, and execute it.
-
-        :param actions_NE: Actions within the action space, ``(N, E, ...)``
-        :return: What happened; its members are in the order of ``order_NE``, the executed one first
-        :raises BranchingError: if a branch fails, gives NaN, or differs from what is executed
-        """
-        self._begin_step()
+    def _step(self, actions_NE: np.ndarray) -> GroupStep:
+        """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
         tried = self._step_siblings(actions_NE, last_step_E=np.ones(n_envs, bool))
         previewed, rewards = tried.observations, tried.rewards
@@ -60,7 +54,6 @@ class Candidates(Groups):
         rewards_NE[0], terminated_NE[0], cut_NE[0] = zero.rewards, zero.terminated_E, zero.dones
         going_on = ~terminated_NE[1:]
         rows = [each(lambda theirs: theirs[order_NE[1:], envs][going_on], branches)] if going_on.any() else []
-        self._stepping = False
         return GroupStep(
             *(zero.observations, zero.rewards, zero.dones, zero.infos, rewards_NE, terminated_NE, cut_NE),
             *(joined(zero.reached + rows), ends, order_NE),

@@ -6,58 +6,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_hybrid_grpo.branching.answers import SiblingSteps
 from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, joined, last_rows
 from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
 from sb3_hybrid_grpo.branching.processes import Then, forget_step, send_step, step_env
 from sb3_hybrid_grpo.branching.stack import Stage, learn_from_free, normalized_again, stages_of
+from sb3_hybrid_grpo.branching.steps import GroupStep, MemberZero, SiblingRows
 
 BranchHorizon = int | Literal["episode", "free", "auto"]
 AUTO_HORIZON = 64
 """Steps between two forks with ``branch_horizon="auto"``, while siblings fork."""
-
-
-class GroupStep(NamedTuple):
-    """One step of E groups of N members. Member 0's part is what ``env.step`` returned."""
-
-    observations: Observations
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    rewards_NE: np.ndarray
-    terminated_NE: np.ndarray
-    cut_NE: np.ndarray
-    """Members that do not go on: their episode ended, or (siblings) they fork at the next step."""
-    reached: Observations
-    """The observations that the cut but not terminated members reached, in the order of the flat mask; None without one."""
-    sibling_ends: int
-    """How many siblings' episodes ended."""
-    order_NE: np.ndarray | None = None
-    """Which action each member took, where that was not the one of its own number."""
-
-
-class MemberZero(NamedTuple):
-    """A step of member 0 in all envs, as ``env.step`` returned it, and whether it ended for good."""
-
-    observations: Observations
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    terminated_E: np.ndarray
-    reached: list[Observations]
-    """The last observations of those that were truncated, as a batch; no batch without one."""
-
-
-class _Siblings(NamedTuple):
-    """What the siblings saw in a step, before any VecEnv wrapper."""
-
-    steps: list[SiblingSteps]
-    observations: Observations
-    rewards: np.ndarray
-    restarted: np.ndarray
-    """Those that reset by themselves, places among the M·E."""
-    firsts: Observations
-    """Their first observations; None without any."""
 
 
 class _Aside(NamedTuple):
@@ -232,17 +189,27 @@ class Groups:
 
         :param actions_NE: Actions within the action space, ``(N, E, ...)``
         :return: What happened
-        :raises BranchingError: if a sibling's step fails, or gives NaN
+        :raises BranchingError: if a sibling's step fails, or gives NaN; with candidates, if what is executed leads elsewhere
         """
-        self._begin_step()
-        last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
+        self._stepping = True
+        self._n_steps += 1
+        if self.n_samples > 1:
+            self._fanout.at_step = self._n_steps
         try:
-            send = functools.partial(send_step, self.env, actions_NE[0])
-            siblings = self._step_siblings(actions_NE[1:], last_step_E, send) if self.n_samples > 1 else None
-            zero = self._step_member_0(actions_NE[0])
-        except BaseException:
+            step = self._step(actions_NE)
+        except (
+            BaseException
+        ):  # nobody knows where members are, and what processes still answer is no answer to the next command
             self.lost_member_0 = forget_step(self.env)
             raise
+        self._stepping = False
+        return step
+
+    def _step(self, actions_NE: np.ndarray) -> GroupStep:
+        last_step_E = np.zeros_like(self._age_E, bool) if self.free else self._age_E + 1 >= self._horizon
+        send = functools.partial(send_step, self.env, actions_NE[0])
+        siblings = self._step_siblings(actions_NE[1:], last_step_E, send) if self.n_samples > 1 else None
+        zero = self._step_member_0(actions_NE[0])
         dones, reached = zero.dones, zero.reached
         shape = (self.n_samples, len(dones))
         rewards_NE, terminated_NE, cut_NE = np.empty(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
@@ -252,17 +219,10 @@ class Groups:
             rewards_NE[1:], terminated_NE[1:], cut_NE[1:], rows, ends = self._settle(siblings, dones | last_step_E)
             reached += rows
             self._age_E = np.where(dones | last_step_E, 0, self._age_E + 1)
-        self._stepping = False
         return GroupStep(
             *(zero.observations, zero.rewards, dones, zero.infos, rewards_NE, terminated_NE, cut_NE, joined(reached)),
             sibling_ends=ends,
         )
-
-    def _begin_step(self) -> None:
-        self._stepping = True
-        self._n_steps += 1
-        if self.n_samples > 1:
-            self._fanout.at_step = self._n_steps
 
     def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
         observations, rewards, dones, infos = step_env(self.env, actions_E, self._n_steps)
@@ -271,7 +231,7 @@ class Groups:
         truncated_E = dones & [is_truncated(info) for info in infos]
         return MemberZero(observations, rewards, dones, infos, dones & ~truncated_E, last_rows(infos, truncated_E))
 
-    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> _Siblings:
+    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> SiblingRows:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         forks_ME = self.forks_ME
         for stage in self._stages:
@@ -285,10 +245,10 @@ class Groups:
         firsts = self._fanout.stacked([first for _, first in resets]) if resets else None
         if self.free:
             learn_from_free(self._stages, observations, rewards, restarted, firsts)
-        return _Siblings(steps, observations, rewards, restarted, firsts)
+        return SiblingRows(steps, observations, rewards, restarted, firsts)
 
     def _settle(
-        self, siblings: _Siblings, dropped_E: np.ndarray
+        self, siblings: SiblingRows, dropped_E: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Observations], int]:
         """
         :param siblings: What the siblings saw
