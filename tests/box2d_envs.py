@@ -1,10 +1,15 @@
-"""Envs with all kinds of Box2D's objects."""
+"""Envs with all kinds of Box2D's objects, and interrupts while their worlds are written."""
 
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import Box2D
 from Box2D import b2
 
+from sb3_hybrid_grpo.branching import box2d_copies
 from tests.stateful_envs import Noisy
 
 
@@ -102,3 +107,27 @@ class Machine(Noisy):
         self.world.RayCast(self.beam, (-9, 1), (9, 2))
         seen = self.crowd() + self.touches + self.beam.fraction + self.motor.angle + self.tyre.friction
         return float(seen + self.where.x + self.spin.y + self.chassis.position.x)
+
+
+@contextmanager
+def interrupted(n_calls: int) -> Iterator[None]:
+    """Let the user interrupt after so many times that memory is written."""
+    left = [n_calls]
+
+    def counted(write: Any) -> Any:
+        def count(*args: Any) -> None:
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write(*args)
+
+        return count
+
+    library = mock.MagicMock(wraps=ctypes)
+    library.memmove = counted(ctypes.memmove)
+    library.pythonapi, library.py_object = ctypes.pythonapi, ctypes.py_object
+    with (
+        mock.patch("sb3_hybrid_grpo.branching.box2d_memory.ctypes", library),
+        mock.patch("sb3_hybrid_grpo.branching.box2d_copies._write", counted(box2d_copies._write)),
+    ):
+        yield

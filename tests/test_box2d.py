@@ -1,5 +1,6 @@
 """Box2D envs are branched exactly, and a world that is not what is known is refused."""
 
+import contextlib
 import gc
 import sys
 import weakref
@@ -19,7 +20,7 @@ from tests.stateful_envs import play
 
 Box2D = pytest.importorskip("Box2D")
 pytest.importorskip("pygame")
-from tests.box2d_envs import Crowd  # noqa: E402
+from tests.box2d_envs import Crowd, interrupted  # noqa: E402
 
 
 def lander(limit: int = 70, **kwargs: Any) -> gym.Env[Any, Any]:
@@ -200,6 +201,26 @@ def test_what_lies_outside_of_the_worlds_memory_is_refused() -> None:
     env.shape = Box2D.b2ChainShape(vertices_chain=[(0, 0), (1, 0), (2, 1)])  # type: ignore[attr-defined]
     with pytest.raises(BranchingError, match=r"Crowd\.shape holds a Box2D\.Box2D\.b2ChainShape"):
         InPlaceEngine(env)
+
+
+def test_a_restore_that_is_broken_off_can_be_repeated() -> None:
+    env, twin = Crowd(), Crowd()
+    for one in (env, twin):
+        one.reset(seed=0)
+        play(one, [1, 2])
+    engine = InPlaceEngine(env)
+    n_calls = finished = 0
+    while not finished:
+        snapshot = engine.save()
+        play(env, [2, 1] * n_calls)
+        with interrupted(n_calls), contextlib.suppress(KeyboardInterrupt):
+            engine.restore(snapshot)
+            finished = True
+        if not finished:
+            engine.restore(snapshot)
+        assert play(env, [1, 0]) == play(twin, [1, 0])
+        n_calls += 1
+    assert n_calls > 10
 
 
 def test_what_only_the_world_holds_comes_back() -> None:

@@ -7,6 +7,7 @@ allocated in, and in two arrays of the broad phase. The world also counts as a h
 """
 
 import ctypes
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from sb3_hybrid_grpo.branching import box2d_layout as at
 from sb3_hybrid_grpo.branching.box2d_layout import c_library, memory, words
 
-# What a world keeps when it is written anew: where its arrays are and how large, which may have grown since
 _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
-_CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
+_NUMBERS = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY, at.NODE_CAPACITY, at.N_CHUNKS)
+_KEPT = (*_POINTERS, *_NUMBERS[:3])
+"""What a world keeps when it is written anew: where its arrays are and how large, which may have grown since."""
 
 
 class Chunk:
@@ -56,6 +58,7 @@ class Image(NamedTuple):
 
     head: bytes
     tail: bytes
+    kept: list[int]
     entries: bytes
     chunks: list[tuple[Chunk, bytes]]
     nodes: bytes
@@ -79,13 +82,13 @@ class WorldMemory:
             at.check_layout(world)
         self.address = a = int(world.this)
         self.pointers = {place: ctypes.c_uint64.from_address(a + place) for place in _POINTERS}
-        self.numbers = {
-            place: ctypes.c_int32.from_address(a + place) for place in (*_CAPACITIES, at.NODE_CAPACITY, at.N_CHUNKS)
-        }
-        self.kept: list[Any] = [*(self.pointers[place] for place in _POINTERS), *(self.numbers[one] for one in _CAPACITIES)]
+        self.numbers = {place: ctypes.c_int32.from_address(a + place) for place in _NUMBERS}
+        self._fields: list[Any] = [(self.pointers if place in _POINTERS else self.numbers)[place] for place in _KEPT]
         self.chunks: dict[int, Chunk] = {}
         self.listed_chunks()
         self.structure = self._walk()
+        self._before: tuple[list[int], list[Chunk]] | None = None
+        """While it is written: which userData it held and which chunks it listed before."""
 
     def save(self) -> Image:
         """
@@ -96,6 +99,7 @@ class WorldMemory:
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),
+            [field.value for field in self._fields],
             self._entries(),
             [(chunk, ctypes.string_at(chunk.address, at.CHUNK_SIZE)) for chunk in self.listed_chunks()],
             ctypes.string_at(self.pointers[at.NODES].value, at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value),
@@ -106,18 +110,26 @@ class WorldMemory:
 
     def restore(self, image: Image) -> None:
         """
+        Write an image to the world. If that is broken off, it is to be repeated before anything else is done with the world.
+
         :param image: What the world is to be
         """
-        held = self._structure_now().user_data
+        if self._before is None:
+            self._before = self._structure_now().user_data, self.listed_chunks()
+        held, chunks = self._before
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        before = self.listed_chunks()
+        for chunk, _ in image.chunks:
+            chunk.is_listed = True
         self._write_world(image)
         for chunk, contents in image.chunks:
             ctypes.memmove(chunk.address, contents, at.CHUNK_SIZE)
-        self._list_only(before, [chunk for chunk, _ in image.chunks])
+        self.chunks = {chunk.address: chunk for chunk, _ in image.chunks}
+        for chunk in chunks:  # those that are not listed any more are freed with the last snapshot that has them, if any
+            chunk.is_listed = chunk.address in self.chunks
         self.structure = image.structure
+        self._before = None
         for address in held if wanted != held else ():
             ctypes.pythonapi.Py_DecRef(ctypes.cast(address, ctypes.py_object))
 
@@ -137,7 +149,6 @@ class WorldMemory:
 
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
-        a = self.address
         arrays = (
             (at.CHUNKS, at.CHUNK_SPACE, 16, image.entries),
             (at.NODES, at.NODE_CAPACITY, at.NODE_SIZE, image.nodes),
@@ -147,25 +158,16 @@ class WorldMemory:
             if size * self.numbers[room].value < len(contents):  # of a world that becomes a copy, or shrunk by a restore
                 self.pointers[place].value = c_library().realloc(self.pointers[place].value, len(contents))
                 self.numbers[room].value = len(contents) // size
-        kept = [field.value for field in self.kept]
-        ctypes.memmove(a, image.head, at.STACK)
-        ctypes.memmove(a + at.FLAGS, image.tail, len(image.tail))
-        for field, value in zip(self.kept, kept):  # noqa: B905  hot
-            field.value = value
+        kept = [field.value for field in self._fields]
+        head, tail = (image.head, image.tail) if kept == image.kept else _with(kept, image)
         for place, _, _, contents in arrays:
             ctypes.memmove(self.pointers[place].value, contents, len(contents))
+        ctypes.memmove(self.address, head, at.STACK)
+        ctypes.memmove(self.address + at.FLAGS, tail, len(tail))
 
     def _entries(self) -> bytes:
         """The world's list of its chunks: for each, how large its blocks are, and where it is."""
         return ctypes.string_at(self.pointers[at.CHUNKS].value, 16 * self.numbers[at.N_CHUNKS].value)
-
-    def _list_only(self, before: list[Chunk], now: list[Chunk]) -> None:
-        """The world has other chunks now. Those that it had before are freed with the last snapshot that has them, if any."""
-        self.chunks = {chunk.address: chunk for chunk in now}
-        for chunk in before:
-            chunk.is_listed = chunk.address in self.chunks
-        for chunk in now:
-            chunk.is_listed = True
 
     def _structure_now(self) -> Structure:
         if not self.structure.holds():
@@ -201,3 +203,13 @@ class WorldMemory:
         values = words()[all_places]
         held = [one for one in values[len(places) :].tolist() if one]
         return Structure(all_places, values, held, bodies, fixtures, joints)
+
+
+def _with(kept: list[int], image: Image) -> tuple[bytes, bytes]:
+    """An image's head and tail, but for what a world keeps."""
+    head, tail = bytearray(image.head), bytearray(image.tail)
+    for place, value in zip(_KEPT, kept, strict=True):
+        part, start = (head, place) if place < at.STACK else (tail, place - at.FLAGS)
+        size = 8 if place in _POINTERS else 4
+        part[start : start + size] = value.to_bytes(size, sys.byteorder)
+    return bytes(head), bytes(tail)
