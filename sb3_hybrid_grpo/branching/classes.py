@@ -28,6 +28,15 @@ def name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def package_of(kind: type) -> str:
+    """
+    :param kind: A class
+    :return: The name of the outermost package that it is in; empty where the class does not say
+    """
+    module: Any = kind.__module__  # of Cython's functions, on Python 3.10, a descriptor
+    return module.split(".")[0] if isinstance(module, str) else ""
+
+
 @functools.lru_cache(maxsize=4096)
 def slots_of(kind: Any) -> tuple[Any, ...]:
     """The descriptors of a class's slots: they read a slot where an attribute of a subclass hides it."""

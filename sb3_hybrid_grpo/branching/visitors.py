@@ -21,7 +21,7 @@ from sb3_hybrid_grpo.branching.cells import (
     SequenceCell,
     SlotsCell,
 )
-from sb3_hybrid_grpo.branching.classes import OutsideError, has_hidden_fields, slots_of
+from sb3_hybrid_grpo.branching.classes import OutsideError, has_hidden_fields, package_of, slots_of
 from sb3_hybrid_grpo.branching.engines import EngineCell, Registered, engine_of
 from sb3_hybrid_grpo.branching.kinds import (
     CHECKERS,
@@ -79,7 +79,7 @@ def _visitor_of(kind: Any) -> "Visitor":
         return _visit_box2d
     if has_cell(kind):
         return _visit_opaque
-    if issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] in CONSTANT_MODULES or kind.__name__ == CYTHON_FUNCTION:
+    if issubclass(kind, CONSTANT) or package_of(kind) in CONSTANT_MODULES or kind.__name__ == CYTHON_FUNCTION:
         return _visit_constant
     if issubclass(kind, LIVING):
         return _refuse_living
