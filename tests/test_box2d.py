@@ -223,6 +223,20 @@ def test_a_restore_that_is_broken_off_can_be_repeated() -> None:
     assert n_calls > 10
 
 
+def test_a_world_has_one_cell_however_many_objects_stand_for_it() -> None:
+    env, twin = Crowd(), Crowd()
+    for one in (env, twin):
+        one.also = one.ground.world  # type: ignore[attr-defined]
+        one.reset(seed=0)
+    engine = InPlaceEngine(env)
+    assert sum(type(cell) is WorldCell for cell in engine._cells) == 1
+    for _ in range(5):
+        snapshot = engine.save()
+        play(env, [1, 2] * 20)
+        engine.restore(snapshot)
+        assert play(env, [1, 0]) == play(twin, [1, 0])
+
+
 def test_what_only_the_world_holds_comes_back() -> None:
     env = Crowd()
     env.reset(seed=0)

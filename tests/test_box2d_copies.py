@@ -17,7 +17,7 @@ from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy
 from sb3_hybrid_grpo.branching.box2d_layout import BODIES, MEMORY_START, UnknownMemoryError, memory, read_pointer
 from sb3_hybrid_grpo.branching.box2d_memory import Chunk, WorldMemory
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
-from tests.stateful_envs import play
+from tests.stateful_envs import Noisy, play
 
 Box2D = pytest.importorskip("Box2D")
 pytest.importorskip("pygame")
@@ -134,6 +134,29 @@ def test_a_copy_refers_to_nothing_of_the_env() -> None:
     assert env.definition.density == 1.0 and its.definition.shape.this != env.definition.shape.this
 
 
+def test_an_env_may_lead_to_a_body_before_its_world() -> None:
+    class Early(Noisy):
+        def __init__(self) -> None:
+            super().__init__(Early.fall)  # type: ignore[arg-type]
+            self.ball: Any = None
+            self.where: Any = None
+            self.world = Box2D.b2World(gravity=(0, -1))
+            self.ball = self.world.CreateDynamicBody(fixtures=Box2D.b2FixtureDef(shape=Box2D.b2CircleShape(radius=1)))
+            self.where = self.ball.position
+
+        def fall(self) -> float:
+            self.world.Step(0.1, 5, 5)
+            return float(self.ball.position.y + self.where.y)
+
+    env = Early()
+    env.reset(seed=0)
+    InPlaceEngine(env)
+    its = EnvCopy(env).env
+    assert play(its, [0, 1, 2]) == play(env, [0, 1, 2])
+    assert isinstance(its, Early)
+    assert int(its.ball.world.this) == int(its.world.this) != int(env.world.this)
+
+
 def test_copies_go_when_nobody_has_them() -> None:
     env = Machine()
     env.reset(seed=0)
@@ -234,6 +257,7 @@ def _gone(env: Machine) -> Any:
         lambda env: Box2D.b2World().CreateStaticBody(),
         lambda env: env.wheel.world,
         lambda env: setattr(env.wheel, "userData", [env]),
+        lambda env: type("Screen", (Box2D.b2Draw,), {})(),
         _gone,
         lambda env: type("Slotted", (Box2D.b2ContactListener,), {"__slots__": ("n",)})(),
     ],
@@ -244,6 +268,7 @@ def _gone(env: Machine) -> Any:
         "unknown world",
         "second world",
         "userData",
+        "screen",
         "gone",
         "slots",
     ],

@@ -41,7 +41,7 @@ def box2d_cell(obj: Any) -> Cell | None:
     kind: Any = type(obj)
     names = box2d_names(kind)
     if "b2World" in names:
-        return WorldCell(obj)
+        return WorldCell(obj) if obj.this.own() else None  # else a second object for a world, as body.world gives one
     if names & IN_WORLD or names & CALLBACKS:
         return None
     if names & PLAIN:

@@ -208,7 +208,7 @@ def copy_box2d(obj: Any, copier: Any) -> Any:
         return _copy_world(obj, copier)
     if names & IN_WORLD or ("b2Vec2" in names and not obj.this.own()):
         return _copy_pointer(obj, copier)
-    if names & CALLBACKS:
+    if names & CALLBACKS and "b2Draw" not in names:  # that has fields of its own
         made = copier.remember(obj, object.__new__(kind))
         base: Any = next(base for base in kind.__mro__ if base.__module__ == "Box2D.Box2D")
         base.__init__(made)  # of the class itself, it may want arguments
@@ -252,15 +252,33 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
 
 def _copy_pointer(obj: Any, copier: Any) -> Any:
     """A body, a fixture, a joint, or a vector in one of them."""
+    made = copier.remember(obj, object.__new__(type(obj)))
+    if not _point(made, obj, copier):
+        copier.pointers.append((made, obj))
+    return _with_attributes(made, obj, copier)
+
+
+def point_all(copier: Any) -> None:
+    """
+    Let those pointers point to the copies of what they are to point to that an env led to before it led to their world.
+
+    :param copier: The :class:`EnvCopy`
+    :raises UnknownMemoryError: if there is no such world
+    """
+    for made, obj in copier.pointers:
+        if not _point(made, obj, copier):
+            raise UnknownMemoryError(f"a {type(obj).__name__} whose world is not known")
+
+
+def _point(made: Any, obj: Any, copier: Any) -> bool:
     address = int(obj.this)
     thing = next((found for one in copier.worlds if (found := one.thing(address)) is not None), None)
     if thing is None and _is_on_stack(address):
         thing = obj  # the argument of a callback that has returned: whoever looks there sees what he sees
     if thing is None or not isinstance(obj, type(thing)):  # gone, and something else is in its place
-        raise UnknownMemoryError(f"a {type(obj).__name__} whose world is not known")
-    made = copier.remember(obj, object.__new__(type(obj)))
+        return False
     made.__dict__["this"] = thing.this
-    return _with_attributes(made, obj, copier)
+    return True
 
 
 def _with_attributes(made: Any, obj: Any, copier: Any) -> Any:

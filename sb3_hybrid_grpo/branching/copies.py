@@ -18,8 +18,8 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.box2d import box2d_names
-from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d
-from sb3_hybrid_grpo.branching.classes import has_hidden_fields, slots_of
+from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d, point_all
+from sb3_hybrid_grpo.branching.classes import has_hidden_fields, package_of, slots_of
 from sb3_hybrid_grpo.branching.engines import engine_of
 from sb3_hybrid_grpo.branching.layout import identical
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
@@ -61,8 +61,10 @@ class EnvCopy:
         self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
         self.worlds: list[WorldCopy] = []
         self.spare_worlds = [] if previous is None else previous.worlds
+        self.pointers: list[tuple[Any, Any]] = []
         self.env: gym.Env[Any, Any] = self.copy(env)
-        self.made, self.spare, self.spare_worlds = {}, {}, []
+        point_all(self)
+        self.made, self.spare, self.spare_worlds, self.pointers = {}, {}, [], []
         for world in self.worlds:
             world.forget_things()
 
@@ -262,7 +264,7 @@ def _is_constant(kind: Any) -> bool:
         raise CannotCopyError(f"{kind} may lead back to the original")
     if issubclass(kind, np.void):
         raise CannotCopyError(f"{kind} has state")
-    return issubclass(kind, CONSTANT) or kind.__module__.split(".")[0] == "typing"
+    return issubclass(kind, CONSTANT) or package_of(kind) == "typing"
 
 
 def _without_more(obj: Any) -> Any:
