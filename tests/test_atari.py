@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
+from sb3_hybrid_grpo.branching.copies import EnvCopy
+from sb3_hybrid_grpo.branching.engines import EngineRefusal
 from sb3_hybrid_grpo.errors import BranchingError
 
 ale_py = pytest.importorskip("ale_py")
@@ -75,7 +77,72 @@ def test_atari_goes_on_like_a_twin_that_was_never_branched(make: Callable[[], gy
     assert total > 0
 
 
-def test_living_siblings_leave_no_trace() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: wrapped("BreakoutNoFrameskip-v4", action_repeat_probability=0.25, terminal_on_life_loss=False),
+        lambda: gym.make(
+            "ALE/Breakout-v5", mode=8, difficulty=1, repeat_action_probability=0.0, disable_env_checker=True, **SHORT
+        ),
+        lambda: gym.make("Pong-v4", render_mode="rgb_array", disable_env_checker=True, **SHORT),
+    ],
+    ids=["Breakout with sticky actions", "v5 with a mode", "random frame skip"],
+)
+def test_copies_go_on_like_the_env_and_leave_it_alone(make: Callable[[], gym.Env[Any, Any]]) -> None:
+    env, twin, fresh = make(), make(), make()
+    for one in (env, twin):
+        one.reset(seed=5)
+    engine, rng = InPlaceEngine(env), np.random.default_rng(0)
+    n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
+    copy_of_env: EnvCopy | None = None
+    ends = 0
+    for t in range(8):
+        branch = rng.integers(n_actions, size=60).tolist()
+        copy_of_env = EnvCopy(env, copy_of_env)  # the second one is the first, written anew
+        copy_of_copy = EnvCopy(copy_of_env.env)
+        snapshot = engine.save()
+        truth = play(env, branch)
+        engine.restore(snapshot)
+        assert play(copy_of_env.env, branch) == play(copy_of_copy.env, branch) == truth
+        ends += truth[1]
+        assert play(copy_of_env.env, branch) == play(copy_of_copy.env, branch)  # they go on, with random numbers of their own
+        for one in (copy_of_copy.env, fresh):  # loads the game anew
+            one.reset(seed=t)
+        assert play(copy_of_copy.env, branch) == play(fresh, branch)
+        actions = rng.integers(n_actions, size=20).tolist()
+        assert play(env, actions) == play(twin, actions), f"fork {t}"
+    assert ends > 0
+
+
+def test_an_emulator_is_used_again_unless_it_runs_another_game() -> None:
+    env = gym.make("PongNoFrameskip-v4", disable_env_checker=True)
+    env.reset(seed=1)
+    ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
+    first = EnvCopy(env)
+    second = EnvCopy(env, first)
+    other = ale_py.roms.get_rom_path("breakout")
+    ale.loadROM(other)
+    third = EnvCopy(env, second)
+    emulators = [one.env.unwrapped.ale for one in (first, second, third)]  # type: ignore[attr-defined]
+    assert emulators[0] is emulators[1] is not emulators[2]
+    assert emulators[2].getString("rom_file") == str(other)
+    ale.setInt("max_num_frames_per_episode", 9)
+    assert EnvCopy(env, third).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9  # type: ignore[attr-defined]
+
+
+def test_an_emulator_that_makes_sounds_is_not_copied() -> None:
+    env = wrapped("PongNoFrameskip-v4")
+    env.reset(seed=0)
+    EnvCopy(env)
+    env.unwrapped.ale.setBool("sound", True)  # type: ignore[attr-defined]
+    with pytest.raises(EngineRefusal, match="shows or records"):
+        EnvCopy(env)
+
+
+@pytest.mark.parametrize("copyable", [True, False])
+def test_living_siblings_leave_no_trace(copyable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not copyable:
+        monkeypatch.setattr("sb3_hybrid_grpo.branching.wrapper.copies_are_exact", lambda env, engine: False)
     env, twin = make_branchable(wrapped("BreakoutNoFrameskip-v4")), wrapped("BreakoutNoFrameskip-v4")
     branching: Any = env
     for one in (env, twin):
@@ -86,6 +153,7 @@ def test_living_siblings_leave_no_trace() -> None:
         assert isinstance(steps.rewards, list), steps
         action = [int(rng.integers(4))]
         assert play(env, action) == play(twin, action)
+    assert (len(branching._beside) == 2) is copyable
 
 
 def test_the_simulators_random_numbers_are_saved() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from sb3_hybrid_grpo.branching.box2d import box2d_names
 from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d, point_all
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, package_of, slots_of
-from sb3_hybrid_grpo.branching.engines import engine_of
+from sb3_hybrid_grpo.branching.engines import Registered, engine_of
 from sb3_hybrid_grpo.branching.layout import identical
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
@@ -77,8 +77,9 @@ class EnvCopy:
         copier = _COPIERS.get(kind)
         if copier is not None:
             return copier(self, obj)
-        if engine_of(kind) is not None:
-            raise CannotCopyError(f"{kind} has an engine, which restores it in place")
+        engine = engine_of(kind)
+        if engine is not None:
+            return self.simulator(obj, *engine)
         if box2d_names(kind):
             return copy_box2d(obj, self)
         if issubclass(kind, gym.Space):
@@ -151,6 +152,14 @@ class EnvCopy:
         its.restore(mine.save(None))
         self.dear[id(obj)] = (mine, its)
         return self.remember(obj, its.model)
+
+    def simulator(self, obj: Any, registered_type: type, engine: Registered) -> Any:
+        if engine.make is None or type(obj) is not registered_type:
+            raise CannotCopyError(f"{type(obj)} has an engine, which restores it in place")
+        made = engine.make(obj, self.spare[id(obj)][1] if id(obj) in self.spare else None)
+        engine.restore(made, engine.save(obj))
+        self.dear[id(obj)] = (obj, made)
+        return self.remember(obj, made)
 
     def mapping(self, obj: Any) -> Any:
         if not _ATOMS.issuperset(map(type, obj)) and not all(map(_is_plain, obj)):

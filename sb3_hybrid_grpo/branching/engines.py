@@ -23,6 +23,8 @@ class Registered(NamedTuple):
     restore: Callable[[Any, Any], None]
     may_be_noisy: bool = True
     """Whether such an object may draw random numbers that nobody sees."""
+    make: Callable[[Any, Any], Any] | None = None
+    """Makes another object that a state of this one can be restored into, perhaps of one that was made before, or None."""
 
 
 def register_engine(
@@ -122,7 +124,7 @@ class EngineCell(OpaqueCell):
 
     def __init__(self, obj: Any, registered_type: type, engine: Registered) -> None:
         self.obj = obj
-        self.save_object, self.restore_object, self.may_be_noisy = engine
+        self.save_object, self.restore_object, self.may_be_noisy, _ = engine
         kind = type(obj)
         self.has_more = kind is not registered_type
         """Whether the object has attributes that the engine does not know: those of a subclass."""
@@ -164,4 +166,28 @@ def _restore_ale(ale: Any, state: Any) -> None:
     ale.restoreState(state)
 
 
-_ENGINES = {"ale_py._ale_py.ALEInterface": Registered(_save_ale, _restore_ale, may_be_noisy=False)}
+def _make_ale(ale: Any, spare: Any) -> Any:
+    """Another emulator of the same game; the spare one, unless it has been set up otherwise. Loading a game takes long."""
+    if ale.getBool("display_screen") or ale.getBool("sound") or ale.getString("record_screen_dir"):
+        raise EngineRefusal("it shows or records what it does")
+    made = spare
+    if spare is None or any(getattr(spare, f"get{kind}")(name) != value for kind, name, value in _settings_of(ale)):
+        made = type(ale)()
+        for kind, name, value in _settings_of(ale):
+            getattr(made, f"set{kind}")(name, value)
+        made.loadROM(ale.getString("rom_file"))
+    made.setInt("random_seed", ale.getInt("random_seed"))
+    return made
+
+
+def _settings_of(ale: Any) -> list[tuple[str, str, Any]]:
+    return [(kind, name, getattr(ale, f"get{kind}")(name)) for kind, name in _ALE_SETTINGS]
+
+
+_ALE_SETTINGS = (
+    *(("Int", name) for name in ("frame_skip", "max_num_frames", "max_num_frames_per_episode", "reward_min", "reward_max")),
+    *(("Bool", name) for name in ("color_averaging", "sound_obs", "truncate_on_loss_of_life")),
+    ("Float", "repeat_action_probability"),
+    ("String", "rom_file"),
+)
+_ENGINES = {"ale_py._ale_py.ALEInterface": Registered(_save_ale, _restore_ale, may_be_noisy=False, make=_make_ale)}
