@@ -150,7 +150,6 @@ def test_an_env_may_lead_to_a_body_before_its_world() -> None:
 
     env = Early()
     env.reset(seed=0)
-    InPlaceEngine(env)
     its = EnvCopy(env).env
     assert play(its, [0, 1, 2]) == play(env, [0, 1, 2])
     assert isinstance(its, Early)

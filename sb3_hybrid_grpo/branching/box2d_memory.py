@@ -96,6 +96,7 @@ class WorldMemory:
         :raises UnknownMemoryError: if it has memory elsewhere by now
         """
         a, structure = self.address, self._structure_now()
+        self._before = None  # whoever saves a world takes it as it is
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),

@@ -24,7 +24,7 @@ class Registered(NamedTuple):
     may_be_noisy: bool = True
     """Whether such an object may draw random numbers that nobody sees."""
     make: Callable[[Any, Any], Any] | None = None
-    """Makes another object that a state of this one can be restored into, perhaps of one that was made before, or None."""
+    """``make(obj, spare)`` gives another object for states of this one; the spare one, if there is one and it fits."""
 
 
 def register_engine(
@@ -168,7 +168,8 @@ def _restore_ale(ale: Any, state: Any) -> None:
 
 def _make_ale(ale: Any, spare: Any) -> Any:
     """Another emulator of the same game; the spare one, unless it has been set up otherwise. Loading a game takes long."""
-    if ale.getBool("display_screen") or ale.getBool("sound") or ale.getString("record_screen_dir"):
+    records = any(map(ale.getString, ("record_screen_dir", "record_sound_filename")))
+    if records or any(map(ale.getBool, ("display_screen", "sound"))):
         raise EngineRefusal("it shows or records what it does")
     made = spare
     if spare is None or any(getattr(spare, f"get{kind}")(name) != value for kind, name, value in _settings_of(ale)):

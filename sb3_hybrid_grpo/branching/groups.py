@@ -197,9 +197,8 @@ class Groups:
             self._fanout.at_step = self._n_steps
         try:
             step = self._step(actions_NE)
-        except (
-            BaseException
-        ):  # nobody knows where members are, and what processes still answer is no answer to the next command
+        except BaseException:
+            # nobody knows where members are, and what processes still answer is no answer to the next command
             self.lost_member_0 = forget_step(self.env)
             raise
         self._stepping = False
