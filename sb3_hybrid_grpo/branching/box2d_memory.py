@@ -16,8 +16,8 @@ from sb3_hybrid_grpo.branching import box2d_layout as at
 from sb3_hybrid_grpo.branching.box2d_layout import c_library, memory, words
 
 _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
-_NUMBERS = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY, at.NODE_CAPACITY, at.N_CHUNKS)
-_KEPT = (*_POINTERS, *_NUMBERS[:3])
+_CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
+_KEPT = (*_POINTERS, *_CAPACITIES)
 """What a world keeps when it is written anew: where its arrays are and how large, which may have grown since."""
 
 
@@ -82,7 +82,9 @@ class WorldMemory:
             at.check_layout(world)
         self.address = a = int(world.this)
         self.pointers = {place: ctypes.c_uint64.from_address(a + place) for place in _POINTERS}
-        self.numbers = {place: ctypes.c_int32.from_address(a + place) for place in _NUMBERS}
+        self.numbers = {
+            place: ctypes.c_int32.from_address(a + place) for place in (*_CAPACITIES, at.NODE_CAPACITY, at.N_CHUNKS)
+        }
         self._fields: list[Any] = [(self.pointers if place in _POINTERS else self.numbers)[place] for place in _KEPT]
         self.chunks: dict[int, Chunk] = {}
         self.listed_chunks()
