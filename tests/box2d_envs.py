@@ -9,7 +9,7 @@ from unittest import mock
 import Box2D
 from Box2D import b2
 
-from sb3_hybrid_grpo.branching import box2d_copies
+from sb3_hybrid_grpo.branching import box2d_pointers
 from tests.stateful_envs import Noisy
 
 
@@ -128,6 +128,6 @@ def interrupted(n_calls: int) -> Iterator[None]:
     library.pythonapi, library.py_object = ctypes.pythonapi, ctypes.py_object
     with (
         mock.patch("sb3_hybrid_grpo.branching.box2d_memory.ctypes", library),
-        mock.patch("sb3_hybrid_grpo.branching.box2d_copies._write", counted(box2d_copies._write)),
+        mock.patch("sb3_hybrid_grpo.branching.box2d_copies.write", counted(box2d_pointers.write)),
     ):
         yield

@@ -117,6 +117,45 @@ def test_chunks_are_freed_when_the_world_lists_them_no_more(monkeypatch: pytest.
     assert not any(freed)
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_copy_knows_what_a_walk_through_its_world_would_find(name: str) -> None:
+    env = MAKERS[name][0]()
+    env.reset(seed=5)
+    env.action_space.seed(0)
+    copy = None
+    for _ in range(4):
+        play(env, [env.action_space.sample() for _ in range(9)])
+        copy = EnvCopy(env, copy)
+        its = memory_of(copy.env.unwrapped.world)  # type: ignore[attr-defined]
+        known, walked = its.structure, its._walk()
+        assert its is memory_of(copy.env.unwrapped.world) and known is its.structure  # type: ignore[attr-defined]
+        assert known[2:] == walked[2:] and known.bodies
+        np.testing.assert_array_equal(known.places, walked.places)
+        np.testing.assert_array_equal(known.values, walked.values)
+
+
+def test_what_became_of_an_earlier_copy_leaves_no_trace_in_the_next() -> None:
+    env = Machine()
+    env.reset(seed=0)
+    play(env, [1, 2, 1, 0])
+    copy = EnvCopy(env)
+    for _ in range(3):
+        its: Any = copy.env
+        for body in its.bodies[:2]:
+            its.world.DestroyBody(body)
+        its.bodies[2].mark = "its own"
+        its.bodies = [*its.bodies[::-1], its.world.CreateDynamicBody(position=(1, 9), fixtures=its.definition)]
+        its.bodies[0].this = its.bodies[-1].this
+        copy = EnvCopy(env, copy)
+        its = copy.env
+        assert [body.position for body in its.bodies] == [body.position for body in env.bodies]
+        assert {int(body.this) for body in its.world.bodies} >= {int(body.this) for body in its.bodies}
+        assert len({int(body.this) for body in its.bodies}) == len(env.bodies) > 2
+        assert [vars(body).keys() for body in its.bodies] == [vars(body).keys() for body in env.bodies]
+        truth = play(env, [1, 2, 0])
+        assert play(its, [1, 2, 0]) == truth
+
+
 def test_a_copy_refers_to_nothing_of_the_env() -> None:
     env = Machine()
     env.reset(seed=0)

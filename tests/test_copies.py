@@ -60,6 +60,36 @@ def test_references_stay_what_they_are_and_nothing_is_shared_that_changes() -> N
     assert other.np_random is not inner.np_random and other.np_random.random() == inner.np_random.random()
 
 
+def test_what_became_of_an_earlier_copy_leaves_no_trace_in_the_next() -> None:
+    env: Any = Noisy()
+    env.reset(seed=0)
+    env.rows = [[1, 2], [(3, 4), (5, 6)], [], [[7]]]
+    env.pair = (env.rows, "name", [8], np.zeros(2))
+    env.itself = [env, env.rows]
+    copied = EnvCopy(env)
+    its: Any = copied.env
+    its.rows[0].append(9)
+    its.rows[1].clear()
+    its.rows[2] = its.rows[3] = its.rows[0]
+    its.rows.pop(0)
+    its.pair[2].extend([1, 2, 3])
+    its.pair[3][:] = 5
+    its.pair, its.more = its.pair[2], its
+    env.rows[3].append([10])
+    env.rows[2] = env.rows[0]
+    again = EnvCopy(env, copied)
+    its = again.env
+    assert its.rows == env.rows == [[1, 2], [(3, 4), (5, 6)], [1, 2], [[7], [10]]]
+    assert its.rows[2] is its.rows[0] and its.rows[3] is not env.rows[3] and its.rows[3][1] is not env.rows[3][1]
+    assert its.pair[:3] == env.pair[:3] and its.pair[0] is its.rows and its.pair[2] is not env.pair[2]
+    assert its.pair[3].tolist() == [0, 0]
+    assert its.itself[0] is its and its.itself[1] is its.rows
+    assert not hasattr(its, "more")
+    env.pair = (env.pair[2], env.rows)
+    its = EnvCopy(env, again).env
+    assert its.pair[1] is its.rows and its.pair[0] == [8] and its.pair[0] is not env.pair[0]
+
+
 class Thrown(list[int]):
     """A subclass of a container."""
 

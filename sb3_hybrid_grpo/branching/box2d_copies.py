@@ -10,18 +10,18 @@ and starts with the address of the next free one. Where that is not so of every 
 world, nothing is copied.
 """
 
-import bisect
 import ctypes
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
 from sb3_hybrid_grpo.branching.box2d import CALLBACKS, IN_WORLD, PLAIN, box2d_names, memory_of
-from sb3_hybrid_grpo.branching.box2d_layout import MEMORY_START, UnknownMemoryError, c_library, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError, c_library
 from sb3_hybrid_grpo.branching.box2d_memory import Chunk, Image
+from sb3_hybrid_grpo.branching.box2d_pointers import Moves, pointers, read, write
 from sb3_hybrid_grpo.branching.classes import slots_of
 
 # Without pointers: all that they are lies in themselves.
@@ -30,37 +30,6 @@ _LARGEST_STACK = 2**23
 _LISTENERS = ("destructionListener", "contactListener", "contactFilter", "renderer")
 _VECTORS_OF_BODY = ("position", "worldCenter", "localCenter", "linearVelocity")
 _OF_DEFINITION = ("friction", "restitution", "density", "isSensor", "categoryBits", "maskBits", "groupIndex")
-
-
-class Moves:
-    """
-    Where things have been moved to.
-
-    :param ranges: Old address, new address and size, of each block of memory
-    """
-
-    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
-        self.ranges = sorted(ranges)
-        old, new, sizes = np.array(self.ranges).T
-        self.starts, self.ends, self.distances = old, old + sizes, new - old
-
-    def of(self, addresses: np.ndarray) -> np.ndarray:
-        """
-        :param addresses: Addresses in the old world, or of what has not been moved
-        :return: Where those things are
-        """
-        index = np.maximum(np.searchsorted(self.starts, addresses, "right"), 1) - 1
-        inside = (addresses >= self.starts[index]) & (addresses < self.ends[index])
-        moved: np.ndarray = np.where(inside, addresses + self.distances[index], addresses)
-        return moved
-
-    def address(self, address: int) -> int | None:
-        """
-        :param address: Where something was
-        :return: Where it is; None if that has not been moved
-        """
-        old, new, size = self.ranges[bisect.bisect_right(self.ranges, (address + 1,)) - 1]
-        return address - old + new if old <= address < old + size else None
 
 
 class WorldCopy:
@@ -86,17 +55,19 @@ class WorldCopy:
         its += [Chunk(c_library().malloc(at.CHUNK_SIZE), is_listed=False) for _ in chunks[len(its) :]]
         pairs = [(a.address, b.address, at.CHUNK_SIZE) for a, b in zip(chunks, its, strict=True)]
         self.moves = Moves([(old.address, self.memory.address, at.SIZE), *pairs])
-        places = _pointers(image, old.address)
-        values = _read(places)
+        places = pointers(image, old.address)
+        values = read(places)
         moved = self.moves.of(values)
         if ((moved == values) & (values != 0)).any():
             raise UnknownMemoryError("one of the world's pointers leads out of it")
         self.memory.restore(self._moved(image, its))
         nodes = self.memory.pointers[at.NODES].value + at.NODE_POINTER + np.arange(0, len(image.nodes), at.NODE_SIZE)
-        _write(nodes, self.moves.of(_read(nodes)))
-        _write(self.moves.of(places), moved)
-        self.memory.forget()
-        self._things = {int(one.this): one for one in (*self.world.bodies, *self.world.joints)}
+        write(nodes, self.moves.of(read(nodes)))
+        write(self.moves.of(places), moved)
+        self.memory.structure = self.moves.structure(image.structure)
+        self._things: dict[int, Any] = {}
+        self.bodies = dict(zip(image.structure.bodies, self.memory.structure.bodies, strict=True))
+        """Where each body was, and where it is."""
 
     def _moved(self, image: Image, its: list[Chunk]) -> Image:
         """The image with this world's chunks, and without bodies and joints, should it end before all is done."""
@@ -117,6 +88,8 @@ class WorldCopy:
         moved = self.moves.address(address)
         if moved is None:
             return None
+        if not self._things:
+            self._add((*self.world.bodies, *self.world.joints))
         if moved not in self._things:  # a vector that lies in a body, or a fixture
             body = self._things.get(max((one for one in self._things if one < moved), default=0))
             self._add(getattr(body, name) for name in _VECTORS_OF_BODY if hasattr(body, name))
@@ -126,77 +99,18 @@ class WorldCopy:
 
     def forget_things(self) -> None:
         """When the env is copied, nobody asks any more."""
-        self._things = {}
+        self._things, self.bodies = {}, {}
 
     def _add(self, things: Iterable[Any]) -> None:
         self._things.update({int(one.this): one for one in things})
 
 
-def _at(objects: np.ndarray, offsets: Sequence[int]) -> np.ndarray:
-    places: np.ndarray = (objects[:, None] + np.array(offsets)).reshape(-1)
-    return places
-
-
-def _read(addresses: np.ndarray) -> np.ndarray:
-    found: np.ndarray = words()[(addresses - MEMORY_START) >> 3].view(np.int64)
-    return found
-
-
-def _write(addresses: np.ndarray, values: np.ndarray) -> None:
-    words()[(addresses - MEMORY_START) >> 3] = values.view(np.uint64)
-
-
-def _list_from(place: int, next_place: int) -> list[int]:
-    """Follow a linked list from a pointer to its first member."""
-    found = []
-    member = read_pointer(place)
-    while member:
-        found.append(member)
-        member = read_pointer(member + next_place)
-    return found
-
-
-def _pointers(image: Image, world: int) -> np.ndarray:
-    """Where the pointers are that lead to a world and to things in it, but for those in the nodes of the tree."""
-    lists = (*image.structure[-3:], _list_from(world + at.CONTACTS, at.CONTACT_NEXT))
-    bodies, fixtures, joints, contacts = (np.array(one, np.int64) for one in lists)
-    shapes, proxies = _read(fixtures + at.FIXTURE_SHAPE), _read(fixtures + at.FIXTURE_PROXIES)
-    return np.concatenate(
-        [
-            world + np.array(at.WORLD_POINTERS),
-            world + at.FREE_BLOCKS + 8 * np.arange(at.N_BLOCK_SIZES),
-            _free_blocks(image, np.concatenate([bodies, fixtures, shapes, proxies, joints, contacts])),
-            _at(bodies, at.BODY_POINTERS),
-            _at(fixtures, at.FIXTURE_POINTERS),
-            _at(proxies, at.PROXY_POINTERS),
-            _at(np.concatenate([joints, contacts]), at.LINK_POINTERS),
-            _at(joints[_read(joints + at.JOINT_TYPE) & 0xFFFFFFFF == at.GEAR], at.GEAR_POINTERS),
-        ]
-    )
-
-
-def _free_blocks(image: Image, used: np.ndarray) -> np.ndarray:
-    """
-    The blocks of a world's chunks that nothing is in.
-
-    :raises UnknownMemoryError: if what is known to be in the world is not in blocks of its own
-    """
-    entries = np.frombuffer(image.entries, np.int64)
-    chunks = sorted(zip(entries[1::2].tolist(), (entries[::2] & 0xFFFFFFFF).tolist(), strict=True))
-    blocks = np.concatenate([np.arange(0), *(np.arange(a, a + at.CHUNK_SIZE - size + 1, size) for a, size in chunks)])
-    is_free = np.ones(len(blocks) + 1, bool)
-    is_free[np.searchsorted(blocks, used)] = False
-    if not np.array_equal(blocks[~is_free[:-1]], np.sort(used)):
-        raise UnknownMemoryError("what is in the world is not where it is expected to be")
-    return blocks[is_free[:-1]]
-
-
-def copy_box2d(obj: Any, copier: Any) -> Any:
+def copy_box2d(copier: Any, obj: Any) -> Any:
     """
     Copy one of Box2D's objects, with its Python attributes.
 
-    :param obj: The object
     :param copier: The :class:`EnvCopy` that it is for
+    :param obj: The object
     :return: The copy
     :raises UnknownMemoryError: if it cannot be copied
     """
@@ -252,10 +166,25 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
 
 def _copy_pointer(obj: Any, copier: Any) -> Any:
     """A body, a fixture, a joint, or a vector in one of them."""
-    made = copier.remember(obj, object.__new__(type(obj)))
-    if not _point(made, obj, copier):
+    kind: Any = type(obj)
+    before = copier.before(obj)
+    made = copier.keep(obj, object.__new__(kind) if before is None else before)
+    attributes = made.__dict__
+    this = attributes.get("this")
+    attributes.clear()
+    if this is not None and "b2Body" in box2d_names(kind) and _is_there(int(this), int(obj.this), copier.worlds):
+        attributes["this"] = this  # of an earlier copy
+    elif not _point(made, obj, copier):
         copier.pointers.append((made, obj))
     return _with_attributes(made, obj, copier)
+
+
+def _is_there(address: int, old_address: int, worlds: list[WorldCopy]) -> bool:
+    """Whether a body's copy is at this address."""
+    for world in worlds:
+        if world.bodies.get(old_address) == address:
+            return True
+    return False
 
 
 def point_all(copier: Any) -> None:
@@ -282,9 +211,10 @@ def _point(made: Any, obj: Any, copier: Any) -> bool:
 
 
 def _with_attributes(made: Any, obj: Any, copier: Any) -> Any:
-    for name, value in vars(obj).items():
+    attributes = made.__dict__
+    for name, value in obj.__dict__.items():
         if name != "this":
-            made.__dict__[name] = copier.copy(value)
+            attributes[name] = copier.copy(value)
     return made
 
 

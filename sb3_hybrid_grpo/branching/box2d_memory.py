@@ -146,10 +146,6 @@ class WorldMemory:
                 self.chunks[address] = Chunk(address)
         return [self.chunks[address] for address in listed]
 
-    def forget(self) -> None:
-        """Find out anew what the world consists of: someone else has written to it."""
-        self.structure = self._walk()
-
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
         arrays = (

@@ -8,10 +8,11 @@ in another state. Here every object is copied by what it is made of, and an env 
 import collections
 import copy
 import functools
+import itertools
 import random
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +22,8 @@ from sb3_hybrid_grpo.branching.box2d import box2d_names
 from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d, point_all
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, package_of, slots_of
 from sb3_hybrid_grpo.branching.engines import Registered, engine_of
-from sb3_hybrid_grpo.branching.layout import identical
+from sb3_hybrid_grpo.branching.layout import can_change, identical
+from sb3_hybrid_grpo.branching.memo import Memo
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
 from sb3_hybrid_grpo.branching.kinds import (
@@ -43,28 +45,29 @@ _ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), np.float6
 _LEADS_BACK = (weakref.ref, weakref.ProxyType, weakref.CallableProxyType, functools._lru_cache_wrapper, types.MappingProxyType)
 
 
-class EnvCopy:
+class EnvCopy(Memo):
     """
     A copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env what
     never changes, and nothing else.
 
     :param env: The env
-    :param previous: An earlier copy that is not needed any more; its simulator and generators are used again
+    :param previous: An earlier copy that is not needed any more; its simulator, generators and containers are used again
     :param own_models: Whether it needs an MjModel of its own, because the env changes its one
     :raises CannotCopyError: if the env holds an object of an unknown kind
     """
 
     def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None, own_models: bool = False) -> None:
+        super().__init__(previous)
         self.own_models = own_models
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
-        self.made: dict[int, tuple[Any, Any]] = {}  # the original too, so that no other object gets its id
         self.worlds: list[WorldCopy] = []
         self.spare_worlds = [] if previous is None else previous.worlds
         self.pointers: list[tuple[Any, Any]] = []
         self.env: gym.Env[Any, Any] = self.copy(env)
         point_all(self)
-        self.made, self.spare, self.spare_worlds, self.pointers = {}, {}, [], []
+        self.forget()
+        self.spare, self.spare_worlds, self.pointers = {}, [], []
         for world in self.worlds:
             world.forget_things()
 
@@ -72,35 +75,16 @@ class EnvCopy:
         kind: Any = type(obj)
         if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, obj))):
             return obj
-        if id(obj) in self.made:
-            return self.made[id(obj)][1]
+        made = self.made(obj)
+        if made is not None:
+            return made
         copier = _COPIERS.get(kind)
-        if copier is not None:
-            return copier(self, obj)
-        engine = engine_of(kind)
-        if engine is not None:
-            return self.simulator(obj, *engine)
-        if box2d_names(kind):
-            return copy_box2d(obj, self)
-        if issubclass(kind, gym.Space):
-            return self.space(obj)
-        if is_mujoco(kind, "MjData"):
-            return self.mujoco_data(obj)
-        if is_mujoco(kind, "MjModel"):
-            return self.mujoco_model(obj)
-        if _is_constant(kind):
-            return _without_more(obj)
-        if isinstance(obj, tuple) and hasattr(kind, "_fields") and not hasattr(obj, "__dict__"):
-            return self.remember(obj, tuple.__new__(kind, [self.copy(one) for one in obj]))
-        if saves_itself(kind):
-            raise CannotCopyError(f"{kind} saves itself")
-        if issubclass(kind, LIVING) or hasattr(kind, "__del__"):
-            raise CannotCopyError(f"{kind} is alive, or does something when it is thrown away")
-        return self.instance(obj)
-
-    def remember(self, obj: Any, made: Any) -> Any:
-        self.made[id(obj)] = (obj, made)
-        return made
+        if copier is None:
+            engine = engine_of(kind)  # which may have been registered since
+            if engine is not None:
+                return self.simulator(obj, *engine)
+            copier = _copier_of(kind)
+        return copier(self, obj)
 
     def instance(self, obj: Any, only_state: bool = False) -> Any:
         """An instance of a class written in Python; of a space only what has state: its generator, and spaces in it."""
@@ -176,8 +160,9 @@ class EnvCopy:
         return made
 
     def list(self, obj: Any) -> Any:
-        made = self.remember(obj, [])
-        made.extend([one if type(one) in _ATOMS else self.copy(one) for one in obj])
+        before = self.before(obj)
+        made = self.keep(obj, [] if before is None else before)
+        made[:] = obj if _are_plain(obj) else [one if type(one) in _ATOMS else self.copy(one) for one in obj]
         return made
 
     def deque(self, obj: Any) -> Any:
@@ -185,8 +170,13 @@ class EnvCopy:
         made.extend(self.copy(one) for one in obj)
         return made
 
+    def named_tuple(self, obj: Any) -> Any:
+        return self.remember(obj, tuple.__new__(type(obj), [self.copy(one) for one in obj]))
+
     def tuple(self, obj: Any) -> Any:
-        return self.remember(obj, tuple(self.copy(one) for one in obj))
+        made = tuple([self.copy(one) for one in obj])
+        before = self.before(obj)
+        return self.keep(obj, before if before is not None and identical(before, made) else made)
 
     def set(self, obj: Any) -> Any:
         if len(obj) > 1:  # the order in which a copy is run through may be another
@@ -196,7 +186,7 @@ class EnvCopy:
     def array(self, obj: np.ndarray) -> Any:
         if obj.dtype.hasobject:
             raise CannotCopyError("an array of objects")
-        if not _can_change(obj):
+        if not can_change(obj):
             return obj
         if obj.base is None:
             return self.remember(obj, obj.copy() if obj.flags.c_contiguous else obj.copy(order="K"))
@@ -211,7 +201,7 @@ class EnvCopy:
         return self.remember(obj, made)
 
     def generator(self, obj: Any) -> Any:
-        if id(obj.bit_generator) in self.made:
+        if self.made(obj.bit_generator) is not None:
             raise CannotCopyError("two generators that share a bit generator")
         its: Any
         mine, its = self.spare[id(obj)] if id(obj) in self.spare else (_state_of(obj), None)
@@ -256,17 +246,12 @@ def _is_plain(value: Any) -> bool:
     return type(value) in _ATOMS or (type(value) is tuple and all(map(_is_plain, value)))
 
 
-def _can_change(array: np.ndarray) -> bool:
-    """Whether an array, or what it is a view of, can be written to."""
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if base.flags.writeable:
-            return True
-        base = base.base
-    return base is not None
+def _are_plain(values: Iterable[Any]) -> bool:
+    """Whether nothing can change in any of many values: atoms, or tuples of such."""
+    kinds = set(map(type, values))
+    return _ATOMS.issuperset(kinds) or (kinds == {tuple} and _ATOMS.issuperset(map(type, itertools.chain(*values))))
 
 
-@functools.lru_cache(maxsize=4096)
 def _is_constant(kind: Any) -> bool:
     """Whether objects of a type that no copier is known for never change, so that a copy can have them too."""
     if issubclass(kind, _LEADS_BACK):
@@ -276,7 +261,7 @@ def _is_constant(kind: Any) -> bool:
     return issubclass(kind, CONSTANT) or package_of(kind) == "typing"
 
 
-def _without_more(obj: Any) -> Any:
+def _without_more(copier: EnvCopy, obj: Any) -> Any:
     """An object of a constant type, unless it has something that is not."""
     if isinstance(obj, np.ufunc) and getattr(np, obj.__name__, None) is not obj:
         raise CannotCopyError(f"{type(obj)} may lead back to the original")
@@ -294,7 +279,32 @@ def _spawned(generator: np.random.Generator) -> int | None:
     return spawned
 
 
-_COPIERS: dict[type, Callable[[EnvCopy, Any], Any]] = {
+_Copier = Callable[[EnvCopy, Any], Any]
+
+
+@functools.lru_cache(maxsize=4096)
+def _copier_of(kind: Any) -> _Copier:
+    """What copies an object of a type that no copier is known for by its name."""
+    if box2d_names(kind):
+        return copy_box2d
+    if issubclass(kind, gym.Space):
+        return EnvCopy.space
+    if is_mujoco(kind, "MjData"):
+        return EnvCopy.mujoco_data
+    if is_mujoco(kind, "MjModel"):
+        return EnvCopy.mujoco_model
+    if _is_constant(kind):
+        return _without_more
+    if issubclass(kind, tuple) and hasattr(kind, "_fields") and not kind.__dictoffset__:
+        return EnvCopy.named_tuple
+    if saves_itself(kind):
+        raise CannotCopyError(f"{kind} saves itself")
+    if issubclass(kind, LIVING) or hasattr(kind, "__del__"):
+        raise CannotCopyError(f"{kind} is alive, or does something when it is thrown away")
+    return EnvCopy.instance
+
+
+_COPIERS: dict[type, _Copier] = {
     dict: EnvCopy.mapping,
     collections.OrderedDict: EnvCopy.mapping,
     collections.defaultdict: EnvCopy.default_dict,

@@ -150,6 +150,16 @@ def array_copies(array: np.ndarray) -> Copies:
     return [(array, array.copy())]
 
 
+def can_change(array: np.ndarray) -> bool:
+    """Whether an array, or what it is a view of, can be written to."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if base.flags.writeable:
+            return True
+        base = base.base
+    return base is not None
+
+
 def _vector_copies(vector: Any) -> Copies:
     if not is_plain_vector(vector):
         raise StructureChanged
