@@ -96,7 +96,9 @@ class Fanout:
         :return: What each env's siblings saw
         :raises BranchingError: if a sibling's step fails
         """
-        arguments = [(actions[:, e], forks[:, e], bool(keep[e]), reset_ended) for e in range(self.base.num_envs)]
+        # lists, which cost less than arrays to look at and to send
+        forks_of, keeps = forks.T.tolist(), keep.tolist()
+        arguments = [(actions[:, e], forks_of[e], keeps[e], reset_ended) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
 
     def reset(self, seeds: list[list[int | None]]) -> list[list[Any]]:

@@ -2,7 +2,7 @@
 
 import gc
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, SupportsFloat
 
@@ -19,6 +19,9 @@ from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcuts_of
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
+
+
+_NOBODY_IN_PLACE = nullcontext()
 
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
@@ -126,13 +129,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
 
     def step_siblings(
-        self, actions: np.ndarray, forks: np.ndarray, keep: bool, reset_ended: bool = False
+        self, actions: np.ndarray, forks: Collection[bool], keep: bool, reset_ended: bool = False
     ) -> SiblingSteps | SiblingFailure:
         """
         Step every sibling once, and leave the env as it was.
 
         :param actions: One action for each of the M siblings, ``(M, ...)``
-        :param forks: Which siblings start from the env's current state, ``(M,)``; the others go on from their own
+        :param forks: Whether each sibling starts from the env's current state, M of them; the others go on from their own
         :param keep: Whether the siblings go on after this step (False saves the saving)
         :param reset_ended: Whether a sibling whose episode ends resets by itself
         :return: What the siblings saw, or which of them failed
@@ -142,16 +145,16 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         env: Any
         member = 0
         try:
-            start_here, copies = forks.tolist(), keep or self._forks
-            any_start, beside = True in start_here, self._beside
+            copies, any_start, beside = keep or self._forks, True in forks, self._beside
             if self._copyable is None or (copies and any_start):
-                self._copy_for([m for m, starts in enumerate(start_here) if starts] if copies else [])
-            in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(start_here)]
-            with self._standing_still(any_start) if True in in_place else nullcontext() as origin:
+                self._copy_for([m for m, starts in enumerate(forks) if starts] if copies else [])
+            all_beside = len(beside) == len(actions) and (copies or not any_start)
+            in_place = [] if all_beside else [m not in beside or (starts and not copies) for m, starts in enumerate(forks)]
+            with self._standing_still(any_start) if in_place else _NOBODY_IN_PLACE as origin:
                 is_there = origin
-                for member, action in enumerate(actions):
-                    if in_place[member]:
-                        env, start = self.env, origin if start_here[member] else self._snapshots[member]
+                for member, (action, starts) in enumerate(zip(actions, forks)):  # noqa: B905  hot
+                    if in_place and in_place[member]:
+                        env, start = self.env, origin if starts else self._snapshots[member]
                         if start is not is_there:  # the first to start here need not be put where the env is
                             self._engine.restore(start)
                         is_there = None
@@ -164,7 +167,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                     all_truncated.append(bool(truncated))
                     if reset_ended and (terminated or truncated):
                         resets[member] = _copied(env.reset()[0])
-                    if keep and in_place[member]:
+                    if keep and in_place and in_place[member]:
                         self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
