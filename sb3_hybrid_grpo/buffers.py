@@ -191,7 +191,7 @@ class GroupStorage:
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         self.episode_starts[self.pos] = episode_start
-        self.values[self.pos] = np.tile(value.cpu().numpy().flatten(), self.samples_per_state)
+        self.values[self.pos].reshape(self.samples_per_state, -1)[:] = value.cpu().numpy().flatten()
         self.log_probs[self.pos] = log_prob.cpu().numpy().flatten()
         self.pos += 1
         self.full = self.pos == self.buffer_size

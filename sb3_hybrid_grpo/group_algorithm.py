@@ -284,7 +284,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             return actions
         if self.policy.squash_output:
             return self.policy.unscale_action(actions)
-        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
+        # np.clip is four calls in Python around its one in C
+        clipped: np.ndarray = np.minimum(np.maximum(actions, self.action_space.low), self.action_space.high)
         return clipped
 
     def dump_logs(self, iteration: int = 0) -> None:
