@@ -13,7 +13,7 @@ import pytest
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import InPlaceEngine, box2d_layout, make_branchable
-from sb3_hybrid_grpo.branching.box2d import WorldCell
+from sb3_hybrid_grpo.branching.box2d import WorldCell, memory_of
 from sb3_hybrid_grpo.branching.engines import EngineRefusal
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.stateful_envs import play
@@ -134,6 +134,26 @@ def test_bodies_come_and_go_and_memory_grows_on_every_branch() -> None:
         actions = rng.integers(3, size=2).tolist()
         assert play(env, actions) == play(twin, actions)
     assert len(sizes) > 2
+
+
+def test_what_siblings_give_to_a_world_is_let_go_of() -> None:
+    class Mark:
+        pass
+
+    env = Crowd()
+    env.reset(seed=0)
+    engine, given = InPlaceEngine(env), Mark()
+    snapshot = engine.save()
+    count = sys.getrefcount(given)
+    for _ in range(5):
+        new = env.world.CreateDynamicBody(position=(0, 5), userData=given, fixtures=env.definition)
+        new.fixtures[0].userData = given
+        joint = env.world.CreateRevoluteJoint(bodyA=env.ground, bodyB=new, anchor=(0, 5), userData=given)
+        memory = memory_of(env.world)
+        assert memory._user_data() == memory._walk().user_data == [id(given)] * 3
+        del new, joint
+        engine.restore(snapshot)
+        assert sys.getrefcount(given) == count
 
 
 def test_the_world_keeps_what_it_refers_to() -> None:

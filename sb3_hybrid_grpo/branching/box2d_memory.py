@@ -118,7 +118,8 @@ class WorldMemory:
         :param image: What the world is to be
         """
         if self._before is None:
-            self._before = self._structure_now().user_data, self.listed_chunks()
+            is_known = self.structure.holds()
+            self._before = self.structure.user_data if is_known else self._user_data(), self.listed_chunks()
         held, chunks = self._before
         wanted = image.structure.user_data
         for address in wanted if wanted != held else ():
@@ -172,6 +173,24 @@ class WorldMemory:
         if not self.structure.holds():
             self.structure = self._walk()
         return self.structure
+
+    def _user_data(self) -> list[int]:
+        """What is to be known of a world that is written anew; a third of the cost of :meth:`_walk`, in the same order."""
+        word, start = memory(), at.MEMORY_START
+        found = []
+        body = word[(self.address + at.BODIES - start) >> 3]
+        while body:
+            fixture = word[(body + at.BODY_FIXTURES - start) >> 3]
+            while fixture:
+                found.append(word[(fixture + at.FIXTURE_USER_DATA - start) >> 3])
+                fixture = word[(fixture + at.FIXTURE_NEXT - start) >> 3]
+            found.append(word[(body + at.BODY_USER_DATA - start) >> 3])
+            body = word[(body + at.BODY_NEXT - start) >> 3]
+        joint = word[(self.address + at.JOINTS - start) >> 3]
+        while joint:
+            found.append(word[(joint + at.JOINT_USER_DATA - start) >> 3])
+            joint = word[(joint + at.JOINT_NEXT - start) >> 3]
+        return [one for one in found if one]
 
     def _walk(self) -> Structure:
         """Follow the lists of bodies, fixtures and joints."""

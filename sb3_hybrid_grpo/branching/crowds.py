@@ -86,8 +86,9 @@ class CrowdCell:
         unlike, start, old_start = set(contents.lively), 0, 0
         for index, (size, old_size) in enumerate(zip(sizes, contents.sizes)):  # noqa: B905  hot
             end, old_end = start + 8 * size, old_start + 8 * old_size
-            if any(new[start:end] != old[old_start:old_end] for new, old in zip(now, then)):  # noqa: B905  hot
-                unlike.add(index)
+            for new, old in zip(now, then):  # noqa: B905  hot
+                if new[start:end] != old[old_start:old_end]:
+                    unlike.add(index)
             start, old_start = end, old_end
         return sorted(unlike)
 
