@@ -22,6 +22,7 @@ N_ENVS = {
     "HalfCheetah-v5": 4,
     "Ant-v5": 4,
     "LunarLander-v3": 4,
+    "BipedalWalker-v3": 4,
     "hybrid_grpo/Inventory-v0": 8,
     BREAKOUT: 4,
 }
