@@ -118,16 +118,17 @@ def test_an_emulator_is_used_again_unless_it_runs_another_game() -> None:
     env = gym.make("PongNoFrameskip-v4", disable_env_checker=True)
     env.reset(seed=1)
     ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
-    first = EnvCopy(env)
-    second = EnvCopy(env, first)
     other = ale_py.roms.get_rom_path("breakout")
-    ale.loadROM(other)
-    third = EnvCopy(env, second)
-    emulators = [one.env.unwrapped.ale for one in (first, second, third)]  # type: ignore[attr-defined]
+    copied, emulators = None, []
+    for game in (None, None, other):
+        if game is not None:
+            ale.loadROM(game)
+        copied = EnvCopy(env, copied)
+        emulators.append(copied.env.unwrapped.ale)  # type: ignore[attr-defined]
     assert emulators[0] is emulators[1] is not emulators[2]
     assert emulators[2].getString("rom_file") == str(other)
     ale.setInt("max_num_frames_per_episode", 9)
-    assert EnvCopy(env, third).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9  # type: ignore[attr-defined]
+    assert EnvCopy(env, copied).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9  # type: ignore[attr-defined]
 
 
 def test_an_emulator_that_makes_sounds_is_not_copied() -> None:

@@ -167,8 +167,8 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
 def _copy_pointer(obj: Any, copier: Any) -> Any:
     """A body, a fixture, a joint, or a vector in one of them."""
     kind: Any = type(obj)
-    before = copier.before(obj)
-    made = copier.keep(obj, object.__new__(kind) if before is None else before)
+    made = copier.remember(obj, copier.spare[id(obj)][1] if id(obj) in copier.spare else object.__new__(kind))
+    copier.dear[id(obj)] = (obj, made)  # there may be hundreds, and every new object adds to what garbage collection looks at
     attributes = made.__dict__
     this = attributes.get("this")
     attributes.clear()

@@ -23,7 +23,6 @@ from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy, copy_box2d, point_
 from sb3_hybrid_grpo.branching.classes import has_hidden_fields, package_of, slots_of
 from sb3_hybrid_grpo.branching.engines import Registered, engine_of
 from sb3_hybrid_grpo.branching.layout import can_change, identical
-from sb3_hybrid_grpo.branching.memo import Memo
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, is_mujoco
 from sb3_hybrid_grpo.branching.objects import GeneratorCell, PCG64Cell
 from sb3_hybrid_grpo.branching.kinds import (
@@ -45,29 +44,32 @@ _ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None), np.float6
 _LEADS_BACK = (weakref.ref, weakref.ProxyType, weakref.CallableProxyType, functools._lru_cache_wrapper, types.MappingProxyType)
 
 
-class EnvCopy(Memo):
+class EnvCopy:
     """
     A copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env what
     never changes, and nothing else.
 
     :param env: The env
-    :param previous: An earlier copy that is not needed any more; its simulator, generators and containers are used again
+    :param previous: An earlier copy that is not needed any more; its simulator and generators are used again
     :param own_models: Whether it needs an MjModel of its own, because the env changes its one
     :raises CannotCopyError: if the env holds an object of an unknown kind
     """
 
     def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None, own_models: bool = False) -> None:
-        super().__init__(previous)
         self.own_models = own_models
         self.spare = {} if previous is None else previous.dear
         self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
+        # by the id of the original, which is kept, so that it stays its id
+        self.made: dict[int, Any] = {}
+        self.originals: list[Any] = []
         self.worlds: list[WorldCopy] = []
         self.spare_worlds = [] if previous is None else previous.worlds
+        if previous is not None:
+            del previous.env  # what ends with it ends before its simulator lives on
         self.pointers: list[tuple[Any, Any]] = []
         self.env: gym.Env[Any, Any] = self.copy(env)
         point_all(self)
-        self.forget()
-        self.spare, self.spare_worlds, self.pointers = {}, [], []
+        self.made, self.originals, self.spare, self.spare_worlds, self.pointers = {}, [], {}, [], []
         for world in self.worlds:
             world.forget_things()
 
@@ -75,7 +77,7 @@ class EnvCopy(Memo):
         kind: Any = type(obj)
         if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, obj))):
             return obj
-        made = self.made(obj)
+        made = self.made.get(id(obj))
         if made is not None:
             return made
         copier = _COPIERS.get(kind)
@@ -85,6 +87,11 @@ class EnvCopy(Memo):
                 return self.simulator(obj, *engine)
             copier = _copier_of(kind)
         return copier(self, obj)
+
+    def remember(self, obj: Any, made: Any) -> Any:
+        self.made[id(obj)] = made
+        self.originals.append(obj)
+        return made
 
     def instance(self, obj: Any, only_state: bool = False) -> Any:
         """An instance of a class written in Python; of a space only what has state: its generator, and spaces in it."""
@@ -160,8 +167,7 @@ class EnvCopy(Memo):
         return made
 
     def list(self, obj: Any) -> Any:
-        before = self.before(obj)
-        made = self.keep(obj, [] if before is None else before)
+        made = self.remember(obj, [])
         made[:] = obj if _are_plain(obj) else [one if type(one) in _ATOMS else self.copy(one) for one in obj]
         return made
 
@@ -174,9 +180,7 @@ class EnvCopy(Memo):
         return self.remember(obj, tuple.__new__(type(obj), [self.copy(one) for one in obj]))
 
     def tuple(self, obj: Any) -> Any:
-        made = tuple([self.copy(one) for one in obj])
-        before = self.before(obj)
-        return self.keep(obj, before if before is not None and identical(before, made) else made)
+        return self.remember(obj, tuple([self.copy(one) for one in obj]))
 
     def set(self, obj: Any) -> Any:
         if len(obj) > 1:  # the order in which a copy is run through may be another
@@ -201,7 +205,7 @@ class EnvCopy(Memo):
         return self.remember(obj, made)
 
     def generator(self, obj: Any) -> Any:
-        if self.made(obj.bit_generator) is not None:
+        if id(obj.bit_generator) in self.made:
             raise CannotCopyError("two generators that share a bit generator")
         its: Any
         mine, its = self.spare[id(obj)] if id(obj) in self.spare else (_state_of(obj), None)
