@@ -135,6 +135,9 @@ def test_a_copy_knows_what_a_walk_through_its_world_would_find(name: str) -> Non
 
 
 def test_what_became_of_an_earlier_copy_leaves_no_trace_in_the_next() -> None:
+    class Wreck(Box2D.b2Body):  # type: ignore[misc, name-defined]
+        pass
+
     env = Machine()
     env.reset(seed=0)
     play(env, [1, 2, 1, 0])
@@ -146,14 +149,18 @@ def test_what_became_of_an_earlier_copy_leaves_no_trace_in_the_next() -> None:
         its.bodies[2].mark = "its own"
         its.bodies = [*its.bodies[::-1], its.world.CreateDynamicBody(position=(1, 9), fixtures=its.definition)]
         its.bodies[0].this = its.bodies[-1].this
+        its.wheel.__class__ = Wreck
         copy = EnvCopy(env, copy)
         its = copy.env
         assert [body.position for body in its.bodies] == [body.position for body in env.bodies]
         assert {int(body.this) for body in its.world.bodies} >= {int(body.this) for body in its.bodies}
         assert len({int(body.this) for body in its.bodies}) == len(env.bodies) > 2
+        assert type(its.wheel) is type(env.wheel) is Box2D.b2Body
         assert [vars(body).keys() for body in its.bodies] == [vars(body).keys() for body in env.bodies]
         truth = play(env, [1, 2, 0])
         assert play(its, [1, 2, 0]) == truth
+    env.wheel.__class__ = Wreck
+    assert type(EnvCopy(env, copy).env.wheel) is Wreck  # type: ignore[attr-defined]
 
 
 def test_a_copy_refers_to_nothing_of_the_env() -> None:

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo.branching import make_branchable
-from tests.stateful_envs import STATES, noisy
+from tests.stateful_envs import STATES, Noisy, noisy
 
 SIBLINGS, STEPS = 3, 40
 
@@ -85,3 +85,16 @@ def test_mujoco_envs(name: str) -> None:
     pytest.importorskip("mujoco")
     space = gym.make(name).action_space
     assert_lives_are_lived(lambda: gym.make(name), lambda rng: rng.uniform(-1, 1, space.shape).astype(np.float32), 0)
+
+
+def test_there_may_be_fewer_siblings_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    env: Any = make_branchable(Noisy())
+    env.reset(seed=0)
+    env.step_siblings(np.ones(4, int), [True] * 4, True)
+    env.step_siblings(np.ones(2, int), [True] * 2, True)
+    with monkeypatch.context() as patched:  # copies go on without the env
+        patched.setattr(env, "_engine", None)
+        assert env.step_siblings(np.ones(2, int), [False] * 2, True).rewards
+    env.env.later = {1, 2}  # snapshots can hold it, copies cannot
+    steps = env.step_siblings(np.ones(2, int), [True] * 2, True)
+    assert steps.rewards == [env.step(1)[1]] * 2

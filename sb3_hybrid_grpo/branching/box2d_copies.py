@@ -167,8 +167,11 @@ def _copy_definition(obj: Any, copier: Any) -> Any:
 def _copy_pointer(obj: Any, copier: Any) -> Any:
     """A body, a fixture, a joint, or a vector in one of them."""
     kind: Any = type(obj)
-    made = copier.remember(obj, copier.spare[id(obj)][1] if id(obj) in copier.spare else object.__new__(kind))
+    made = copier.spare[id(obj)][1] if id(obj) in copier.spare else None
+    if type(made) is not kind:
+        made = object.__new__(kind)
     copier.dear[id(obj)] = (obj, made)  # there may be hundreds, and every new object adds to what garbage collection looks at
+    copier.remember(obj, made)
     attributes = made.__dict__
     this = attributes.get("this")
     attributes.clear()

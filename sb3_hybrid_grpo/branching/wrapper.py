@@ -148,12 +148,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             copies, any_start, beside = keep or self._forks, True in forks, self._beside
             if self._copyable is None or (copies and any_start):
                 self._copy_for([m for m, starts in enumerate(forks) if starts] if copies else [])
-            all_beside = len(beside) == len(actions) and (copies or not any_start)
-            in_place = [] if all_beside else [m not in beside or (starts and not copies) for m, starts in enumerate(forks)]
-            with self._standing_still(any_start) if in_place else _NOBODY_IN_PLACE as origin:
+            in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(forks)]
+            with self._standing_still(any_start) if True in in_place else _NOBODY_IN_PLACE as origin:
                 is_there = origin
                 for member, (action, starts) in enumerate(zip(actions, forks)):  # noqa: B905  hot
-                    if in_place and in_place[member]:
+                    if in_place[member]:
                         env, start = self.env, origin if starts else self._snapshots[member]
                         if start is not is_there:  # the first to start here need not be put where the env is
                             self._engine.restore(start)
@@ -167,7 +166,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                     all_truncated.append(bool(truncated))
                     if reset_ended and (terminated or truncated):
                         resets[member] = _copied(env.reset()[0])
-                    if keep and in_place and in_place[member]:
+                    if keep and in_place[member]:
                         self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
