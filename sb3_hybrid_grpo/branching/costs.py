@@ -82,7 +82,7 @@ class _Turns:
     def group(self) -> float:
         """Microseconds of a step of all members; siblings fork first, when they are to, and when the env's episode ends."""
         n_siblings, age, n_steps, seconds = self.n_samples - 1, 0, 0, 0.0
-        starts = np.ones(n_siblings, bool)
+        starts = [True] * n_siblings
         while seconds < BLOCK or n_steps % self.branch_horizon > 0:
             taken = self.actions.draw(self.n_samples)
             if self.actions.masked:  # valid for member 0, and so for siblings that have done the same
@@ -98,17 +98,17 @@ class _Turns:
                 self.branching.reset()
             fork_all = terminated or truncated or age == self.branch_horizon
             age = 0 if fork_all else age
-            starts = np.ones(n_siblings, bool) if fork_all else ended
+            starts = [True] * n_siblings if fork_all else ended
         return 1e6 * seconds / n_steps
 
-    def _step_siblings(self, actions: np.ndarray, starts: np.ndarray, keep: bool) -> np.ndarray:
+    def _step_siblings(self, actions: np.ndarray, starts: list[bool], keep: bool) -> list[bool]:
         """Whose episode ended."""
         if not len(actions):
             return starts
         steps = self.branching.step_siblings(actions, starts, keep)
         if isinstance(steps, SiblingFailure):
             raise BranchingError(f"Member {steps.member} failed: {steps.error}")
-        return np.logical_or(steps.terminated, steps.truncated)
+        return [terminated or truncated for terminated, truncated in zip(steps.terminated, steps.truncated, strict=True)]
 
 
 def _engine_times(branching: BranchingWrapper) -> tuple[float, float]:
