@@ -8,7 +8,6 @@ in another state. Here every object is copied by what it is made of, and an env 
 import collections
 import copy
 import functools
-import itertools
 import random
 import types
 import weakref
@@ -252,8 +251,10 @@ def _is_plain(value: Any) -> bool:
 
 def _are_plain(values: Iterable[Any]) -> bool:
     """Whether nothing can change in any of many values: atoms, or tuples of such."""
-    kinds = set(map(type, values))
-    return _ATOMS.issuperset(kinds) or (kinds == {tuple} and _ATOMS.issuperset(map(type, itertools.chain(*values))))
+    for one in values:
+        if type(one) not in _ATOMS and not (type(one) is tuple and _ATOMS.issuperset(map(type, one))):
+            return False
+    return True
 
 
 def _is_constant(kind: Any) -> bool:
