@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
 
-from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
+from sb3_hybrid_grpo.branching import InPlaceEngine, copies, make_branchable
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
@@ -58,6 +58,39 @@ def test_references_stay_what_they_are_and_nothing_is_shared_that_changes() -> N
     assert other.view[0] == 100 and inner.view[0] == 2
     assert dict(inner.counts) == {"x": [1]} and inner.nested["a"][1][1] == [1]
     assert other.np_random is not inner.np_random and other.np_random.random() == inner.np_random.random()
+
+
+def test_a_tuple_in_a_cycle_stays_one() -> None:
+    env: Any = Noisy()
+    env.reset(seed=0)
+    env.rows = ([env], "rows")
+    env.rows[0].append(env.rows)
+    its: Any = EnvCopy(env).env
+    assert its.rows[0][1] is its.rows and its.rows[0][0] is its and its.rows is not env.rows
+
+
+class Slotted:
+    __slots__ = ("held", "unset")
+
+
+class Unreadable:
+    """Says at its copy that it has no such attribute."""
+
+
+def test_what_a_slot_holds_is_copied_or_the_env_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(copier: EnvCopy, obj: Any) -> None:
+        raise AttributeError("no such attribute")
+
+    env: Any = Noisy()
+    env.reset(seed=0)
+    env.part = Slotted()
+    env.part.held = [1]
+    its: Any = EnvCopy(env).env
+    assert its.part.held == [1] and its.part.held is not env.part.held and not hasattr(its.part, "unset")
+    env.part.held = Unreadable()
+    monkeypatch.setitem(copies._COPIERS, Unreadable, fail)
+    with pytest.raises(AttributeError, match="no such attribute"):
+        EnvCopy(env)
 
 
 def test_what_became_of_an_earlier_copy_leaves_no_trace_in_the_next() -> None:

@@ -107,9 +107,10 @@ class EnvCopy:
                     attributes[name] = self.copy(value)
         for slot in slots:
             try:
-                slot.__set__(made, self.copy(slot.__get__(obj)))
+                value = slot.__get__(obj)
             except AttributeError:
                 continue
+            slot.__set__(made, self.copy(value))
         return made
 
     def space(self, obj: Any) -> Any:
@@ -175,11 +176,10 @@ class EnvCopy:
         made.extend(self.copy(one) for one in obj)
         return made
 
-    def named_tuple(self, obj: Any) -> Any:
-        return self.remember(obj, tuple.__new__(type(obj), [self.copy(one) for one in obj]))
-
     def tuple(self, obj: Any) -> Any:
-        return self.remember(obj, tuple([self.copy(one) for one in obj]))
+        parts = [self.copy(one) for one in obj]
+        made = self.made.get(id(obj))  # it may lead back to itself
+        return self.remember(obj, tuple.__new__(type(obj), parts)) if made is None else made
 
     def set(self, obj: Any) -> Any:
         if len(obj) > 1:  # the order in which a copy is run through may be another
@@ -301,7 +301,7 @@ def _copier_of(kind: Any) -> _Copier:
     if _is_constant(kind):
         return _without_more
     if issubclass(kind, tuple) and hasattr(kind, "_fields") and not kind.__dictoffset__:
-        return EnvCopy.named_tuple
+        return EnvCopy.tuple
     if saves_itself(kind):
         raise CannotCopyError(f"{kind} saves itself")
     if issubclass(kind, LIVING) or hasattr(kind, "__del__"):
