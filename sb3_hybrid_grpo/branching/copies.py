@@ -49,7 +49,8 @@ class EnvCopy:
     never changes, and nothing else.
 
     :param env: The env
-    :param previous: An earlier copy that is not needed any more; its simulator and generators are used again
+    :param previous: An earlier copy that is not needed any more; its simulator and generators are used again, and it
+        has no env any more
     :param own_models: Whether it needs an MjModel of its own, because the env changes its one
     :raises CannotCopyError: if the env holds an object of an unknown kind
     """
@@ -57,7 +58,7 @@ class EnvCopy:
     def __init__(self, env: gym.Env[Any, Any], previous: "EnvCopy | None" = None, own_models: bool = False) -> None:
         self.own_models = own_models
         self.spare = {} if previous is None else previous.dear
-        self.dear: dict[int, tuple[Any, Any]] = {}  # simulators and generators, which cost much to make
+        self.dear: dict[int, tuple[Any, Any]] = {}  # simulators, what Python has of them, generators: they cost much to make
         # by the id of the original, which is kept, so that it stays its id
         self.made: dict[int, Any] = {}
         self.originals: list[Any] = []
