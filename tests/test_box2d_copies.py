@@ -14,9 +14,10 @@ from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
 from sb3_hybrid_grpo.branching import box2d_layout as at
 from sb3_hybrid_grpo.branching.box2d import memory_of
 from sb3_hybrid_grpo.branching.box2d_copies import WorldCopy
-from sb3_hybrid_grpo.branching.box2d_layout import BODIES, MEMORY_START, UnknownMemoryError, memory, read_pointer
+from sb3_hybrid_grpo.branching.box2d_layout import BODIES, UnknownMemoryError, read_pointer
 from sb3_hybrid_grpo.branching.box2d_memory import Chunk, WorldMemory
 from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
+from sb3_hybrid_grpo.branching.memory import MEMORY_START, memory
 from tests.stateful_envs import Noisy, play
 
 Box2D = pytest.importorskip("Box2D")

@@ -1,7 +1,6 @@
 """Containers get their contents back in place: values, order, identities; what is new to the walk is reported."""
 
 import collections
-import struct
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sb3_hybrid_grpo.branching.cells import (
     SequenceCell,
     SlotsCell,
 )
-from sb3_hybrid_grpo.branching.layout import MANY, Layout, StructureChanged, addresses, identical
+from sb3_hybrid_grpo.branching.layout import MANY, Layout, StructureChanged, identical
 
 
 class Thing:
@@ -330,15 +329,6 @@ def test_layout_names_its_children() -> None:
     layout = Layout([1, child, np.zeros(2), (1, 2)])
     assert layout.children == [(1, child)]
     assert (layout.arrays, layout.tuples) == ([2], [(3, (1, 2))])
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_addresses_tell_objects_that_are_equal(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sb3_hybrid_grpo.branching.layout._LISTS_ARE_KNOWN", known)
-    one, other = [1, 2], [1, 2]
-    assert addresses([one, None]) == addresses([one, None]) != addresses([other, None])
-    assert addresses([]) == b""
-    assert addresses([one, 1.0]) == struct.pack("2Q", *map(id, [one, 1.0]))
 
 
 def test_many_values_that_rest_are_seen_to_change(monkeypatch: pytest.MonkeyPatch) -> None:

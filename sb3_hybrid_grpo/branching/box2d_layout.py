@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sb3_hybrid_grpo.branching.engines import EngineRefusal
+from sb3_hybrid_grpo.branching.memory import MEMORY_START, memory
 
 CHUNK_SIZE = 16 * 1024
 N_BLOCK_SIZES = 14
@@ -42,7 +43,6 @@ JOINT_TYPE, GEAR, GEAR_POINTERS = 0x08, 6, (0x80, 0x88, 0x98, 0xA0)
 NODE_POINTER = 0x10
 WORLD_POINTERS = (CONTACTS, CONTACTS + 32, BODIES, JOINTS)
 
-MEMORY_START = 4096
 SLACK = 64  # what the C library may add to a block, and more
 
 
@@ -171,23 +171,6 @@ def read_pointer(address: int) -> int:
     """
     value: int = memory()[(address - MEMORY_START) >> 3]
     return value
-
-
-@functools.cache
-def memory() -> memoryview:
-    """
-    :return: The process's memory from ``MEMORY_START`` on, word by word: the quickest way to one of them
-    """
-    n_words = 2**44 - MEMORY_START
-    return memoryview((ctypes.c_uint64 * n_words).from_address(MEMORY_START)).cast("B").cast("Q")
-
-
-@functools.cache
-def words() -> np.ndarray:
-    """
-    :return: The process's memory from ``MEMORY_START`` on as an array of words: many are read in one call
-    """
-    return np.frombuffer(memory(), np.uint64)
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
-from sb3_hybrid_grpo.branching.box2d_layout import c_library, memory, words
+from sb3_hybrid_grpo.branching.box2d_layout import c_library
+from sb3_hybrid_grpo.branching.memory import MEMORY_START, memory, words
 
 _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
 _CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
@@ -176,7 +177,7 @@ class WorldMemory:
 
     def _user_data(self) -> list[int]:
         """What bodies, fixtures and joints hold, in the order of :meth:`_walk`, which takes thrice as long to find more."""
-        word, start = memory(), at.MEMORY_START
+        word, start = memory(), MEMORY_START
         found = []
         body = word[(self.address + at.BODIES - start) >> 3]
         while body:
@@ -194,7 +195,7 @@ class WorldMemory:
 
     def _walk(self) -> Structure:
         """Follow the lists of bodies, fixtures and joints."""
-        a, word, start = self.address, memory(), at.MEMORY_START
+        a, word, start = self.address, memory(), MEMORY_START
         bodies, fixtures, joints = [], [], []
         places, user_data = [a + at.BODIES, a + at.JOINTS], []
         body = word[(a + at.BODIES - start) >> 3]

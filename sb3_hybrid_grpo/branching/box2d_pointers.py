@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sb3_hybrid_grpo.branching import box2d_layout as at
-from sb3_hybrid_grpo.branching.box2d_layout import MEMORY_START, UnknownMemoryError, read_pointer, words
+from sb3_hybrid_grpo.branching.box2d_layout import UnknownMemoryError, read_pointer
 from sb3_hybrid_grpo.branching.box2d_memory import Image, Structure
+from sb3_hybrid_grpo.branching.memory import MEMORY_START, words
 
 
 class Moves:

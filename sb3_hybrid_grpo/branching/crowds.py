@@ -1,21 +1,19 @@
-"""Many lists or dicts as one cell: those that did not change since they were last looked at cost next to nothing."""
+"""Many objects, lists or dicts as one cell: those that did not change since they were last looked at cost next to nothing."""
 
-import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sb3_hybrid_grpo.branching.cells import ListCell, MappingCell
-from sb3_hybrid_grpo.branching.layout import addresses, is_plain_vector
+from sb3_hybrid_grpo.branching.cells import AttributesCell, ListCell, MappingCell
+from sb3_hybrid_grpo.branching.layout import is_plain_vector
+from sb3_hybrid_grpo.branching.looks import DictLook, ListLook, Look, Seen, VersionLook
+from sb3_hybrid_grpo.branching.memory import LISTS_ARE_KNOWN, VERSION, dicts_have_versions, places_of, places_of_dicts, words
 from sb3_hybrid_grpo.branching.protocol import Cell
 
 ENOUGH = 8
-"""How many containers of a kind are a crowd."""
-
-Streams = Sequence[list[Any]]
-"""All that containers refer to, one container after another; keys apart from values, one of each for every item."""
+"""How many of a kind are a crowd."""
 
 # What changes from step to step is a number, most often. Objects that hold one are better put back than looked at.
 _LIVELY = (int, float, complex, np.generic, np.ndarray)
@@ -24,12 +22,9 @@ _LIVELY = (int, float, complex, np.generic, np.ndarray)
 class Contents(NamedTuple):
     """What was in the containers."""
 
-    sizes: list[int]
-    streams: Streams
-    addresses: list[bytes]
-    """Those of all that is in the streams. What is alive has an address of its own."""
+    seen: Seen
     saved: list[Any]
-    """What each one's cell saved."""
+    """What each one's cell saved. It keeps alive what was seen."""
     lively: list[int]
     """Those that hold what can change in place: arrays and vectors."""
 
@@ -40,57 +35,86 @@ class CrowdCell:
     are left to their own cells, and those with contents that change in place always are.
 
     :param cells: Their cells
-    :param containers: The containers
-    :param streams: Lists what containers refer to
+    :param look: Sees what the containers refer to
     """
 
-    def __init__(
-        self, cells: Sequence[ListCell | MappingCell], containers: Sequence[Any], streams: Callable[[Sequence[Any]], Streams]
-    ) -> None:
-        self.cells, self.containers, self.streams = cells, containers, streams
-        self.known = Contents(*self._look(), [cell.save(None) for cell in cells], self._lively())
+    def __init__(self, cells: Sequence[ListCell | MappingCell], look: Look) -> None:
+        self.cells, self.look = cells, look
+        self.known = Contents(look(), [cell.save(None) for cell in cells], self._lively())
 
     def save(self, previous: Any) -> Contents:
-        known, seen = self.known, self._look()
-        unlike = self._unlike(known, *seen)
+        seen, known = self.look(), self.known
+        unlike = self._unlike(known, seen)
         if unlike:
             saved = known.saved.copy()
             for index in unlike:
                 saved[index] = self.cells[index].save(None)
-            self.known = Contents(*seen, saved, self._lively())
+            self.known = Contents(seen, saved, self._lively())
         return self.known
 
     def resave(self, shared: Contents, previous: Any) -> Contents:
-        seen = self._look()
-        saved = shared.saved.copy()
-        for index in self._unlike(shared, *seen):
+        seen, saved = self.look(), shared.saved.copy()
+        for index in self._unlike(shared, seen):
             saved[index] = self.cells[index].resave(saved[index], None)
-        return Contents(*seen, saved, shared.lively)
+        return Contents(seen, saved, shared.lively)
 
     def restore(self, contents: Contents) -> None:
-        for index in self._unlike(contents, *self._look()):
+        for index in self._unlike(contents, self.look()):
             self.cells[index].restore(contents.saved[index])
-
-    def _look(self) -> tuple[list[int], Streams, list[bytes]]:
-        streams = self.streams(self.containers)
-        return list(map(len, self.containers)), streams, list(map(addresses, streams))
 
     def _lively(self) -> list[int]:
         return [index for index, cell in enumerate(self.cells) if cell.layout.arrays or cell.layout.vectors]
 
-    def _unlike(self, contents: Contents, sizes: list[int], streams: Streams, now: list[bytes]) -> list[int]:
-        """The containers that are not as in these contents, or may be so without a trace. The streams hold what is now."""
-        then = contents.addresses
-        if now == then and sizes == contents.sizes:
+    def _unlike(self, contents: Contents, now: Seen) -> list[int]:
+        """The containers that are not as in these contents, or may be so without a trace."""
+        if now == contents.seen:
             return contents.lively
-        unlike, start, old_start = set(contents.lively), 0, 0
-        for index, (size, old_size) in enumerate(zip(sizes, contents.sizes)):  # noqa: B905  hot
-            end, old_end = start + 8 * size, old_start + 8 * old_size
-            for new, old in zip(now, then):  # noqa: B905  hot
-                if new[start:end] != old[old_start:old_end]:
-                    unlike.add(index)
-            start, old_start = end, old_end
-        return sorted(unlike)
+        return sorted({*contents.lively, *now.unlike(contents.seen)})
+
+
+class Attributes(NamedTuple):
+    """What objects had."""
+
+    seen: bytes
+    contents: Any
+    """What an :class:`AttributesCell` saved."""
+
+    def are_seen(self, now: bytes) -> bool:
+        """Whether the objects still have it; what changes in place does so without a trace."""
+        return self.seen == now and not self.contents[1]
+
+
+class RestingCell(AttributesCell):
+    """
+    The attributes of objects that may rest for long: as long as no ``__dict__`` is written to, nothing is to be copied.
+
+    :param objects: The objects
+    :param skip: Values whose contents are no state
+    :param holders: Where each object refers to its ``__dict__``
+    """
+
+    def __init__(self, objects: Sequence[Any], skip: Iterable[Any], holders: np.ndarray) -> None:
+        super().__init__(objects, skip)
+        self.places = np.concatenate([holders, places_of(id(attributes) + VERSION for _, attributes in self.objects)])
+        self.known = Attributes(self._look(), super().save(None))
+
+    def save(self, previous: Any) -> Attributes:
+        seen = self._look()
+        if not self.known.are_seen(seen):
+            self.known = Attributes(seen, super().save(None))
+        return self.known
+
+    def resave(self, shared: Attributes, previous: Any) -> Attributes:
+        seen = self._look()
+        return shared if shared.are_seen(seen) else Attributes(seen, super().resave(shared.contents, None))
+
+    def restore(self, contents: Attributes) -> None:
+        if not contents.are_seen(self._look()):
+            super().restore(contents.contents)
+
+    def _look(self) -> bytes:
+        seen: bytes = words()[self.places].tobytes()
+        return seen
 
 
 def crowded(cells: Sequence[Cell]) -> list[Cell]:
@@ -103,12 +127,29 @@ def crowded(cells: Sequence[Cell]) -> list[Cell]:
     lists: list[Any] = [cell for cell in cells if type(cell) is ListCell and type(cell.obj) is list]
     dicts: list[Any] = [cell for cell in cells if type(cell) is MappingCell and type(cell.mapping) is dict]
     crowds: list[CrowdCell] = []
-    if len(lists) >= ENOUGH:
-        crowds.append(CrowdCell(lists, [cell.obj for cell in lists], _items))
+    if len(lists) >= ENOUGH and LISTS_ARE_KNOWN:
+        crowds.append(CrowdCell(lists, ListLook([cell.obj for cell in lists])))
     if len(dicts) >= ENOUGH:
-        crowds.append(CrowdCell(dicts, [cell.mapping for cell in dicts], _keys_and_values))
+        look = VersionLook if dicts_have_versions() else DictLook
+        crowds.append(CrowdCell(dicts, look([cell.mapping for cell in dicts])))
     inside = {id(one) for crowd in crowds for one in crowd.cells}
     return [*crowds, *(cell for cell in cells if id(cell) not in inside)]
+
+
+def attributes_of(objects: Sequence[Any], skip: Iterable[Any]) -> list[AttributesCell]:
+    """
+    Put the attributes of objects into cells, those apart that may rest.
+
+    :param objects: The objects
+    :param skip: Values whose contents are no state
+    :return: A cell or two
+    """
+    still = still_ones(objects)
+    resting = set(map(id, still))
+    others = [obj for obj in objects if id(obj) not in resting]
+    holders = places_of_dicts(still) if still and dicts_have_versions() else None
+    cells = [AttributesCell(some, skip) for some in (others, still if holders is None else ()) if some]
+    return cells if holders is None else [RestingCell(still, skip, holders), *cells]
 
 
 def still_ones(objects: Sequence[Any]) -> list[Any]:
@@ -124,11 +165,3 @@ def still_ones(objects: Sequence[Any]) -> list[Any]:
 
 def _is_lively(value: Any) -> bool:
     return isinstance(value, _LIVELY) or is_plain_vector(value)
-
-
-def _items(lists: Sequence[list[Any]]) -> Streams:
-    return [list(itertools.chain.from_iterable(lists))]
-
-
-def _keys_and_values(dicts: Sequence[dict[Any, Any]]) -> Streams:
-    return [list(itertools.chain.from_iterable(dicts)), list(itertools.chain.from_iterable(map(dict.values, dicts)))]

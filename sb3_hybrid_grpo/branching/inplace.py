@@ -5,9 +5,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.cells import AttributesCell, SpacesCell
+from sb3_hybrid_grpo.branching.cells import SpacesCell
 from sb3_hybrid_grpo.branching.classes import OutsideError, name_of
-from sb3_hybrid_grpo.branching.crowds import crowded, still_ones
+from sb3_hybrid_grpo.branching.crowds import attributes_of, crowded
 from sb3_hybrid_grpo.branching.engines import EngineRefusal, is_built_in
 from sb3_hybrid_grpo.branching.layout import ATOMS, StructureChanged
 from sb3_hybrid_grpo.branching.mujoco_state import ModelCell, models_of, shared_contents
@@ -108,10 +108,7 @@ class InPlaceEngine:
         self._code = [*map(type, found.objects), *found.functions]
         # attributes first: the hash of what is in a set may depend on them
         models = [ModelCell(model) for model in models_of(found.cells)] if self.own_models else []
-        still = still_ones(found.objects)
-        resting = set(map(id, still))
-        others = [obj for obj in found.objects if id(obj) not in resting]
-        attributes = [AttributesCell(some, found.records) for some in (still, others) if some]
+        attributes = attributes_of(found.objects, found.records)
         return [*attributes, SpacesCell(found.spaces), *models, *crowded(found.cells)]
 
     def _refusal(self, obj: Any, holders: dict[int, tuple[Any, int | None, str]], error: TypeError) -> BranchingError:

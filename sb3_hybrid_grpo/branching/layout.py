@@ -2,22 +2,18 @@
 
 import ctypes
 import operator
-import struct
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from sb3_hybrid_grpo.branching.memory import addresses
 
 ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
 """Types whose objects never change. Types met on the way are added."""
 
 MANY = 64
 """As many values are worth a look whether they are the very same as before, which makes all other looks superfluous."""
-
-# CPython's list: a header of 16 bytes, its length, a pointer to its items, and for how many there is room
-_LISTS_ARE_KNOWN = sys.implementation.name == "cpython" and (object.__basicsize__, list.__basicsize__) == (16, 40)
-_ITEMS = 24
 
 Copies = list[tuple[np.ndarray, np.ndarray]]
 """Arrays, each with a copy of its contents."""
@@ -174,18 +170,6 @@ def write_back(copies: Copies) -> None:
     """Put copies back into their arrays."""
     for array, copy in copies:
         array[...] = copy
-
-
-def addresses(objects: list[Any]) -> bytes:
-    """
-    Say which objects they are: to compare the addresses of a thousand costs less than to look at one.
-
-    :param objects: A list of objects; an address tells them from others only while it holds them
-    :return: The address of each, in 8 bytes
-    """
-    if not _LISTS_ARE_KNOWN:
-        return struct.pack(f"{len(objects)}Q", *map(id, objects))
-    return ctypes.string_at(ctypes.c_void_p.from_address(id(objects) + _ITEMS), 8 * len(objects)) if objects else b""
 
 
 def identical(one: Sequence[Any], other: Sequence[Any]) -> bool:

@@ -1,0 +1,91 @@
+"""What many containers refer to, seen in a few calls into C."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from sb3_hybrid_grpo.branching.memory import ITEMS, LENGTH, MEMORY_START, VERSION, addresses, places_of, words
+
+
+class Seen(NamedTuple):
+    """What there is of each container, told by words: where they are the same, so is what it refers to."""
+
+    sizes: bytes
+    """How many words there are of each; a word each."""
+    words: bytes
+    """The words, container after container."""
+
+    def unlike(self, other: "Seen") -> list[int]:
+        """
+        :param other: What was seen at another time
+        :return: The containers that are not the same
+        """
+        if self == other:
+            return []
+        sizes, other_sizes = (np.frombuffer(one.sizes, np.int64) for one in (self, other))
+        alike = sizes == other_sizes
+        mine = np.frombuffer(self.words, np.uint64)[np.repeat(alike, sizes)]
+        theirs = np.frombuffer(other.words, np.uint64)[np.repeat(alike, other_sizes)]
+        owners = np.repeat(np.arange(len(sizes)), np.where(alike, sizes, 0))
+        return sorted({*np.flatnonzero(~alike).tolist(), *owners[mine != theirs].tolist()})
+
+
+class Look(Protocol):
+    """Sees what some containers refer to. What two looks have seen can be compared while all of it is alive."""
+
+    def __call__(self) -> Seen: ...
+
+
+class ListLook:
+    """
+    Reads the addresses of all that lists hold.
+
+    :param lists: The lists, to be kept alive
+    """
+
+    def __init__(self, lists: Sequence[list[Any]]) -> None:
+        self.heads = places_of(id(one) + offset for one in lists for offset in (LENGTH, ITEMS))
+        self.known_heads = b""
+
+    def __call__(self) -> Seen:
+        heads = words()[self.heads]
+        found = heads.tobytes()
+        if found != self.known_heads:  # lists are elsewhere, or of another length
+            sizes, items = heads.view(np.int64).reshape(-1, 2).T
+            starts = ((items - MEMORY_START) >> 3) - (np.cumsum(sizes) - sizes)
+            self.items: np.ndarray = np.repeat(starts, sizes) + np.arange(sizes.sum())
+            self.sizes, self.known_heads = sizes.tobytes(), found
+        return Seen(self.sizes, words()[self.items].tobytes())
+
+
+class VersionLook:
+    """
+    Reads the versions of dicts.
+
+    :param dicts: The dicts, to be kept alive
+    """
+
+    def __init__(self, dicts: Sequence[dict[Any, Any]]) -> None:
+        self.places = places_of(id(one) + VERSION for one in dicts)
+        self.sizes = np.ones(len(dicts), np.int64).tobytes()
+
+    def __call__(self) -> Seen:
+        return Seen(self.sizes, words()[self.places].tobytes())
+
+
+class DictLook:
+    """
+    Reads the addresses of all keys and values of dicts that have no versions.
+
+    :param dicts: The dicts
+    """
+
+    def __init__(self, dicts: Sequence[dict[Any, Any]]) -> None:
+        self.dicts = dicts
+
+    def __call__(self) -> Seen:
+        parts = itertools.chain.from_iterable(zip(self.dicts, map(dict.values, self.dicts)))  # noqa: B905  hot
+        sizes = 2 * np.fromiter(map(len, self.dicts), np.int64)
+        return Seen(sizes.tobytes(), addresses(list(itertools.chain.from_iterable(parts))))
