@@ -136,6 +136,21 @@ def test_bodies_come_and_go_and_memory_grows_on_every_branch() -> None:
     assert len(sizes) > 2
 
 
+def test_an_array_at_the_same_place_may_be_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes freed and allocated anew may lie where a larger array lay."""
+    env = Crowd()
+    env.reset(seed=1)
+    made: list[Any] = []
+    memory = memory_of(env.world)
+    image = memory.save()
+    monkeypatch.setattr(memory, "_make_room", made.append)
+    memory.restore(image)
+    assert not made
+    memory.numbers[box2d_layout.NODE_CAPACITY].value -= 1
+    memory.restore(image)
+    assert made == [image]
+
+
 def test_what_siblings_give_to_a_world_is_let_go_of() -> None:
     class Mark:
         pass

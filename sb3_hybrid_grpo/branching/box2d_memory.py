@@ -51,7 +51,7 @@ class Structure(NamedTuple):
 
     def holds(self) -> bool:
         """Whether they are all as they were: then there is nothing else to be found."""
-        return bool((words()[self.places] == self.values).all())
+        return bool(words()[self.places].tobytes() == self.values.tobytes())
 
 
 class Image(NamedTuple):
@@ -88,6 +88,8 @@ class WorldMemory:
         }
         self._fields: list[Any] = [(self.pointers if place in _POINTERS else self.numbers)[place] for place in _KEPT]
         self.chunks: dict[int, Chunk] = {}
+        self._listed: tuple[bytes, list[Chunk]] = b"", []
+        """The world's list of chunks as it was last read, and what is in it."""
         self.listed_chunks()
         self.structure = self._walk()
         self._before: tuple[list[int], list[Chunk]] | None = None
@@ -103,7 +105,7 @@ class WorldMemory:
         return Image(
             ctypes.string_at(a, at.STACK),
             ctypes.string_at(a + at.FLAGS, at.SIZE - at.FLAGS),
-            [field.value for field in self._fields],
+            self._kept(),
             self._entries(),
             [(chunk, ctypes.string_at(chunk.address, at.CHUNK_SIZE)) for chunk in self.listed_chunks()],
             ctypes.string_at(self.pointers[at.NODES].value, at.NODE_SIZE * self.numbers[at.NODE_CAPACITY].value),
@@ -121,18 +123,20 @@ class WorldMemory:
         if self._before is None:
             is_known = self.structure.holds()
             self._before = self.structure.user_data if is_known else self._user_data(), self.listed_chunks()
-        held, chunks = self._before
-        wanted = image.structure.user_data
+        held, listed = self._before
+        wanted, chunks = image.structure.user_data, [chunk for chunk, _ in image.chunks]
         for address in wanted if wanted != held else ():
             ctypes.pythonapi.Py_IncRef(ctypes.cast(address, ctypes.py_object))
-        for chunk, _ in image.chunks:
+        for chunk in chunks if chunks != listed else ():
             chunk.is_listed = True
         self._write_world(image)
         for chunk, contents in image.chunks:
             ctypes.memmove(chunk.address, contents, at.CHUNK_SIZE)
-        self.chunks = {chunk.address: chunk for chunk, _ in image.chunks}
-        for chunk in chunks:  # those that are not listed any more are freed with the last snapshot that has them, if any
-            chunk.is_listed = chunk.address in self.chunks
+        if chunks != listed:
+            self.chunks = {chunk.address: chunk for chunk in chunks}
+            self._listed = image.entries, chunks
+            for chunk in listed:  # those that are not listed any more are freed with the last snapshot that has them, if any
+                chunk.is_listed = chunk.address in self.chunks
         self.structure = image.structure
         self._before = None
         for address in held if wanted != held else ():
@@ -142,29 +146,41 @@ class WorldMemory:
         """
         :return: The chunks that the world has now
         """
-        listed: list[int] = np.frombuffer(self._entries(), np.uint64)[1::2].tolist()
-        for address in listed:
-            if address not in self.chunks:
-                self.chunks[address] = Chunk(address)
-        return [self.chunks[address] for address in listed]
+        entries = self._entries()
+        if entries != self._listed[0]:
+            addresses: list[int] = np.frombuffer(entries, np.uint64)[1::2].tolist()
+            for address in addresses:
+                if address not in self.chunks:
+                    self.chunks[address] = Chunk(address)
+            self._listed = entries, [self.chunks[address] for address in addresses]
+        return self._listed[1]
 
     def _write_world(self, image: Image) -> None:
         """Write the world itself and its arrays. Those that have grown since stay as large as they are."""
+        kept, head, tail = self._kept(), image.head, image.tail
+        if kept != image.kept or self.numbers[at.NODE_CAPACITY].value * at.NODE_SIZE < len(image.nodes):
+            self._make_room(image)
+            kept = self._kept()
+            head, tail = _with(kept, image)
+        for address, contents in zip(kept, (image.entries, image.nodes, image.moves)):  # noqa: B905  hot
+            ctypes.memmove(address, contents, len(contents))
+        ctypes.memmove(self.address, head, at.STACK)
+        ctypes.memmove(self.address + at.FLAGS, tail, len(tail))
+
+    def _make_room(self, image: Image) -> None:
+        """Make arrays as large as an image's: those of a world that becomes a copy, or that a restore has shrunk."""
         arrays = (
             (at.CHUNKS, at.CHUNK_SPACE, 16, image.entries),
             (at.NODES, at.NODE_CAPACITY, at.NODE_SIZE, image.nodes),
             (at.MOVES, at.MOVE_CAPACITY, 4, image.moves),
         )
         for place, room, size, contents in arrays:
-            if size * self.numbers[room].value < len(contents):  # of a world that becomes a copy, or shrunk by a restore
+            if size * self.numbers[room].value < len(contents):
                 self.pointers[place].value = c_library().realloc(self.pointers[place].value, len(contents))
                 self.numbers[room].value = len(contents) // size
-        kept = [field.value for field in self._fields]
-        head, tail = (image.head, image.tail) if kept == image.kept else _with(kept, image)
-        for place, _, _, contents in arrays:
-            ctypes.memmove(self.pointers[place].value, contents, len(contents))
-        ctypes.memmove(self.address, head, at.STACK)
-        ctypes.memmove(self.address + at.FLAGS, tail, len(tail))
+
+    def _kept(self) -> list[int]:
+        return [field.value for field in self._fields]
 
     def _entries(self) -> bytes:
         """The world's list of its chunks: for each, how large its blocks are, and where it is."""
