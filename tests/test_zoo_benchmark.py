@@ -66,7 +66,7 @@ def test_an_env_without_an_entry(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_verdicts() -> None:
     assert verdict([10.0, 11.0, 12.0], [1.0, 2.0, 3.0]) == "better"
     assert verdict([1.0, 2.0, 3.0], [10.0, 11.0, 12.0]) == "worse"
-    assert verdict([1.0, 2.0, 9.0], [3.0, 4.0, 5.0]) == "no difference"
+    assert verdict([1.0, 2.0, 9.0], [3.0, 4.0, 5.0]) == "not separated"
     assert verdict([1.0], [3.0, 4.0]) == verdict([], [1.0, 2.0]) == ""
 
 

@@ -175,7 +175,7 @@ def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
     :param ours: Scores, one per seed.
     :param theirs: What they are compared with.
-    :return: better, worse, or no difference; nothing where a single seed cannot tell.
+    :return: better, worse, or not separated; nothing where a single seed cannot tell.
     """
     if not ours or not theirs:
         return ""
@@ -184,7 +184,7 @@ def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
     if math.isnan(noise):
         return ""
     if abs(difference) <= noise:
-        return "no difference"
+        return "not separated"
     return "better" if difference > 0 else "worse"
 
 
