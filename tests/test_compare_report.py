@@ -14,7 +14,7 @@ from sb3_hybrid_grpo.benchmark.report_figures import styles_of
 from sb3_hybrid_grpo.benchmark.report_page import verdict
 from sb3_hybrid_grpo.benchmark.report_text import anchor, scores, steps
 from sb3_hybrid_grpo.benchmark.results import COLUMNS, Results, Row
-from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Variant, estimates, interquartile_means, on_common_grid
+from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Runs, estimates, interquartile_means, on_common_grid
 from sb3_hybrid_grpo.cli import CommandError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,8 +45,8 @@ def make_run(
     )
 
 
-def make_variant(*runs: Sequence[float], algorithm: str = "ppo", settings: str = "a:1") -> Variant:
-    return Variant(algorithm, settings, {seed: make_run(rewards, seed=seed) for seed, rewards in enumerate(runs)})
+def make_variant(*runs: Sequence[float], algorithm: str = "ppo", settings: str = "a:1") -> Runs:
+    return Runs(algorithm, settings, {seed: make_run(rewards, seed=seed) for seed, rewards in enumerate(runs)})
 
 
 def fill(folder: Path, env: str, growth: dict[str, float], settings: Sequence[str] = SETTINGS, seeds: int = 3) -> None:

@@ -11,7 +11,7 @@ from sb3_hybrid_grpo.benchmark.profiles import performance_profiles
 from sb3_hybrid_grpo.benchmark.report_figures import save_figures, save_profiles, styles_of
 from sb3_hybrid_grpo.benchmark.report_page import PROFILES, Section, page
 from sb3_hybrid_grpo.benchmark.results import Row, read_rows
-from sb3_hybrid_grpo.benchmark.statistics import BASELINES, EnvResults, Variant
+from sb3_hybrid_grpo.benchmark.statistics import BASELINES, EnvResults, Runs
 from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules, write_text
 
 # Results of another command, with columns of their own.
@@ -117,7 +117,7 @@ def read_env(path: Path, protocol: dict[str, Any] | None) -> EnvResults:
         family = key[0].partition(",")[0]
         return BASELINES.index(family) if family in BASELINES else len(BASELINES), key[0], natural_order(key[1])
 
-    ordered = [Variant(*key, {seed: tuple(run) for seed, run in variants[key].items()}) for key in sorted(variants, key=order)]
+    ordered = [Runs(*key, {seed: tuple(run) for seed, run in variants[key].items()}) for key in sorted(variants, key=order)]
     failed = [(one["algorithm"], one["settings"], one["seed"]) for one in (protocol or {}).get("failed", [])]
     return EnvResults(path.stem, rows[0].env.rpartition(":")[2], ordered, failed)
 

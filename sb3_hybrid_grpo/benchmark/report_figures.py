@@ -12,7 +12,7 @@ from sb3_hybrid_grpo.benchmark.profiles import Profiles
 from sb3_hybrid_grpo.benchmark.statistics import (
     Axis,
     EnvResults,
-    Variant,
+    Runs,
     bootstrap,
     interquartile_means,
     on_common_grid,
@@ -119,7 +119,7 @@ def prepare(axes: "Axes", xlabel: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_curve(axes: "Axes", variant: Variant, axis: Axis, style: Style, label: str) -> None:
+def draw_curve(axes: "Axes", variant: Runs, axis: Axis, style: Style, label: str) -> None:
     """
     Draw a variant: every seed faint, the interquartile mean on top, its 95% interval as a band.
 
@@ -138,7 +138,7 @@ def draw_curve(axes: "Axes", variant: Variant, axis: Axis, style: Style, label: 
         axes.fill_between(grid, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
-def frame(axes: "Axes", results: EnvResults, variants: Iterable[Variant]) -> None:
+def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
     """
     Let the y axis begin with what is lowest once the training is under way: the untrained policy, and what ends no higher
     than it, may be so far below that nothing else could be told apart.
@@ -157,7 +157,7 @@ def frame(axes: "Axes", results: EnvResults, variants: Iterable[Variant]) -> Non
     axes.set_ylim(low - margin, high + margin)
 
 
-def is_in_frame(variant: Variant, results: EnvResults) -> bool:
+def is_in_frame(variant: Runs, results: EnvResults) -> bool:
     """
     Say whether a variant learned anything.
 
@@ -196,7 +196,7 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style]) -> No
     save(figure, path)
 
 
-def what_differs(variant: Variant, variants: Sequence[Variant]) -> str:
+def what_differs(variant: Runs, variants: Sequence[Runs]) -> str:
     """
     Name a variant among those of its algorithm.
 

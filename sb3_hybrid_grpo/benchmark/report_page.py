@@ -7,7 +7,7 @@ from typing import Any
 from sb3_hybrid_grpo.benchmark.profiles import HIGHEST_THRESHOLD, Profiles
 from sb3_hybrid_grpo.benchmark.report_figures import label_of
 from sb3_hybrid_grpo.benchmark.report_text import anchor, interval, plain, plural, scores, steps, table
-from sb3_hybrid_grpo.benchmark.statistics import OURS, EnvResults, Estimate, Variant
+from sb3_hybrid_grpo.benchmark.statistics import OURS, EnvResults, Estimate, Runs
 
 PROFILES = "profiles.png"
 HOW_TO_READ = """\
@@ -16,9 +16,10 @@ over seeds (without the lowest and the highest quarter) with 95 % bootstrap inte
 evaluations after step 0, "final" over the last two. **Bold** are each algorithm's best settings, by the plain mean over those
 evaluations and all seeds: chosen alike, though who has more variants picks from more. "Ours" is all but PPO and TRPO. "Not
 separated": the intervals of the means over training overlap; that proves no equality: with five seeds a difference of one
-standard deviation often stays hidden. Steps to PPO's final score are beside those of the PPO that has that score in the end,
-and of the first PPO that is as high at any time. Training times were taken with other runs on other cores. Figures leave out
-what is below all curves from a tenth of the steps on, and what ends no higher than the untrained policy."""
+standard deviation often stays hidden. Intervals of few seeds are somewhat narrow. Steps to PPO's final score are beside those
+of the PPO that has that score in the end, and of the first PPO that is as high at any time. Training times were taken with
+other runs on other cores. Figures leave out what is below all curves from a tenth of the steps on, and what ends no
+higher than the untrained policy."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def page(sections: Sequence[Section], profiles: Profiles | None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def steps_beside_ppo(variant: Variant, results: EnvResults, target: Variant) -> str:
+def steps_beside_ppo(variant: Runs, results: EnvResults, target: Runs) -> str:
     """
     Write when a variant reaches the best PPO's final score.
 
@@ -176,7 +177,7 @@ def in_words(results: EnvResults) -> list[str]:
     ]
 
 
-def winner(ranking: Sequence[tuple[Variant, Estimate]]) -> str:
+def winner(ranking: Sequence[tuple[Runs, Estimate]]) -> str:
     """
     Say who is highest, and whether ours and PPO are apart.
 

@@ -155,7 +155,7 @@ def first_reaching(steps: Array, values: Array, score: float) -> float | None:
     return float(steps[reached[0]]) if reached.size else None
 
 
-class Variant:
+class Runs:
     """
     An algorithm at some settings, with the runs it had.
 
@@ -219,15 +219,15 @@ class EnvResults:
     :param failed: Algorithm, settings and seed of runs that are missing because they failed.
     """
 
-    def __init__(self, name: str, env: str, variants: Sequence[Variant], failed: Sequence[tuple[str, str, int]] = ()) -> None:
+    def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[tuple[str, str, int]] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
-        self.best: dict[str, Variant] = {}
+        self.best: dict[str, Runs] = {}
         for variant in self.variants:
             known = self.best.get(variant.algorithm)
             if known is None or variant.means.mean() > known.means.mean():
                 self.best[variant.algorithm] = variant
 
-    def settings_of(self, algorithm: str) -> list[Variant]:
+    def settings_of(self, algorithm: str) -> list[Runs]:
         """
         List what an algorithm was tried with.
 
@@ -236,7 +236,7 @@ class EnvResults:
         """
         return [variant for variant in self.variants if variant.algorithm == algorithm]
 
-    def best_training(self, group: str | None = None) -> Variant | None:
+    def best_training(self, group: str | None = None) -> Runs | None:
         """
         Find the highest mean over training, each algorithm at its best settings.
 
@@ -246,7 +246,7 @@ class EnvResults:
         fitting = [variant for variant in self.best.values() if group in (None, variant.group)]
         return max(fitting, key=lambda variant: variant.training.value, default=None)
 
-    def best_final(self, group: str | None = None) -> Variant | None:
+    def best_final(self, group: str | None = None) -> Runs | None:
         """
         Find the highest final score, at any settings.
 

@@ -12,7 +12,7 @@ from sb3_hybrid_grpo.branching.groups import Groups
 from sb3_hybrid_grpo.branching.steps import GroupStep, MemberZero
 from sb3_hybrid_grpo.errors import BranchingError
 
-Choice = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
+Chooser = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
 """From what N actions led to, observations ``(N * E, ...)``, rewards, terminations ``(N, E)``, which to execute, ``(E,)``."""
 
 
@@ -29,7 +29,7 @@ class Candidates(Groups):
     :raises BranchingError: if an env cannot be branched
     """
 
-    def __init__(self, env: VecEnv, n_samples: int, choose: Choice) -> None:
+    def __init__(self, env: VecEnv, n_samples: int, choose: Chooser) -> None:
         super().__init__(env, n_samples + 1, branch_horizon=1)
         self._choose = choose
 
