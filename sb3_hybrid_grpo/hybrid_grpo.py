@@ -35,8 +35,8 @@ class HybridGRPO(ClippedUpdate):
     one, and keeps the critic.
 
     Every env carries a group of N members. Member 0 is executed: it is what callbacks, loggers and ``num_timesteps`` see.
-    The others, its siblings, live beside it as snapshots of the simulator, fork from it every ``branch_horizon`` steps, and
-    then face the same noise; every step of theirs is training data too, and counted in ``num_simulator_steps``.
+    The others, its siblings, live beside it in copies or snapshots of the env, fork from it every ``branch_horizon`` steps,
+    and then face the same noise; every step of theirs is training data too, and counted in ``num_simulator_steps``.
 
     Paper: https://arxiv.org/abs/2502.01652
 

@@ -174,7 +174,8 @@ def test_siblings_are_snapshots_and_leave_no_trace() -> None:
 def test_training() -> None:
     register_world()
     env = TimeLimit(in_world(World), 20)
-    HybridGRPO("MlpPolicy", env, n_samples=3, branch_horizon=5, n_steps=16, batch_size=24, n_epochs=1, seed=0).learn(32)
+    model = HybridGRPO("MlpPolicy", env, n_samples=3, branch_horizon=5, n_steps=16, batch_size=24, n_epochs=1, seed=0)
+    assert model.learn(32).num_simulator_steps == 96
 
 
 def test_an_engine_that_forgets_state_is_found_out_before_siblings_live() -> None:

@@ -1,4 +1,4 @@
-"""Branching: members of a group that live beside an env as snapshots of its simulator."""
+"""Branching: members of a group that live beside an env, in copies or snapshots of it."""
 
 from sb3_hybrid_grpo.branching.candidates import Candidates
 from sb3_hybrid_grpo.branching.engines import register_engine

@@ -28,7 +28,7 @@ class _Aside(NamedTuple):
 class Groups:
     """
     A VecEnv of E envs as E groups of N members each. Member 0 is the env itself, stepped by ``env.step`` and by nothing else;
-    the siblings, members 1 to N − 1, are snapshots that are stepped beside it.
+    the siblings, members 1 to N − 1, are stepped beside it, by its :class:`BranchingWrapper`.
 
     :param env: The user's VecEnv
     :param n_samples: N
