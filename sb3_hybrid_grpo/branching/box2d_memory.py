@@ -20,6 +20,12 @@ _POINTERS = (at.CHUNKS, at.NODES, at.MOVES, at.PAIRS)
 _CAPACITIES = (at.CHUNK_SPACE, at.MOVE_CAPACITY, at.PAIR_CAPACITY)
 _KEPT = (*_POINTERS, *_CAPACITIES)
 """What a world keeps when it is written anew: where its arrays are and how large, which may have grown since."""
+_FIELDS = (
+    *(at.BODY_FIXTURES, at.BODY_NEXT, at.BODY_USER_DATA, at.FIXTURE_NEXT, at.FIXTURE_USER_DATA),
+    *(at.JOINT_NEXT, at.JOINT_USER_DATA),
+)
+_WORDS = tuple((field - MEMORY_START) >> 3 for field in _FIELDS)
+"""Where fields are in :func:`memory`, from an eighth of the address of what they belong to."""
 
 
 class Chunk:
@@ -192,21 +198,21 @@ class WorldMemory:
         return self.structure
 
     def _user_data(self) -> list[int]:
-        """What bodies, fixtures and joints hold, in the order of :meth:`_walk`, which takes thrice as long to find more."""
-        word, start = memory(), MEMORY_START
-        found = []
-        body = word[(self.address + at.BODIES - start) >> 3]
+        """What bodies, fixtures and joints hold, in the order of :meth:`_walk`, which takes longer to find more."""
+        word, found = memory(), []
+        fixtures, next_body, of_body, next_fixture, of_fixture, next_joint, of_joint = _WORDS
+        body = word[(self.address + at.BODIES - MEMORY_START) >> 3] >> 3
         while body:
-            fixture = word[(body + at.BODY_FIXTURES - start) >> 3]
+            fixture = word[body + fixtures] >> 3
             while fixture:
-                found.append(word[(fixture + at.FIXTURE_USER_DATA - start) >> 3])
-                fixture = word[(fixture + at.FIXTURE_NEXT - start) >> 3]
-            found.append(word[(body + at.BODY_USER_DATA - start) >> 3])
-            body = word[(body + at.BODY_NEXT - start) >> 3]
-        joint = word[(self.address + at.JOINTS - start) >> 3]
+                found.append(word[fixture + of_fixture])
+                fixture = word[fixture + next_fixture] >> 3
+            found.append(word[body + of_body])
+            body = word[body + next_body] >> 3
+        joint = word[(self.address + at.JOINTS - MEMORY_START) >> 3] >> 3
         while joint:
-            found.append(word[(joint + at.JOINT_USER_DATA - start) >> 3])
-            joint = word[(joint + at.JOINT_NEXT - start) >> 3]
+            found.append(word[joint + of_joint])
+            joint = word[joint + next_joint] >> 3
         return [one for one in found if one]
 
     def _walk(self) -> Structure:
