@@ -16,6 +16,7 @@ from sb3_contrib.common.maskable import policies as maskable
 from stable_baselines3.common import distributions, policies, torch_layers
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.jit._trace import _unique_state_dict
 
 # To record costs about what this many calls save.
 CALLS_BEFORE_RECORDING = 300
@@ -48,7 +49,7 @@ class Recorded:
     def __init__(self, function: Callable[..., Outputs]) -> None:
         self._function = function
         self._calls: Counter[_Kind] = Counter()
-        self._recordings: dict[_Kind, Any] = {}
+        self._recordings: dict[_Kind, Callable[..., Outputs]] = {}
 
     def __call__(self, *tensors: th.Tensor) -> Outputs:
         """
@@ -75,7 +76,15 @@ class Recorded:
                 warnings.simplefilter("ignore", DeprecationWarning)
                 graph = make_fx(self._function)(*tensors)
                 with th.no_grad():
-                    recording: Any = th.jit.trace(graph, tensors, check_trace=False)  # type: ignore[no-untyped-call]
+                    traced, _ = th.jit._get_trace_graph(graph, tensors)  # type: ignore[attr-defined, no-untyped-call]
+            # of its own, freed with its last user: what th.jit.trace makes stays as long as the process
+            function = th._C._create_function_from_graph("recording", traced)
+            parameters = tuple(_unique_state_dict(graph, keep_vars=True).values())  # type: ignore[no-untyped-call]
+
+            def recording(*tensors: th.Tensor) -> Outputs:
+                outputs = function(*tensors, *parameters)
+                return (outputs,) if isinstance(outputs, th.Tensor) else outputs
+
             th.set_rng_state(random_state)
             if not all(map(th.equal, outputs, _replay(recording, tensors))):
                 raise RuntimeError("a recording gives other numbers")
@@ -143,11 +152,10 @@ def _like(batch: Any, tensors: tuple[th.Tensor, ...]) -> Any:
     return type(batch)(dict(zip(keys, tensors, strict=False)), *tensors[len(keys) :])
 
 
-def _replay(recording: Any, tensors: tuple[th.Tensor, ...]) -> Outputs:
+def _replay(recording: Callable[..., Outputs], tensors: tuple[th.Tensor, ...]) -> Outputs:
     # optimised, it would take time to fuse kernels, and round otherwise
     with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
-        outputs: Outputs = recording(*tensors)
-    return outputs
+        return recording(*tensors)
 
 
 def can_be_recorded(policy: nn.Module, observation_space: spaces.Space[Any]) -> bool:

@@ -1,6 +1,9 @@
 """The update replays recorded gradients, and makes Adam's steps in few calls: nothing comes out otherwise."""
 
 import copy
+import functools
+import gc
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -335,3 +338,27 @@ def test_a_model_with_recordings_can_be_copied(monkeypatch: pytest.MonkeyPatch) 
     assert recordings(model)
     assert not {"_gradient", "_gradient_read", "_recorded"} & model.__getstate__().keys()
     assert_equal(parameters(copy.deepcopy(model)), parameters(model))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_recordings_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "CALLS_BEFORE_RECORDING", 1)
+
+    def make() -> recording.Recorded:
+        layers = [th.randn(4, 4) for _ in range(20)]
+        return recording.Recorded(lambda rows: (functools.reduce(th.mm, layers, rows),))
+
+    def record(number: int) -> None:
+        for _ in range(number):
+            recorded = make()
+            recorded(th.ones(3, 4))
+            assert len(recorded._recordings) == 1
+
+    def mebibytes() -> float:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+    record(60)
+    before = mebibytes()
+    record(40)
+    assert mebibytes() - before < 4.0
