@@ -128,15 +128,23 @@ class Scale:
 
     :param returns: statistics of G; like VecNormalize's, they begin with the weight of 1e-4 numbers of variance 1
     :param returns_EN: G of each member now; all begin at 0 where the number of envs or members has changed
+    :param aside_EM: G of free siblings that were put aside for rollouts in which siblings fork; None in other rollouts
     """
 
     returns: Moments = field(default_factory=lambda: Moments(count=1e-4))
     returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
+    aside_EM: npt.NDArray[np.float64] | None = None
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, forks: bool) -> None:
         """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
         returns_TEN = np.empty(rewards_TEN.shape)
         returns_EN = self.returns_EN if self.returns_EN.shape == returns_TEN.shape[1:] else np.zeros(returns_TEN.shape[1:])
+        if forks and self.aside_EM is None:
+            self.aside_EM = returns_EN[:, 1:]
+        elif not forks and self.aside_EM is not None:  # siblings go on where they were; those that do not, start
+            if self.aside_EM.shape == returns_EN[:, 1:].shape:
+                returns_EN = np.concatenate([returns_EN[:, :1], self.aside_EM], axis=1)
+            self.aside_EM = None
         for t, starts_EN in enumerate(starts_TEN):
             origin_E1 = np.where(starts_EN[:, :1], 0.0, returns_EN[:, :1]) if forks else 0.0
             returns_EN = gamma * np.where(starts_EN, origin_E1, returns_EN) + rewards_TEN[t]

@@ -172,8 +172,14 @@ def slow_scale(rollouts: list[Floats], starts: list[Bools], forks: list[bool]) -
     """The last rollout, scaled by the deviation of the returns of all: member by member, as the docstring says."""
     seen: list[float] = []
     going_on: dict[tuple[int, int], float] = {}
+    aside: dict[tuple[int, int], float] | None = None  # free siblings, while some fork
     for rewards_TEN, starts_TEN, forking in zip(rollouts, starts, forks, strict=True):
         t_steps, n_envs, n_samples = rewards_TEN.shape
+        if forking and aside is None:
+            aside = dict(going_on)
+        elif not forking and aside is not None:
+            going_on = {place: going_on.get(place, 0.0) if place[1] == 0 else aside.get(place, 0.0) for place in going_on}
+            aside = None
         for t in range(t_steps):
             for e in range(n_envs):
                 if starts_TEN[t, e, 0]:
@@ -216,6 +222,18 @@ def test_a_sibling_that_forks_takes_over_the_return_of_member_0_and_a_free_one_b
             transform = resolved("scale")
             applied(transform, rewards_TEN[:steps], starts_TEN[:steps], forks)
             assert scale_of(transform).returns_EN.tolist() == [pytest.approx(returns)]
+
+
+def test_free_siblings_go_on_with_their_return_after_rollouts_that_fork() -> None:
+    transform, ones = resolved("scale"), np.ones((1, 1, 3))
+    applied(transform, np.array([[[4.0, 2.0, 1.0]]]), ones.astype(bool), False)
+    for starts in ([False, True, True], [False, False, False]):
+        applied(transform, ones, np.array([[starts]]), True)
+    assert scale_of(transform).returns_EN[0].tolist() == pytest.approx([5.14, 5.14, 5.14])
+    applied(transform, ones, np.array([[[False, False, True]]]), False)
+    assert scale_of(transform).returns_EN[0].tolist() == pytest.approx([0.9 * 5.14 + 1, 0.9 * 2 + 1, 1.0])
+    applied(transform, ones, np.zeros((1, 1, 3), bool), False)  # and are not put back a second time
+    assert scale_of(transform).returns_EN[0, 1] == pytest.approx(0.9 * 2.8 + 1)
 
 
 class Script(gym.Env[Any, Any]):
