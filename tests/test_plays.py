@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
-from sb3_hybrid_grpo.branching.plays import difference, has_ended, played
+from sb3_hybrid_grpo.branching.plays import RandomActions, chosen, difference, has_ended, played
 from tests.toy_envs import walk
 
 
@@ -38,3 +39,19 @@ def test_a_play_ends_with_the_episode() -> None:
     env.reset(seed=0)
     seen = played(env, [env.action_space.sample() for _ in range(8)])
     assert len(seen) <= 3 and has_ended(seen) and not has_ended(seen[:-1])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=5), spaces.MultiDiscrete([3, 3], start=[5, -4])])
+def test_actions_are_counted_from_0_as_those_of_a_policy(space: Any, masked: bool) -> None:
+    env = walk(action_space=space)
+    if masked:
+        env.unwrapped.action_masks = lambda: np.ones(3 if isinstance(space, spaces.Discrete) else 6)  # type: ignore[attr-defined]
+    drawn = [chosen(env, action) for action in RandomActions(env).draw(40)]
+    assert {number for action in drawn for number in np.atleast_1d(action).tolist()} == {0, 1, 2}
+
+
+def test_each_time_an_action_is_taken_it_is_another_object() -> None:
+    action = np.zeros(2)
+    chosen(walk(), action)[:] = 1
+    assert action.tolist() == [0, 0]

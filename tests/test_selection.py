@@ -67,6 +67,19 @@ def trained(env: Any, **kwargs: Any) -> HybridGRPO:
     return HybridGRPO("MlpPolicy", env, **{**SMALL, **kwargs}).learn(48)
 
 
+class OneStep(Bandit):
+    """Every episode ends at once."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *_ = super().step(action)
+        return observation, reward, True, False, {}
+
+
+def test_siblings_ends_are_counted_without_the_executed_members() -> None:
+    model = trained(make_vec_env(OneStep, 2), n_samples=4, action_selection="greedy")
+    assert model._sibling_ends == 3 * 2 * model.n_steps  # of the last rollout
+
+
 def test_greedy_executes_the_action_that_is_worth_most() -> None:
     """gamma = 0: the value is the reward, and so the action."""
     env = Bandit()

@@ -36,7 +36,7 @@ class Candidates(Groups):
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
-        tried = self._step_siblings(actions_NE, last_step_E=np.ones(n_envs, bool))
+        tried = self._step_siblings(actions_NE.copy(), last_step_E=np.ones(n_envs, bool))  # an env may change them in place
         previewed, rewards = tried.observations, tried.rewards
         for stage in self._stages:
             previewed, rewards = stage.preview(previewed), stage.rewards(rewards)
@@ -44,10 +44,12 @@ class Candidates(Groups):
         chosen_E = self._choose(previewed, rewards.reshape(self._shape), terminated_NE)
         envs = np.arange(n_envs)
         zero = self._step_member_0(actions_NE[chosen_E, envs])
-        rewards_NE, terminated_NE, cut_NE, _, ends = self._settle(tried, np.ones(n_envs, bool))
+        rewards_NE, terminated_NE, cut_NE, *_ = self._settle(tried, np.ones(n_envs, bool))
         branches = each(lambda rows: rows.reshape(n_samples, n_envs, *rows.shape[1:]), self._observations_ME)
         self._compare(zero, each(lambda rows: rows[chosen_E, envs], branches), rewards_NE[chosen_E, envs])
 
+        ended_NE = terminated_NE | np.array([one.truncated for one in tried.steps]).T
+        ends = int(ended_NE.sum() - ended_NE[chosen_E, envs].sum())  # siblings' alone
         others = np.array([[n for n in range(n_samples) if n != chosen] for chosen in chosen_E], dtype=int).T
         order_NE = np.concatenate([chosen_E[None], others.reshape(n_samples - 1, n_envs)])
         rewards_NE, terminated_NE, cut_NE = (array[order_NE, envs] for array in (rewards_NE, terminated_NE, cut_NE))

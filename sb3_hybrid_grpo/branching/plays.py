@@ -51,7 +51,9 @@ class ValidAction:
         self.space, self.seed = space, seed
 
     def __call__(self, env: Any) -> Any:
-        mask = np.asarray(env.get_wrapper_attr("action_masks")()).astype(np.int8)
+        return _counted_from_0(self.space, self._sample(np.asarray(env.get_wrapper_attr("action_masks")()).astype(np.int8)))
+
+    def _sample(self, mask: np.ndarray) -> Any:
         self.space.seed(self.seed)
         if isinstance(self.space, spaces.MultiDiscrete):
             parts = np.split(mask.reshape(-1), np.cumsum(self.space.nvec.reshape(-1))[:-1])
@@ -62,13 +64,18 @@ class ValidAction:
         return self.space.sample(mask=mask)
 
 
+def _counted_from_0(space: gym.Space[Any], action: Any) -> Any:
+    """As a policy counts them, whatever the ``start`` of a space."""
+    return action - space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action
+
+
 def chosen(env: Any, action: Any) -> Any:
     """
     :param env: The env, where it stands
     :param action: An action, as :class:`RandomActions` draws them
-    :return: The action to take
+    :return: The action to take, one of its own: an env may change it in place
     """
-    return action(env) if isinstance(action, ValidAction) else action
+    return action(env) if isinstance(action, ValidAction) else copy.copy(action)
 
 
 class RandomActions:
@@ -90,7 +97,7 @@ class RandomActions:
         :return: The actions
         """
         if not self.masked:
-            return [self.space.sample() for _ in range(number)]
+            return [_counted_from_0(self.space, self.space.sample()) for _ in range(number)]
         self.drawn += number
         return [ValidAction(self.space, seed) for seed in range(self.drawn - number, self.drawn)]
 
