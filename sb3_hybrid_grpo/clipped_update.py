@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch as th
 from gymnasium import spaces
@@ -44,6 +44,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
     clip_range_vf: float | Schedule | None
     normalize_advantage: bool
     target_kl: float | None
+    target_entropy: float | Literal["auto"]
     entropy: EntropyCoefficient
     _gradient: Gradient | None = None
     _gradient_read: tuple[Any, ...] = ()
@@ -51,6 +52,8 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
     def train(self) -> None:
         """Update the policy with the rollout."""
         self.policy.set_training_mode(True)
+        if self.ent_coef != self.entropy.given:  # set since, by a callback that anneals it, say
+            self.entropy = self._make_entropy()
         optimizers = [self.policy.optimizer, self.entropy.optimizer]
         self._update_learning_rate([one for one in optimizers if one is not None])
         progress = self._current_progress_remaining
@@ -74,6 +77,9 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
         for name, value in logged.items():
             self.logger.record(f"train/{name}", value)
         self._log_update(clip_range, clip_range_vf)
+
+    def _make_entropy(self) -> EntropyCoefficient:
+        return EntropyCoefficient(self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device)
 
     def _train_epoch(self, epoch: int, gradient: Gradient, step: Callable[[], None], statistics: list[th.Tensor]) -> bool:
         """Go through the rollout once; False if the policy went too far. Nothing waits for a number that is only logged."""

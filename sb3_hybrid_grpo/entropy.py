@@ -41,6 +41,7 @@ class EntropyCoefficient:
         learning_rate: float,
         device: th.device | str,
     ) -> None:
+        self.given = ent_coef
         # where nothing is learned, it takes what a saved model may have learned, and is not looked at
         self.log_coef = th.zeros(1, device=device)
         self.optimizer: th.optim.Optimizer | None = None

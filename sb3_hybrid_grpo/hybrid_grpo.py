@@ -20,7 +20,6 @@ from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.branching import BranchHorizon
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
 from sb3_hybrid_grpo.clipped_update import ClippedUpdate
-from sb3_hybrid_grpo.entropy import EntropyCoefficient
 from sb3_hybrid_grpo.model_files import check_is_hybrid, check_is_ppo
 from sb3_hybrid_grpo.sampling import check_can_be_tempered
 from sb3_hybrid_grpo.selection import ActionSelection
@@ -199,9 +198,7 @@ class HybridGRPO(ClippedUpdate):
         sizes = (self.n_steps, self.n_envs, self.n_samples, self.branch_horizon == 1)
         validation.check_batches(self.batch_size, self.normalize_advantage, *sizes)
         self._setup_lr_schedule()
-        self.entropy = EntropyCoefficient(
-            self.ent_coef, self.target_entropy, self.action_space, self.lr_schedule(1), self.device
-        )
+        self.entropy = self._make_entropy()
         self.set_random_seed(self.seed)
         self._check_policy()
         self.policy = self._make_policy().to(self.device)

@@ -73,8 +73,11 @@ def sample_actions(
             actions, values, log_prob, *others = recorded(obs)
         else:
             actions, values, log_prob, *others = _drawn(policy, obs, n_samples, temperature, masks)
-    except RuntimeError as error:  # torch's, of probabilities that are no numbers
-        raise ValueError(DIVERGED) from error
+    except RuntimeError as error:
+        # torch's, of probabilities that are no numbers; any other is the policy's own
+        if "`nan`" in str(error) or not all(one.isfinite().all() for one in policy.parameters()):
+            raise ValueError(DIVERGED) from error
+        raise
     if th.isnan(log_prob).any():
         raise ValueError(DIVERGED)
     return actions, values, log_prob, others[0] if others else None
