@@ -52,6 +52,8 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.num_simulator_steps = 0
+        self.last_seed: int | None = None
+        """That of the last :meth:`set_random_seed`; siblings have theirs from it."""
         self._groups: Groups | None = None
         self._sibling_ends = 0
         self.auto_grouping = AutoGrouping()
@@ -92,6 +94,10 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
     def _buffer_kwargs(self) -> dict[str, Any]:
         """Further arguments of the rollout buffer."""
         return {}
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        super().set_random_seed(seed)
+        self.last_seed = self.last_seed if seed is None else seed
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         before = self.env
@@ -134,7 +140,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if reset_num_timesteps:
             self.num_simulator_steps = 0
-        groups.start(env_is_reset, self.seed, self.branching_check)
+        groups.start(env_is_reset, self.last_seed, self.branching_check)
         if env_is_reset:
             self._last_obs = groups.first_observations(self._last_obs)
         return total_and_callback
@@ -227,7 +233,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
         auto, groups = self.auto_grouping, self._the_groups()
         auto.noise_seen = auto.noise_seen or groups.saw_noise()
         # siblings let go at another time see another future, at equal seeds the same in every run
-        entropy = None if self.seed is None else [self.seed, auto.times_let_go]
+        entropy = None if self.last_seed is None else [self.last_seed, auto.times_let_go]
         seed = None if entropy is None else int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
         auto.times_let_go += groups.regroup(free=not auto.forks, seed=seed)
         return auto.forks

@@ -154,7 +154,7 @@ def test_living_siblings_leave_no_trace(copyable: bool, monkeypatch: pytest.Monk
         assert isinstance(steps.rewards, list), steps
         action = [int(rng.integers(4))]
         assert play(env, action) == play(twin, action)
-    assert (len(branching._beside) == 2) is copyable
+    assert (len(branching.siblings_beside) == 2) is copyable
 
 
 def test_the_simulators_random_numbers_are_saved() -> None:

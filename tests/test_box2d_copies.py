@@ -332,7 +332,7 @@ def test_siblings_of_a_world_live_in_copies(name: str) -> None:
     env.reset(seed=0)
     actions = np.array([env.action_space.sample() for _ in range(2)])
     env.get_wrapper_attr("step_siblings")(actions, np.ones(2, bool), True)
-    assert [type(one) for one in env.get_wrapper_attr("_beside").values()] == [EnvCopy] * 2
+    assert [type(one) for one in env.get_wrapper_attr("siblings_beside").values()] == [EnvCopy] * 2
 
 
 @pytest.mark.parametrize(

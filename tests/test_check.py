@@ -57,7 +57,7 @@ def live(make: Callable[[], gym.Env[Any, Any]], horizon: int) -> str:
     for m in range(2):
         truth = twins[m + 1].call(lives[m + 1])
         assert (truth[:-1] if ended[m] else truth)[-len(saw[m]) :] == saw[m]
-    name: str = branching._engine.name
+    name: str = branching.branching_engine.name
     return name
 
 
@@ -215,12 +215,12 @@ def test_copies_that_differ_after_some_steps_are_not_used() -> None:
     branching: Any = make_branchable(by_identity())
     branching.reset(seed=0)
     steps = branching.step_siblings(np.array([1]), np.ones(1, bool), True)
-    assert isinstance(branching._beside[0], EnvCopy), steps  # a few steps show nothing
+    assert isinstance(branching.siblings_beside[0], EnvCopy), steps  # a few steps show nothing
     branching = make_branchable(by_identity())
     branching.reset(seed=0)
     assert branching.check_siblings(False) is None
     branching.step_siblings(np.array([1]), np.ones(1, bool), True)
-    assert not branching._beside and len(branching._snapshots) == 1
+    assert not branching.siblings_beside and not branching.siblings_are_copied
 
 
 def test_it_takes_no_time() -> None:

@@ -219,8 +219,8 @@ def test_siblings_that_go_on_are_copies_and_others_are_not(name: str) -> None:
     env.reset(seed=0)
     step_siblings = env.get_wrapper_attr("step_siblings")
     actions = np.array([env.action_space.sample() for _ in range(2)])
-    before = len(env.get_wrapper_attr("_beside"))
+    before = len(env.get_wrapper_attr("siblings_beside"))
     step_siblings(actions, np.ones(2, bool), False)
-    assert len(env.get_wrapper_attr("_beside")) == before == 0
+    assert len(env.get_wrapper_attr("siblings_beside")) == before == 0
     step_siblings(actions, np.ones(2, bool), True)
-    assert [type(one) for one in env.get_wrapper_attr("_beside").values()] == [EnvCopy] * 2
+    assert [type(one) for one in env.get_wrapper_attr("siblings_beside").values()] == [EnvCopy] * 2

@@ -93,7 +93,7 @@ def test_there_may_be_fewer_siblings_than_before(monkeypatch: pytest.MonkeyPatch
     env.step_siblings(np.ones(4, int), [True] * 4, True)
     env.step_siblings(np.ones(2, int), [True] * 2, True)
     with monkeypatch.context() as patched:  # copies go on without the env
-        patched.setattr(env, "_engine", None)
+        patched.setattr(env, "_BranchingWrapper__engine", None)
         assert env.step_siblings(np.ones(2, int), [False] * 2, True).rewards
     env.env.later = {1, 2}  # snapshots can hold it, copies cannot
     steps = env.step_siblings(np.ones(2, int), [True] * 2, True)

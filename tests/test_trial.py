@@ -131,7 +131,7 @@ def test_siblings_in_place_and_in_copies_are_the_same(horizon: Any, monkeypatch:
     def run() -> list[np.ndarray]:
         model = HybridGRPO("MlpPolicy", gym.make("CartPole-v1"), branch_horizon=horizon, **SMALL).learn(96)
         assert model.env is not None
-        kinds = {type(one) for one in model.env.get_attr("_beside")[0].values()}
+        kinds = {type(one) for one in model.env.get_attr("siblings_beside")[0].values()}
         assert (EnvCopy in kinds) is copyable
         return [p.detach().numpy().copy() for p in model.policy.parameters()]
 

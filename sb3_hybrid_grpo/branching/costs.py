@@ -114,9 +114,9 @@ class _Turns:
 def _engine_times(branching: BranchingWrapper) -> tuple[float, float]:
     """Microseconds of a save and a restore."""
     branching.reset(seed=0)
-    engine, times = branching._engine, np.zeros(2)
+    engine, times = branching.branching_engine, np.zeros(2)
     n_times = 0
-    with branching._standing_still(as_start=True) as snapshot:
+    with branching.standing_still(as_start=True) as snapshot:
         while times.sum() < SECONDS / 8 and n_times < 10_000:
             start = time.perf_counter()
             snapshot = engine.save(snapshot)

@@ -7,8 +7,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
 from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.branchable import layers_above, make_branchable
 from sb3_hybrid_grpo.branching.processes import DeadProcessError, Then, base_of, call, when
-from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, layers_above, make_branchable
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
 from sb3_hybrid_grpo.errors import BranchingError
 
 Observations = Any
@@ -101,15 +102,18 @@ class Fanout:
         arguments = [(actions[:, e], forks_of[e], keeps[e], reset_ended) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
 
-    def reset(self, seeds: list[list[int | None]]) -> list[list[Any]]:
+    def reset(self, seeds: list[list[int | None]], right_after_env: bool = False) -> list[list[Any]]:
         """
         Start an episode of its own in every sibling.
 
         :param seeds: The seeds of each env's siblings; None: go on with the sibling's own random numbers
+        :param right_after_env: Whether the envs have just been reset: then with their options too, and with seeds ``m * E``
+            after theirs if they had some
         :return: The first observations of each env's siblings
         :raises BranchingError: if a sibling's reset fails
         """
-        return self._call("reset_siblings", [(one,) for one in seeds])
+        follow = self.base.num_envs if right_after_env else 0
+        return self._call("reset_siblings", [(one, follow) for one in seeds])
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
         """

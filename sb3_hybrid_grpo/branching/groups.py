@@ -59,6 +59,10 @@ class Groups:
         self._n_steps = 0
         self.lost_member_0 = False  # a step was broken off, and nobody knows where it has led: the envs are to be reset
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The envs of a copy have no siblings: a training that goes on begins with new ones."""
+        return {**vars(self), "_started": False, "_aside": None}
+
     @property
     def forks_ME(self) -> np.ndarray:
         """Siblings that start the next step from member 0's state."""
@@ -70,7 +74,7 @@ class Groups:
 
         :param env_was_reset: Whether the env has just been reset
         :param seed: Free siblings are reset with ``seed + m * E + e``, as a VecEnv of N·E envs would seed them;
-            None: with fresh entropy
+            None: with fresh entropy. Where the envs were reset with seeds, those count
         :param check: Whether to show, the first time, that siblings are exact
         :raises BranchingError: if they are not
         """
@@ -82,7 +86,7 @@ class Groups:
         if check and not self._started:
             self._fanout.check(resets=self.free)
         if self.free:
-            self._reset_siblings(seed, new_seeds=not self._started)
+            self._reset_siblings(seed, new_seeds=not self._started, right_after_env=env_was_reset)
         else:
             self._fork_all()
         self._started, self._stepping = True, False
@@ -119,7 +123,7 @@ class Groups:
             self._observations_ME = None
             self._fork_all()
         elif self._aside is None:
-            self._reset_siblings(seed, new_seeds=True)
+            self._reset_siblings(seed, new_seeds=True, right_after_env=False)
         else:
             self._fanout.exchange()
             self._observations_ME, self.starts_ME, stages = self._aside
@@ -270,7 +274,7 @@ class Groups:
         self._observations_ME = observations
         return rewards.reshape(self._shape), terminated_ME, cut_ME, rows, int(ended_ME.sum())
 
-    def _reset_siblings(self, seed: int | None, new_seeds: bool) -> None:
+    def _reset_siblings(self, seed: int | None, new_seeds: bool, right_after_env: bool) -> None:
         """Reset every free sibling, with a seed of its own or from its own stream of random numbers."""
         m_siblings, n_envs = self._shape
         seeds: list[list[int | None]] = [[None] * m_siblings for _ in range(n_envs)]
@@ -278,7 +282,7 @@ class Groups:
             fresh = np.random.SeedSequence().generate_state(m_siblings * n_envs).reshape(n_envs, m_siblings)
             for e in range(n_envs):
                 seeds[e] = [int(fresh[e, m - 1]) if seed is None else seed + m * n_envs + e for m in range(1, self.n_samples)]
-        firsts = self._fanout.reset(seeds)
+        firsts = self._fanout.reset(seeds, right_after_env)
         rows = self._fanout.stacked([firsts[e][m] for m in range(m_siblings) for e in range(n_envs)])
         all_of_them = np.arange(m_siblings * n_envs)
         learn_from_free(self._stages, rows, None, all_of_them, rows)

@@ -93,10 +93,10 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Each sibling of")  # the report says it too
         costs = measure_costs(branching, n_samples, branch_horizon)
-    engine = "copied" if branching._copyable and not branching._forks and branch_horizon > 1 else branching._engine.name
+    engine = "copied" if branching.siblings_are_copied and branch_horizon > 1 else branching.branching_engine.name
     pairs = zip(costs.group_steps, costs.steps, strict=True)
     return BranchingReport(
-        *(str(env), engine, "", tuple(branching._choice.reasons), median(costs.steps), costs.save, costs.restore),
+        *(str(env), engine, "", tuple(branching.branching_choice.reasons), median(costs.steps), costs.save, costs.restore),
         *(n_samples, branch_horizon, median(costs.group_steps)),
         median(group_step / (n_samples * step) for group_step, step in pairs),
     )

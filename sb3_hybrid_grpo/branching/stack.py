@@ -1,7 +1,7 @@
 """What the VecEnv wrappers do to an observation, done to the siblings' without a trace in the wrappers."""
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import (
@@ -45,6 +45,10 @@ class Stage:
 
     def restart(self, indices: np.ndarray, observations: Observations) -> Observations:
         """Transform the first observations of the siblings that reset by themselves (places among the M·E)."""
+        return self.step(observations)
+
+    def first(self, observations: Observations) -> Observations:
+        """Transform member 0's first observations once more, which what is below now gives otherwise."""
         return self.step(observations)
 
     def rewards(self, rewards: np.ndarray) -> np.ndarray:
@@ -152,6 +156,9 @@ class FrameStack(Stage):
             stack.stacked_obs[indices] = np.concatenate([kept, frames], axis=axis)
         return self._read(indices)
 
+    def first(self, observations: Observations) -> Observations:
+        return self.wrapper.stacked_obs.reset(observations)
+
     def state(self) -> Any:
         return {key: stack.stacked_obs.copy() for key, stack in self.stacks.items()}
 
@@ -212,19 +219,26 @@ def learn_from_free(
     :param restarted: Those that reset by themselves, places among the M·E
     :param firsts: Their first observations; None without any
     """
-    index = _place_of_normalize(stages)
-    if index is None or not stages[index].wrapper.training:
-        return
-    before = [stage.state() for stage in stages[:index]]
-    for stage in stages[:index]:
-        observations = stage.step(observations)
+    learning = [place for place, stage in enumerate(stages) if isinstance(stage, Normalize) and stage.wrapper.training]
+    below = stages[: learning[-1] + 1] if learning else []
+    before = [stage.state() for stage in below]
+    for place, stage in enumerate(below):
+        if isinstance(stage, Normalize) and place in learning:
+            stage.learn(_acted_on(observations, restarted, firsts), rewards, restarted)
+            before[place] = stage.state()
+        observations, rewards = stage.step(observations), None if rewards is None else stage.rewards(rewards)
         firsts = stage.restart(restarted, firsts) if len(restarted) else firsts
-    for stage, state in zip(stages[:index], before, strict=True):
+    for stage, state in zip(below, before, strict=True):
         stage.set_state(state)
-    if len(restarted):
-        observations = each(np.copy, observations)
-        each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
-    cast(Normalize, stages[index]).learn(observations, rewards, restarted)
+
+
+def _acted_on(reached: Observations, restarted: np.ndarray, firsts: Observations) -> Observations:
+    """The first observations of an episode in place of the last ones of another."""
+    if not len(restarted):
+        return reached
+    observations = each(np.copy, reached)
+    each(lambda theirs, new: theirs.__setitem__(restarted, new), observations, firsts)
+    return observations
 
 
 def normalized_again(stages: list[Stage], observations: Observations) -> Observations:
@@ -233,14 +247,13 @@ def normalized_again(stages: list[Stage], observations: Observations) -> Observa
 
     :param stages: What observations go through
     :param observations: Member 0's, as they came out of a reset
-    :return: The same, if nothing is normalised, or if there is a stage above it that holds observations of its own
+    :return: The same, if nothing is normalised
     """
-    index = _place_of_normalize(stages)
-    if index is None or any(type(stage) is not Stage for stage in stages[index + 1 :]):
+    index = next((index for index, stage in enumerate(stages) if isinstance(stage, Normalize)), None)
+    if index is None:
         return observations
     normalize = stages[index].wrapper
-    return normalize.normalize_obs(normalize.get_original_obs())
-
-
-def _place_of_normalize(stages: list[Stage]) -> int | None:
-    return next((index for index, stage in enumerate(stages) if isinstance(stage, Normalize)), None)
+    observations = normalize.normalize_obs(normalize.get_original_obs())
+    for stage in stages[index + 1 :]:
+        observations = stage.first(observations)
+    return observations

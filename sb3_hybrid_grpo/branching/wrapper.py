@@ -1,7 +1,7 @@
 """The wrapper that lets siblings live beside an env."""
 
+import copy
 import gc
-import itertools
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, SupportsFloat
@@ -16,12 +16,14 @@ from sb3_hybrid_grpo.branching.forks import ForkedEnv, ForkEngine
 from sb3_hybrid_grpo.branching.mujoco_state import refuse_changes
 from sb3_hybrid_grpo.branching.noise import NoiseWatch
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
-from sb3_hybrid_grpo.branching.recorders import is_recorder, layers_of, shortcuts_of
+from sb3_hybrid_grpo.branching.recorders import is_recorder, shortcuts_of
 from sb3_hybrid_grpo.branching.trial import copies_are_exact
 from sb3_hybrid_grpo.errors import BranchingError
 
 
 _NOBODY_IN_PLACE = nullcontext()
+_OF_WRAPPERS = frozenset({"env", "_action_space", "_observation_space", "_metadata", "_cached_spec"})
+"""Attributes of gymnasium's wrappers. Those of ours have names that Python mangles, as no env's are."""
 
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
@@ -38,31 +40,57 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._shortcuts = shortcuts_of(self)
-        self._take(shortcut=True)
+        self.__shortcuts = shortcuts_of(self)
+        self.__take(shortcut=True)
         try:
-            self._choice = Choice(self.env)
+            self.__choice = Choice(self.env)
         finally:
-            self._take(shortcut=False)
-        self._origin: Snapshot | None = None
+            self.__take(shortcut=False)
+        self.__origin: Snapshot | None = None
         # a sibling is in one of the two: as an env of its own, or as a state of this env
-        self._beside: dict[int, EnvCopy | ForkedEnv] = {}
-        self._snapshots: dict[int, Snapshot] = {}
-        self._aside: tuple[dict[int, EnvCopy | ForkedEnv], dict[int, Snapshot]] = {}, {}
-        self._take_engine(self._choice.engine)
+        self.__beside: dict[int, EnvCopy | ForkedEnv] = {}
+        self.__snapshots: dict[int, Snapshot] = {}
+        self.__aside: tuple[dict[int, EnvCopy | ForkedEnv], dict[int, Snapshot]] = {}, {}
+        self.__reset_with: dict[str, Any] = {}
+        self.__take_engine(self.__choice.engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
-        if name == "env" or name.startswith("_") or hasattr(type(self), name):
+        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env, whatever its name."""
+        kind = type(self)
+        if name in _OF_WRAPPERS or name.startswith("_BranchingWrapper__") or isinstance(getattr(kind, name, None), property):
             object.__setattr__(self, name, value)
         else:
             setattr(self.env, name, value)
 
-    def _take_engine(self, engine: Engine) -> None:
-        self._engine = engine
-        self._noise = NoiseWatch(engine)
-        self._forks = isinstance(engine, ForkEngine)
-        self._copyable: bool | None = None  # until it is tried
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy has no siblings yet: how they live cannot be pickled."""
+        return type(self), (self.env,)
+
+    @property
+    def branching_choice(self) -> Choice:
+        """Why it is branched as it is."""
+        return self.__choice
+
+    @property
+    def branching_engine(self) -> Engine:
+        """What saves and restores the env."""
+        return self.__engine
+
+    @property
+    def siblings_beside(self) -> dict[int, EnvCopy | ForkedEnv]:
+        """Siblings that are envs of their own, by their number."""
+        return self.__beside
+
+    @property
+    def siblings_are_copied(self) -> bool:
+        """Whether siblings that go on for more than a step are copies, as far as is known."""
+        return bool(self.__copyable) and not self.__forks
+
+    def __take_engine(self, engine: Engine) -> None:
+        self.__engine = engine
+        self.__noise = NoiseWatch(engine)
+        self.__forks = isinstance(engine, ForkEngine)
+        self.__copyable: bool | None = None  # until it is tried
 
     def check_siblings(self, resets: bool) -> SiblingFailure | None:
         """
@@ -71,17 +99,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         :param resets: Whether siblings will reset by themselves
         :return: A failure if there is no such engine
         """
-        self._take(shortcut=True)
+        self.__take(shortcut=True)
         try:
-            self._choice.check(resets)
+            self.__choice.check(resets)
         except Exception as error:
             return SiblingFailure.of(0, error)
         finally:
-            self._take(shortcut=False)
-        if self._choice.engine is not self._engine:
-            self._take_engine(self._choice.engine)
-        if self._choice.copies_differ:
-            self._copyable = False
+            self.__take(shortcut=False)
+        if self.__choice.engine is not self.__engine:
+            self.__take_engine(self.__choice.engine)
+        if self.__choice.copies_differ:
+            self.__copyable = False
         return None
 
     def saw_noise(self) -> bool:
@@ -90,34 +118,38 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
         :return: Whether a step has done so since this was first asked
         """
-        self._noise.watching = not self._noise.seen
-        return self._noise.seen
+        self.__noise.watching = not self.__noise.seen
+        return self.__noise.seen
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        if not self._noise.watching:
-            return self.env.step(action)
-        self._take(shortcut=True)
-        try:
-            self._noise.before_step()
-        finally:
-            self._take(shortcut=False)
-        result = self.env.step(action)
-        self._noise.after_step()
-        return result
+        watched = self.__noise.watching
+        if watched:
+            self.__take(shortcut=True)
+            try:
+                self.__noise.before_step()
+            finally:
+                self.__take(shortcut=False)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if watched:
+            self.__noise.after_step()
+        if terminated or truncated:  # to be kept, while the env writes the next one where this one may lie
+            observation = copy.deepcopy(observation)
+        return observation, reward, terminated, truncated, info
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self._noise.before_reset()
+        self.__noise.before_reset()
+        self.__reset_with = kwargs
         return self.env.reset(**kwargs)
 
     def close(self) -> None:
-        self._beside, self._snapshots = {}, {}
+        self.__beside, self.__snapshots = {}, {}
         self.drop_aside()
         super().close()
 
     def wrappers_above(self) -> list[str]:
         """
         Name the wrappers above this one that siblings would escape. In a process of a SubprocVecEnv nothing leads to the
-        outermost of them; :func:`layers_above` is for where something does.
+        outermost of them; :func:`~sb3_hybrid_grpo.branching.branchable.layers_above` is for where something does.
 
         :return: The names of their classes, innermost first
         """
@@ -145,17 +177,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         env: Any
         member = 0
         try:
-            copies, any_start, beside = keep or self._forks, True in forks, self._beside
-            if self._copyable is None or (copies and any_start):
-                self._copy_for([m for m, starts in enumerate(forks) if starts] if copies else [])
+            copies, any_start, beside = keep or self.__forks, True in forks, self.__beside
+            if self.__copyable is None or (copies and any_start):
+                self.__copy_for([m for m, starts in enumerate(forks) if starts] if copies else [])
             in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(forks)]
-            with self._standing_still(any_start) if True in in_place else _NOBODY_IN_PLACE as origin:
+            with self.standing_still(any_start) if True in in_place else _NOBODY_IN_PLACE as origin:
                 is_there = origin
                 for member, (action, starts) in enumerate(zip(actions, forks)):  # noqa: B905  hot
                     if in_place[member]:
-                        env, start = self.env, origin if starts else self._snapshots[member]
+                        env, start = self.env, origin if starts else self.__snapshots[member]
                         if start is not is_there:  # the first to start here need not be put where the env is
-                            self._engine.restore(start)
+                            self.__engine.restore(start)
                         is_there = None
                     else:
                         env = beside[member].env
@@ -167,34 +199,40 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                     if reset_ended and (terminated or truncated):
                         resets[member] = _copied(env.reset()[0])
                     if keep and in_place[member]:
-                        self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
+                        self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return steps
 
-    def reset_siblings(self, seeds: list[int | None]) -> list[Any] | SiblingFailure:
+    def reset_siblings(self, seeds: list[int | None], follow: int = 0) -> list[Any] | SiblingFailure:
         """
         Start an episode of its own in every sibling.
 
         :param seeds: One seed a sibling; None: go on with the sibling's own random numbers
+        :param follow: Other than 0 right after a reset of the env: siblings are reset with its options, and, if it had a seed,
+            with that many more from one to the next
         :return: The siblings' first observations, or which of them failed
         """
-        observations = []
+        observations, options = [], {}
         member = 0
+        if follow:
+            options = {name: value for name, value in self.__reset_with.items() if name != "seed"}
+            if (own := self.__reset_with.get("seed")) is not None:
+                seeds = [own + follow * (member + 1) for member in range(len(seeds))]
         try:
-            self._copy_for([m for m, seed in enumerate(seeds) if seed is not None])
-            model = self._engine.shared_contents()
-            with self._standing_still(as_start=True) as origin:
+            self.__copy_for([m for m, seed in enumerate(seeds) if seed is not None])
+            model = self.__engine.shared_contents()
+            with self.standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
-                    if member in self._beside:
-                        observations.append(_copied(self._beside[member].env.reset(seed=seed)[0]))
-                        refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
+                    if member in self.__beside:
+                        observations.append(_copied(self.__beside[member].env.reset(seed=seed, **options)[0]))
+                        refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
                         continue
-                    start = self._snapshots[member] if seed is None else origin
-                    self._engine.restore(start)
-                    observations.append(_copied(self.env.reset(seed=seed)[0]))
-                    refuse_changes(self.env, model, self._engine.shared_contents(), "reset")
-                    self._snapshots[member] = self._engine.resave(start, self._snapshots.get(member))
+                    start = self.__snapshots[member] if seed is None else origin
+                    self.__engine.restore(start)
+                    observations.append(_copied(self.env.reset(seed=seed, **options)[0]))
+                    refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
+                    self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return observations
@@ -209,11 +247,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         masks = []
         member = 0
         try:
-            with nullcontext() if self._beside.keys() >= set(wanted) else self._standing_still(as_start=False):
+            with nullcontext() if self.__beside.keys() >= set(wanted) else self.standing_still(as_start=False):
                 for member in wanted:
-                    env: Any = self._beside[member].env if member in self._beside else self.env
+                    env: Any = self.__beside[member].env if member in self.__beside else self.env
                     if env is self.env:
-                        self._engine.restore(self._snapshots[member])
+                        self.__engine.restore(self.__snapshots[member])
                     masks.append(np.array(env.get_wrapper_attr("action_masks")(), dtype=bool))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
@@ -221,102 +259,65 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def exchange_siblings(self) -> None:
         """Put the siblings aside, and take those that were aside in their place."""
-        (self._beside, self._snapshots), self._aside = self._aside, (self._beside, self._snapshots)
+        (self.__beside, self.__snapshots), self.__aside = self.__aside, (self.__beside, self.__snapshots)
 
     def drop_aside(self) -> None:
         """Forget the siblings that were put aside."""
-        self._aside = {}, {}
+        self.__aside = {}, {}
 
-    def _copy_for(self, members: list[int]) -> None:
+    def __copy_for(self, members: list[int]) -> None:
         """Make a copy of the env for siblings that start from here, if copies of this env are exact."""
-        self._take(shortcut=True)
+        self.__take(shortcut=True)
         try:
-            if self._copyable is None:
-                self._choice.warn_of_costs()
-                self._copyable = self._forks or copies_are_exact(self.env, self._engine)
-            old = {member: self._beside.pop(member, None) for member in members}
-            for member, previous in old.items() if self._copyable else ():
-                self._snapshots.pop(member, None)
-                if self._forks:
-                    self._beside[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
+            if self.__copyable is None:
+                self.__choice.warn_of_costs()
+                self.__copyable = self.__forks or copies_are_exact(self.env, self.__engine)
+            old = {member: self.__beside.pop(member, None) for member in members}
+            for member, previous in old.items() if self.__copyable else ():
+                self.__snapshots.pop(member, None)
+                if self.__forks:
+                    self.__beside[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
                 else:
                     spare = previous if isinstance(previous, EnvCopy) else None
-                    self._beside[member] = EnvCopy(self.env, spare, self._engine.own_models)
+                    self.__beside[member] = EnvCopy(self.env, spare, self.__engine.own_models)
         except BranchingError:
             raise
         except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
-            if self._forks:
+            if self.__forks:
                 raise
-            self._copyable = False
+            self.__copyable = False
         finally:
-            self._take(shortcut=False)
+            self.__take(shortcut=False)
 
     @contextmanager
-    def _standing_still(self, as_start: bool) -> Iterator[Snapshot]:
+    def standing_still(self, as_start: bool) -> Iterator[Snapshot]:
         """
         The env is after the block what it was before, whatever happens in between.
 
         :param as_start: Whether siblings start from here, or only go on with what they started from before
         """
-        self._take(shortcut=True)
+        self.__take(shortcut=True)
         try:
-            if as_start or self._origin is None:
-                origin = self._engine.save(self._origin)
+            if as_start or self.__origin is None:
+                origin = self.__engine.save(self.__origin)
             else:
-                origin = self._engine.resave(self._origin, self._origin)
-            self._origin = origin
+                origin = self.__engine.resave(self.__origin, self.__origin)
+            self.__origin = origin
             try:
                 yield origin
             finally:
                 try:
-                    self._engine.restore(origin)
+                    self.__engine.restore(origin)
                 except KeyboardInterrupt:
-                    self._engine.restore(origin)  # again, from its beginning
+                    self.__engine.restore(origin)  # again, from its beginning
                     raise
         finally:
-            self._take(shortcut=False)
+            self.__take(shortcut=False)
 
-    def _take(self, shortcut: bool) -> None:
+    def __take(self, shortcut: bool) -> None:
         """Link the chain of wrappers past those that siblings pass by, or through them again."""
-        for wrapper, above, below in self._shortcuts:
+        for wrapper, above, below in self.__shortcuts:
             wrapper.env = below if shortcut else above
-
-
-def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    """
-    Put a :class:`BranchingWrapper` into an env's chain of wrappers: below the recorders at its top, above all the others, so
-    that siblings never write an episode to a log and never escape a time limit.
-
-    ``HybridGRPO`` does it by itself for env ids, envs and ``DummyVecEnv``. For a ``SubprocVecEnv``::
-
-        make_vec_env("CartPole-v1", n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
-
-    :param env: The env; its recorders are kept, and changed to hold the new wrapper
-    :return: The env, branchable
-    :raises BranchingError: if the env cannot be branched
-    """
-    if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
-        return env
-    lowest: Any = None
-    layer = env
-    while is_recorder(layer):
-        lowest, layer = layer, layer.env  # type: ignore[attr-defined]
-    branchable = BranchingWrapper(layer)
-    if lowest is None:
-        return branchable
-    lowest.env = branchable
-    return env
-
-
-def layers_above(env: gym.Env[Any, Any]) -> list[str]:
-    """
-    Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape.
-
-    :param env: The env's outermost layer
-    :return: The names of their classes, outermost first
-    """
-    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
-    return [type(layer).__name__ for layer in above if not is_recorder(layer)]
 
 
 def _copied(observation: Any) -> Any:
