@@ -317,7 +317,7 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             super().save(path, exclude, include)
             return
         path = Path(path)
-        path = path if path.suffix else path.with_name(f"{path.name}.zip")
+        path = (path if path.suffix else path.with_name(f"{path.name}.zip")).resolve()  # what a link leads to
         unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             super().save(unfinished, exclude, include)

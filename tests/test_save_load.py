@@ -145,3 +145,11 @@ def test_a_save_that_fails_keeps_the_last_good_file(tmp_path: Path, monkeypatch:
         model.save(tmp_path / "model")
     assert (tmp_path / "model.zip").read_bytes() == good
     assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_a_file_that_a_link_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "latest.zip").symlink_to(tmp_path / "elsewhere" / "model.zip")
+    HybridGRPO("MlpPolicy", new_env(0), **SMALL).save(tmp_path / "latest")
+    assert (tmp_path / "latest.zip").is_symlink()
+    assert HybridGRPO.load(tmp_path / "elsewhere" / "model").n_samples == SMALL.get("n_samples", 4)
