@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sb3_hybrid_grpo.branching.cells import ListCell, MappingCell, SequenceCell
-from sb3_hybrid_grpo.branching.crowds import ENOUGH, CrowdCell, RestingCell, attributes_of, crowded, still_ones
+from sb3_hybrid_grpo.branching.crowds import (
+    ENOUGH,
+    WORTH_WATCHING,
+    CrowdCell,
+    RestingCell,
+    attributes_of,
+    crowded,
+    still_ones,
+)
 from sb3_hybrid_grpo.branching.layout import StructureChanged
 from sb3_hybrid_grpo.branching.memory import dicts_have_versions
 
@@ -191,7 +199,7 @@ def _change(tile: Tile, how: str) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_attributes_that_rest_come_back(versions: bool, data: st.DataObject) -> None:
-    tiles = [Tile(color=(index, 0), name="tile", above=None) for index in range(ENOUGH)]
+    tiles = [Tile(color=(index, 0), name="tile", above=None) for index in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)
     contents: Any = cell.save(None)
     snapshots = []
@@ -209,7 +217,7 @@ def test_attributes_that_rest_come_back(versions: bool, data: st.DataObject) -> 
 
 @VERSIONS
 def test_attributes_that_rest_are_not_copied(versions: bool) -> None:
-    tiles = [Tile(color=(index, 0)) for index in range(ENOUGH)]
+    tiles = [Tile(color=(index, 0)) for index in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)
     first = cell.save(None)
     assert (cell.save(first) is first) == versions
@@ -220,7 +228,7 @@ def test_attributes_that_rest_are_not_copied(versions: bool) -> None:
 
 @VERSIONS
 def test_an_array_of_an_object_that_rested_comes_back(versions: bool) -> None:
-    tiles = [Tile(heat=None) for _ in range(ENOUGH)]
+    tiles = [Tile(heat=None) for _ in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)
     cell.save(None)
     array = tiles[3].heat = np.zeros(2)  # type: ignore[attr-defined]
@@ -239,7 +247,7 @@ def test_an_array_of_an_object_that_rested_comes_back(versions: bool) -> None:
 
 @VERSIONS
 def test_another_dict_of_an_object_that_rested_is_seen(versions: bool) -> None:
-    tiles = [Tile(color=(0, 0)) for _ in range(ENOUGH)]
+    tiles = [Tile(color=(0, 0)) for _ in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)
     contents, own = cell.save(None), vars(tiles[2])
     tiles[2].__dict__ = {"color": (1, 1)}
@@ -255,7 +263,7 @@ def test_another_dict_of_an_object_that_rested_is_seen(versions: bool) -> None:
 
 @VERSIONS
 def test_a_new_object_of_one_that_rested_asks_for_another_walk(versions: bool) -> None:
-    tiles = [Tile(above=None) for _ in range(ENOUGH)]
+    tiles = [Tile(above=None) for _ in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)
     tiles[1].above = []  # type: ignore[attr-defined]
     for _ in range(2):
@@ -264,8 +272,8 @@ def test_a_new_object_of_one_that_rested_asks_for_another_walk(versions: bool) -
 
 
 def test_what_may_rest_has_a_cell_of_its_own() -> None:
-    still, lively = [Tile(color=None) for _ in range(ENOUGH)], Tile(heat=1.0)
+    still, lively = [Tile(color=None) for _ in range(WORTH_WATCHING)], Tile(heat=1.0)
     cells = attributes_of([lively, *still], ())
-    assert sorted(len(cell.objects) for cell in cells) == [1, ENOUGH]
+    assert sorted(len(cell.objects) for cell in cells) == [1, WORTH_WATCHING]
     assert [len(cell.objects) for cell in attributes_of([lively], ())] == [1]
     assert attributes_of([], ()) == []

@@ -14,6 +14,8 @@ from sb3_hybrid_grpo.branching.protocol import Cell
 
 ENOUGH = 8
 """How many of a kind are a crowd."""
+WORTH_WATCHING = 50
+"""How many objects it takes for looks at their versions to save more than it costs to find these at every walk."""
 
 # What changes from step to step is a number, most often. Objects that hold one are better put back than looked at.
 _LIVELY = (int, float, complex, np.generic, np.ndarray)
@@ -147,7 +149,7 @@ def attributes_of(objects: Sequence[Any], skip: Iterable[Any]) -> list[Attribute
     still = still_ones(objects)
     resting = set(map(id, still))
     others = [obj for obj in objects if id(obj) not in resting]
-    holders = places_of_dicts(still) if still and dicts_have_versions() else None
+    holders = places_of_dicts(still) if len(still) >= WORTH_WATCHING and dicts_have_versions() else None
     cells = [AttributesCell(some, skip) for some in (others, still if holders is None else ()) if some]
     return cells if holders is None else [RestingCell(still, skip, holders), *cells]
 

@@ -24,12 +24,20 @@ class Seen(NamedTuple):
         """
         if self == other:
             return []
-        sizes, other_sizes = (np.frombuffer(one.sizes, np.int64) for one in (self, other))
-        alike = sizes == other_sizes
-        mine = np.frombuffer(self.words, np.uint64)[np.repeat(alike, sizes)]
-        theirs = np.frombuffer(other.words, np.uint64)[np.repeat(alike, other_sizes)]
-        owners = np.repeat(np.arange(len(sizes)), np.where(alike, sizes, 0))
-        return sorted({*np.flatnonzero(~alike).tolist(), *owners[mine != theirs].tolist()})
+        found, start, other_start = [], 0, 0
+        for index, (size, other_size) in enumerate(zip(self.n_bytes(), other.n_bytes())):  # noqa: B905  hot
+            end, other_end = start + size, other_start + other_size
+            if self.words[start:end] != other.words[other_start:other_end]:
+                found.append(index)
+            start, other_start = end, other_end
+        return found
+
+    def n_bytes(self) -> list[int]:
+        """
+        :return: How many bytes the words of each container have
+        """
+        sizes: list[int] = (8 * np.frombuffer(self.sizes, np.int64)).tolist()
+        return sizes
 
 
 class Look(Protocol):

@@ -22,7 +22,7 @@ from sb3_hybrid_grpo.errors import BranchingError
 
 
 _NOBODY_IN_PLACE = nullcontext()
-_OF_WRAPPERS = frozenset({"env", "_action_space", "_observation_space", "_metadata", "_cached_spec"})
+_OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
 """Attributes of gymnasium's wrappers. Those of ours have names that Python mangles, as no env's are."""
 
 
