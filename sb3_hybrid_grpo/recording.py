@@ -5,6 +5,7 @@ Networks of the usual size for control take less time to compute than Python tak
 same kernels in the same order as the policy and autograd do: its results are theirs, to the last bit.
 """
 
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +31,9 @@ _MODULES = {
     *(nn.Sequential, nn.ModuleDict, nn.Linear, nn.Flatten, nn.Identity),
     *(nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
 }
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Torch records by changes to itself, which another thread's recording would undo: Optuna's jobs are threads."""
 
 Outputs = tuple[th.Tensor, ...]
 _Kind = tuple[tuple[th.Size, th.dtype], ...]
@@ -71,7 +75,7 @@ class Recorded:
     def _record(self, kind: "_Kind", tensors: tuple[th.Tensor, ...], outputs: Outputs, random_state: th.Tensor) -> None:
         """Record, and keep the recording if it gives what the function gave from the same random numbers."""
         try:
-            with warnings.catch_warnings():
+            with _ONE_AT_A_TIME, warnings.catch_warnings():
                 # TorchScript is to go some day; nothing else runs kernels without Python and without other roundings
                 warnings.simplefilter("ignore", DeprecationWarning)
                 graph = make_fx(self._function)(*tensors)
