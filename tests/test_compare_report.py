@@ -103,6 +103,8 @@ def test_intervals_are_repeatable_and_leave_the_generator_alone() -> None:
     low, high = first[0].interval
     assert 1.0 <= low < 3.0 < high <= 100.0
     assert estimates(scores[:1]) == [Estimate(1.0, None)]
+    assert estimates(scores[:2]) == [Estimate(1.5, None)]
+    assert estimates(scores[:3])[0].interval is not None
 
 
 @pytest.mark.parametrize("other, overlap", [((2.0, 3.0), True), ((2.1, 3.0), False), ((-1.0, 0.9), False), (None, None)])
@@ -199,7 +201,7 @@ def test_numbers_in_words() -> None:
     assert anchor("hybrid_grpo/Queue-v0") == "hybrid_grpoqueue-v0"
     low, high = Estimate(1.0, (0.0, 2.0)), Estimate(5.0, (4.0, 6.0))
     assert [verdict(*pair) for pair in ((low, high), (high, low), (low, low))] == ["PPO ahead", "ours ahead", "not separated"]
-    assert verdict(low, Estimate(5.0, None)) == "no verdict from 1 seed"
+    assert verdict(low, Estimate(5.0, None)) == "no verdict, too few seeds"
 
 
 def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,8 +249,8 @@ def test_reports_are_equal_byte_for_byte(tmp_path: Path) -> None:
 def test_single_env_with_a_single_seed(tmp_path: Path) -> None:
     fill(tmp_path, "A-v0", GROWTH, settings=["n_envs:4"], seeds=1)
     page = write_report(tmp_path)
-    assert table_row(page, "**PPO**", "**n_envs:4**")[2:5] == ["1", "13.0 (1 seed)", "14.5 (1 seed)"]
-    assert table_row(page, "[A-v0](#a-v0)")[-1] == "no verdict from 1 seed"
+    assert table_row(page, "**PPO**", "**n_envs:4**")[2:5] == ["1", "13.0 (too few seeds)", "14.5 (too few seeds)"]
+    assert table_row(page, "[A-v0](#a-v0)")[-1] == "no verdict, too few seeds"
     assert "No performance profiles" in page
     assert not (tmp_path / "profiles.png").exists()
     assert not (tmp_path / "A-v0-settings.png").exists()

@@ -78,7 +78,7 @@ def verdict(ours: Estimate, ppo: Estimate) -> str:
     """
     overlap = ours.overlaps(ppo)
     if overlap is None:
-        return "no verdict from 1 seed"
+        return "no verdict, too few seeds"
     return "not separated" if overlap else "ours ahead" if ours.value > ppo.value else "PPO ahead"
 
 

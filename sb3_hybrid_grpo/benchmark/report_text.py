@@ -27,7 +27,7 @@ def interval(estimate: Estimate) -> str:
     :return: The value with its interval.
     """
     if estimate.interval is None:
-        return f"{scores([estimate.value])[0]} (1 seed)"
+        return f"{scores([estimate.value])[0]} (too few seeds)"
     value, low, high = scores([estimate.value, *estimate.interval])
     return f"{value} [{low}, {high}]"
 

@@ -19,6 +19,7 @@ BASELINES = ("ppo", "trpo")
 OURS = "ours"
 GRID_POINTS = 100
 RESAMPLES = 2_000
+FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Estimate:
     A number over seeds.
 
     :param value: The interquartile mean.
-    :param interval: Its 95% bootstrap interval; None for a single seed.
+    :param interval: Its 95% bootstrap interval; None for one seed or two, of which it would be no more than the range.
     """
 
     value: float
@@ -97,7 +98,7 @@ def estimates(scores: Array) -> list[Estimate]:
     :return: One per column.
     """
     values = interquartile_means(scores)
-    if len(scores) == 1:
+    if len(scores) < FEWEST_SEEDS:
         return [Estimate(float(value), None) for value in values]
     bounds = zip(*bootstrap(scores, interquartile_means), strict=True)
     return [Estimate(float(v), (float(low), float(high))) for v, (low, high) in zip(values, bounds, strict=True)]
