@@ -28,16 +28,16 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
         return make_vec_env(env_id, n_envs=n_envs, seed=seed)
     except gym.error.DependencyNotInstalled as error:
         raise CommandError(
-            f"--env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, for "
+            f"The env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, for "
             f"Box2D envs: {install_command('box2d')}"
         ) from error
     except gym.error.Error as error:
         raise CommandError(
-            f"--env received {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
+            f"Received the env {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
             "for one that your own module registers, module:Env-v0"
         ) from error
     except ImportError as error:
-        raise CommandError(f"--env received {env_id!r}, but an import failed: {error}") from error
+        raise CommandError(f"Received the env {env_id!r}, but an import failed: {error}") from error
 
 
 def default_policy(observation_space: gym.Space[Any]) -> str:

@@ -78,7 +78,14 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     :param n_samples: N, the members of a group
     :param branch_horizon: K, the steps between two forks
     :return: The report
+    :raises ValueError: if one of them is no whole number of at least 1
     """
+    for name, value in (("n_samples", n_samples), ("branch_horizon", branch_horizon)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Received {name}={value!r}: what is measured is a group that forks every so many steps, so it must be a whole "
+                "number of at least 1. branch_horizon=64 is what 'auto' does where groups pay; free siblings cost less."
+            )
     layer: Any = env
     try:
         while is_recorder(layer):
