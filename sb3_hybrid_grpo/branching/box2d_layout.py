@@ -184,5 +184,4 @@ def c_library() -> Any:
     library.malloc_usable_size.argtypes, library.malloc_usable_size.restype = [ctypes.c_void_p], ctypes.c_size_t
     library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
-    library.realloc.argtypes, library.realloc.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_void_p
     return library

@@ -182,8 +182,10 @@ class WorldMemory:
         )
         for place, room, size, contents in arrays:
             if size * self.numbers[room].value < len(contents):
-                self.pointers[place].value = c_library().realloc(self.pointers[place].value, len(contents))
+                old = self.pointers[place].value
+                self.pointers[place].value = c_library().malloc(len(contents))
                 self.numbers[room].value = len(contents) // size
+                c_library().free(old)  # last: an interrupt in between leaves no pointer to what is freed
 
     def _kept(self) -> list[int]:
         return [field.value for field in self._fields]
