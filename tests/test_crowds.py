@@ -246,6 +246,20 @@ def test_an_array_of_an_object_that_rested_comes_back(versions: bool) -> None:
 
 
 @VERSIONS
+def test_an_array_that_becomes_writeable_comes_back(versions: bool) -> None:
+    tiles = [Tile(heat=None) for _ in range(WORTH_WATCHING)]
+    cell = _resting(tiles, versions)
+    array = tiles[3].heat = np.zeros(2)  # type: ignore[attr-defined]
+    array.flags.writeable = False
+    cell.save(None)
+    array.flags.writeable = True
+    contents = cell.save(None)
+    array[:] = 5
+    cell.restore(contents)
+    assert array.tolist() == [0, 0]
+
+
+@VERSIONS
 def test_another_dict_of_an_object_that_rested_is_seen(versions: bool) -> None:
     tiles = [Tile(color=(0, 0)) for _ in range(WORTH_WATCHING)]
     cell = _resting(tiles, versions)

@@ -1,6 +1,7 @@
 """Looks tell which containers are others than before, as a loop over all they refer to would."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -73,3 +74,18 @@ def test_an_order_of_keys_is_told() -> None:
     first = look()
     one[1] = one.pop(1)
     assert look().unlike(first) == [0]
+
+
+def test_a_look_that_is_broken_off_is_begun_anew() -> None:
+    one: list[Any] = [1, 2]
+    look = ListLook([one])
+    first = look()
+    one.append(3)
+    with (
+        mock.patch("numpy.repeat", side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        look()
+    look.items = look.items[:1]  # as if some of it had been stored
+    one.pop()
+    assert look() == first

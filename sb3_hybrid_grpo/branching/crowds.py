@@ -80,10 +80,12 @@ class Attributes(NamedTuple):
     seen: bytes
     contents: Any
     """What an :class:`AttributesCell` saved."""
+    lively: bool
+    """Whether there is something that can change in place: it does so without a trace."""
 
     def are_seen(self, now: bytes) -> bool:
-        """Whether the objects still have it; what changes in place does so without a trace."""
-        return self.seen == now and not self.contents[1]
+        """Whether the objects still have it."""
+        return self.seen == now and not self.lively
 
 
 class RestingCell(AttributesCell):
@@ -98,21 +100,25 @@ class RestingCell(AttributesCell):
     def __init__(self, objects: Sequence[Any], skip: Iterable[Any], holders: np.ndarray) -> None:
         super().__init__(objects, skip)
         self.places = np.concatenate([holders, places_of(id(attributes) + VERSION for _, attributes in self.objects)])
-        self.known = Attributes(self._look(), super().save(None))
+        self.known = self._saved(self._look())
 
     def save(self, previous: Any) -> Attributes:
         seen = self._look()
         if not self.known.are_seen(seen):
-            self.known = Attributes(seen, super().save(None))
+            self.known = self._saved(seen)
         return self.known
 
     def resave(self, shared: Attributes, previous: Any) -> Attributes:
         seen = self._look()
-        return shared if shared.are_seen(seen) else Attributes(seen, super().resave(shared.contents, None))
+        return shared if shared.are_seen(seen) else Attributes(seen, super().resave(shared.contents, None), shared.lively)
 
     def restore(self, contents: Attributes) -> None:
         if not contents.are_seen(self._look()):
             super().restore(contents.contents)
+
+    def _saved(self, seen: bytes) -> Attributes:
+        contents = super().save(None)
+        return Attributes(seen, contents, bool(self.layout.arrays or self.layout.vectors))
 
     def _look(self) -> bytes:
         seen: bytes = words()[self.places].tobytes()

@@ -61,6 +61,7 @@ class ListLook:
         heads = words()[self.heads]
         found = heads.tobytes()
         if found != self.known_heads:  # lists are elsewhere, or of another length
+            self.known_heads = b""  # until all of it is known: an interrupt may come in between
             sizes, items = heads.view(np.int64).reshape(-1, 2).T
             starts = ((items - MEMORY_START) >> 3) - (np.cumsum(sizes) - sizes)
             self.items: np.ndarray = np.repeat(starts, sizes) + np.arange(sizes.sum())
