@@ -103,7 +103,7 @@ class ClippedUpdate(GroupOnPolicyAlgorithm):
             *(id(one) for one in (self, *self.policy.parameters())),  # of a copy of the model: its own
             *(parameter.requires_grad for parameter in self.policy.parameters()),
         )
-        # only what stays for more than an update is recorded: a schedule would be at each, and TorchScript frees nothing
+        # only what stays for more than an update is recorded: a schedule would be at each
         same = self._gradient is not None and self._gradient_read == read
         records = same and known and self.entropy.optimizer is None
         if self._gradient is None or not same or self._gradient.records != records:

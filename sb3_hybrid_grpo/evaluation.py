@@ -28,8 +28,8 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
         return make_vec_env(env_id, n_envs=n_envs, seed=seed)
     except gym.error.DependencyNotInstalled as error:
         raise CommandError(
-            f"The env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, for "
-            f"Box2D envs: {install_command('box2d')}"
+            f"The env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, "
+            f"for Box2D envs: {install_command('box2d')}"
         ) from error
     except gym.error.Error as error:
         raise CommandError(

@@ -326,4 +326,4 @@ class GroupOnPolicyAlgorithm(OnPolicyAlgorithm):
             unfinished.unlink(missing_ok=True)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_groups", "_recorded"]
+        return [*super()._excluded_save_params(), "_groups", "_recorded", "last_seed"]

@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -74,13 +74,20 @@ def sample_actions(
         else:
             actions, values, log_prob, *others = _drawn(policy, obs, n_samples, temperature, masks)
     except RuntimeError as error:
-        # torch's, of probabilities that are no numbers; any other is the policy's own
-        if "`nan`" in str(error) or not all(one.isfinite().all() for one in policy.parameters()):
-            raise ValueError(DIVERGED) from error
-        raise
+        if _gives_numbers(policy, obs):
+            raise  # an error of its own
+        raise ValueError(DIVERGED) from error  # torch's, of probabilities that are no numbers
     if th.isnan(log_prob).any():
         raise ValueError(DIVERGED)
     return actions, values, log_prob, others[0] if others else None
+
+
+def _gives_numbers(policy: Policy, obs: PyTorchObs) -> bool:
+    """Whether what a distribution is made of are numbers, as far as the policy comes without an error."""
+    tensors: list[th.Tensor] = list(policy.parameters())
+    with suppress(RuntimeError):
+        tensors += _latents(policy, obs)
+    return all(bool(one.isfinite().all()) for one in tensors)
 
 
 def recorded_sampling(policy: Policy, n_samples: int, temperature: float) -> Recorded:

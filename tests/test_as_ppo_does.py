@@ -1,7 +1,11 @@
 """What PPO's users do to a model and its envs besides training has the effect that it has with PPO."""
 
+import copy
+import itertools
 import pickle
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
@@ -21,7 +25,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from tests.toy_envs import NoisyWalk, walk
 
 ARGUMENTS: dict[str, Any] = {"n_steps": 32, "batch_size": 64, "n_epochs": 2, "learning_rate": 3e-3}
@@ -97,7 +101,7 @@ class Level(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self.level, self.n_steps = (options or {}).get("level", 0), 0
+        self.level, self.n_steps = (options or {}).pop("level", 0), 0
         return self._shown(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -108,8 +112,17 @@ class Level(gym.Env[Any, Any]):
         return np.array([self.level, self.n_steps], np.float32)
 
 
-def test_options_of_a_reset_reach_free_siblings() -> None:
-    env = DummyVecEnv([Level] * 2)
+class ForkedLevel(Level):
+    """Can only be forked."""
+
+    def __init__(self) -> None:
+        self.endless = map(str, itertools.count())
+
+
+@pytest.mark.filterwarnings("ignore:Each sibling of")
+@pytest.mark.parametrize("kind", [Level, ForkedLevel])
+def test_options_of_a_reset_reach_free_siblings(kind: type[Level]) -> None:
+    env = DummyVecEnv([kind] * 2)
     model = HybridGRPO("MlpPolicy", env, n_samples=3, branch_horizon="free", n_steps=8, batch_size=48, seed=0)
     env.set_options([{"level": 3}, {"level": 7}])
     model.learn(16)
@@ -181,6 +194,32 @@ def test_set_attr_reaches_the_env_whatever_the_name() -> None:
     assert {vars(env.envs[0].unwrapped)[name] for name in names} == {3.0}
 
 
+def test_a_wrapper_may_be_patched_and_keeps_its_spaces() -> None:
+    env: Any = make_branchable(walk())
+    with mock.patch.object(env, "saw_noise", lambda: "patched"):
+        assert env.saw_noise() == "patched"
+    assert env.saw_noise() is False
+    env.action_space = spaces.Discrete(7)
+    assert copy.deepcopy(env).action_space == spaces.Discrete(7)
+
+
+@pytest.mark.parametrize("space", [None, spaces.Discrete(3), spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(2)])
+def test_observations_that_are_no_numbers_are_named(space: Any) -> None:
+    env = VecNormalize(_vec(1, action_space=space))
+    model = HybridGRPO("MlpPolicy", env, n_steps=16, batch_size=16)
+    env.clip_obs = np.nan
+    with pytest.raises(ValueError, match="diverged"):
+        model.learn(16)
+
+
+def test_a_seed_set_later_is_not_saved(tmp_path: Path) -> None:
+    model = HybridGRPO("MlpPolicy", _vec(1), n_steps=16, batch_size=16)
+    model.set_random_seed(5)
+    model.save(tmp_path / "model")
+    assert model.last_seed == 5
+    assert HybridGRPO.load(tmp_path / "model").last_seed is None
+
+
 class Failing(th.nn.Module):
     """A layer with a mistake of its own."""
 
@@ -202,6 +241,7 @@ def test_a_model_with_its_envs_can_be_pickled(horizon: Any, dumps: Any) -> None:
     if dumps is pickle.dumps:
         env = DummyVecEnv([_cart_pole, _cart_pole])
     model = HybridGRPO("MlpPolicy", env, n_steps=16, batch_size=64, branch_horizon=horizon, seed=0).learn(64)
+    assert model._groups.__getstate__()["_aside"] is None  # type: ignore[union-attr]
     again = pickle.loads(dumps(model))
     assert _distance(model, again) == 0
     assert again.learn(64, reset_num_timesteps=False).num_timesteps == 128

@@ -219,7 +219,7 @@ def test_copies_that_differ_after_some_steps_are_not_used() -> None:
     branching = make_branchable(by_identity())
     branching.reset(seed=0)
     assert branching.check_siblings(False) is None
-    branching.step_siblings(np.array([1]), np.ones(1, bool), True)
+    assert len(branching.step_siblings(np.array([1]), np.ones(1, bool), True).rewards) == 1
     assert not branching.siblings_beside and not branching.siblings_are_copied
 
 

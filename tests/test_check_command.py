@@ -29,7 +29,7 @@ def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["CartPole-v77"], r"received 'CartPole-v77'"),
+        (["CartPole-v77"], r"Received the env 'CartPole-v77'"),
         (["CartPole-v1", "--n-samples", "0"], "needs a whole number of at least 1"),
         ([], "ENV_ID"),
     ],
@@ -96,3 +96,10 @@ def test_a_refusal_says_why() -> None:
     found = check_branching(outside_envs.thread())
     assert (found.engine, found.is_exact) == ("none", False)
     assert str(found) == found.refusal and "threading.Thread" in found.refusal
+
+
+@pytest.mark.parametrize("changes", [{"branch_horizon": "auto"}, {"branch_horizon": 0}, {"n_samples": 2.5}])
+def test_words_and_broken_numbers_are_refused(changes: dict[str, Any]) -> None:
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"Received {name}={changes[name]!r}: .* a whole number of at least 1"):
+        check_branching(gym.make("CartPole-v1"), **changes)

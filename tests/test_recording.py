@@ -4,6 +4,8 @@ import copy
 import functools
 import gc
 import resource
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -362,3 +364,29 @@ def test_recordings_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     before = mebibytes()
     record(40)
     assert mebibytes() - before < 4.0
+
+
+def test_threads_record_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "CALLS_BEFORE_RECORDING", 1)
+    at_work: list[int] = []
+    most = []
+
+    def traced(function: Any) -> Any:
+        def trace(*tensors: th.Tensor) -> Any:
+            at_work.append(1)
+            time.sleep(0.02)
+            most.append(len(at_work))
+            at_work.pop()
+            return make_fx(function)(*tensors)
+
+        return trace
+
+    monkeypatch.setattr(recording, "make_fx", traced)
+    all_recorded = [recording.Recorded(lambda rows: (rows * 2,)) for _ in range(4)]
+    threads = [threading.Thread(target=recorded, args=(th.ones(3),)) for recorded in all_recorded]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 4
+    assert [len(recorded._recordings) for recorded in all_recorded] == [1] * 4

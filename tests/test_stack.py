@@ -20,6 +20,8 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_hybrid_grpo.branching import Groups
+from sb3_hybrid_grpo.branching.stack import learn_from_free, stages_of
+from tests.toy_envs import walk
 
 Wrap = Callable[[Any], VecEnv]
 
@@ -220,3 +222,16 @@ def test_free_siblings_are_envs_like_any_other_to_stacks_and_statistics(chain: t
             for key, seen in infos[index]["terminal_observation"].items():
                 np.testing.assert_allclose(step.reached[key][place], seen, rtol=1e-6, atol=1e-6)
         observations = step.observations
+
+
+def test_an_outer_normalisation_learns_what_the_inner_one_gives() -> None:
+    inner = VecNormalize(DummyVecEnv([walk]), norm_obs=False)
+    outer = VecNormalize(inner, norm_reward=True)
+    inner.reset()
+    inner.ret_rms.var = np.array(4.0)
+    inner.ret_rms.count = 1e12  # nothing moves it
+    stages = stages_of(outer, 2)
+    before = outer.ret_rms.mean.copy()
+    learn_from_free(stages, np.zeros((2, 2), np.float32), np.array([8.0, 4.0]), np.zeros(0, int), None)
+    assert before == 0
+    assert float(outer.ret_rms.mean) == pytest.approx(3.0, rel=1e-3)  # of 8 / 2 and 4 / 2

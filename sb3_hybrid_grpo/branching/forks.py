@@ -154,7 +154,7 @@ class ForkedEnv:
 
         def call(method: str, *arguments: Any) -> Any:
             if method == "reset":
-                return env.reset(seed=arguments[0])[0]
+                return env.reset(seed=arguments[0], **arguments[1])[0]
             if method != "step":
                 return env.get_wrapper_attr(method)(*arguments)
             observation, reward, terminated, truncated, _ = env.step(*arguments)
@@ -174,12 +174,13 @@ class ForkedEnv:
         """
         return (*self.fork.call("step", action), {})
 
-    def reset(self, seed: int | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """
         :param seed: The seed
+        :param kwargs: Other arguments of the env's reset
         :return: What the env returned, without its ``info``
         """
-        return self.fork.call("reset", seed), {}
+        return self.fork.call("reset", seed, kwargs), {}
 
     def get_wrapper_attr(self, name: str) -> Callable[..., Any]:
         """

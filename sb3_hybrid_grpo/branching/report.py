@@ -83,8 +83,8 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     for name, value in (("n_samples", n_samples), ("branch_horizon", branch_horizon)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(
-                f"Received {name}={value!r}: what is measured is a group that forks every so many steps, so it must be a whole "
-                "number of at least 1. branch_horizon=64 is what 'auto' does where groups pay; free siblings cost less."
+                f"Received {name}={value!r}: what is measured is a group that forks every so many steps, so it must be a "
+                "whole number of at least 1. branch_horizon=64 is what 'auto' does where groups pay; free siblings cost less."
             )
     layer: Any = env
     try:

@@ -211,7 +211,8 @@ def learn_from_free(
 ) -> None:
     """
     Let VecNormalize, if there is one that trains, learn from free siblings. Before member 0's step, so that all members of a
-    step are normalised by statistics that know all of them, as the envs of a VecEnv are.
+    step are normalised by statistics that know all of them, as the envs of a VecEnv are. Of two VecNormalize that normalise
+    the same thing the outer one learns what the inner one makes of it before it knows member 0's.
 
     :param stages: What observations go through
     :param observations: What all M·E siblings reached, before any stage

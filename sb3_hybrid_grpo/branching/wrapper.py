@@ -55,16 +55,15 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self.__take_engine(self.__choice.engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env, whatever its name."""
-        kind = type(self)
-        if name in _OF_WRAPPERS or name.startswith("_BranchingWrapper__") or isinstance(getattr(kind, name, None), property):
+        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
+        if name in _OF_WRAPPERS or name.startswith("_BranchingWrapper__") or hasattr(type(self), name):
             object.__setattr__(self, name, value)
         else:
             setattr(self.env, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy has no siblings yet: how they live cannot be pickled."""
-        return type(self), (self.env,)
+        return type(self), (self.env,), {name: vars(self)[name] for name in _OF_WRAPPERS - {"env"}}
 
     @property
     def branching_choice(self) -> Choice:
@@ -138,7 +137,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__noise.before_reset()
-        self.__reset_with = kwargs
+        self.__reset_with = copy.deepcopy(kwargs)  # which the env may change
         return self.env.reset(**kwargs)
 
     def close(self) -> None:
@@ -225,12 +224,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             with self.standing_still(as_start=True) as origin:
                 for member, seed in enumerate(seeds):
                     if member in self.__beside:
-                        observations.append(_copied(self.__beside[member].env.reset(seed=seed, **options)[0]))
+                        observations.append(_copied(self.__beside[member].env.reset(seed=seed, **copy.deepcopy(options))[0]))
                         refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
                         continue
                     start = self.__snapshots[member] if seed is None else origin
                     self.__engine.restore(start)
-                    observations.append(_copied(self.env.reset(seed=seed, **options)[0]))
+                    observations.append(_copied(self.env.reset(seed=seed, **copy.deepcopy(options))[0]))
                     refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
                     self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
         except Exception as error:
