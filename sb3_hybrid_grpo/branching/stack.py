@@ -221,15 +221,17 @@ def learn_from_free(
     :param firsts: Their first observations; None without any
     """
     learning = [place for place, stage in enumerate(stages) if isinstance(stage, Normalize) and stage.wrapper.training]
-    below = stages[: learning[-1] + 1] if learning else []
-    before = [stage.state() for stage in below]
-    for place, stage in enumerate(below):
+    involved = stages[: learning[-1] + 1] if learning else []
+    before = [stage.state() for stage in involved]
+    for place, stage in enumerate(involved):
         if isinstance(stage, Normalize) and place in learning:
             stage.learn(_acted_on(observations, restarted, firsts), rewards, restarted)
             before[place] = stage.state()
+        if place == learning[-1]:
+            break  # nobody above it learns
         observations, rewards = stage.step(observations), None if rewards is None else stage.rewards(rewards)
         firsts = stage.restart(restarted, firsts) if len(restarted) else firsts
-    for stage, state in zip(below, before, strict=True):
+    for stage, state in zip(involved, before, strict=True):
         stage.set_state(state)
 
 
