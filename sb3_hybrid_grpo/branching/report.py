@@ -84,7 +84,7 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         if not isinstance(value, int) or value < 1:
             raise ValueError(
                 f"Received {name}={value!r}: what is measured is a group that forks every so many steps, so it must be a "
-                "whole number of at least 1. branch_horizon=64 is what 'auto' does where groups pay; free siblings cost less."
+                "whole number of at least 1. branch_horizon=64 is what 'auto' does where groups pay."
             )
     layer: Any = env
     try:
