@@ -1,17 +1,22 @@
-"""The wrappers that siblings pass by: those that write down what happens."""
+"""An env's chain of wrappers, and those in it that siblings skip: they write down what happens, or check how an env is used."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.wrappers import RecordEpisodeStatistics, RecordVideo
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_hybrid_grpo.branching.kinds import CHECKERS
 from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
-"""Wrappers that write down what happens: siblings pass them by."""
+"""Wrappers that write down what happens. Siblings skip them."""
+CHECKERS = (OrderEnforcing, PassiveEnvChecker)
+"""Wrappers that remember what they have checked, and change nothing."""
+
+
+class SkippedBySiblings:
+    """Marks a wrapper of this package that a copy of an env does without."""
 
 
 def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
@@ -27,21 +32,12 @@ def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
-def shortcuts_of(env: gym.Env[Any, Any]) -> list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]]:
+def innermost(env: gym.Env[Any, Any]) -> Any:
     """
-    Find where siblings pass by.
-
     :param env: The outermost layer
-    :return: Each wrapper right above some that siblings pass by, the first of those, and what lies below the last
+    :return: The innermost layer that is a gymnasium env, whatever its ``unwrapped`` says
     """
-    links: list[tuple[Any, gym.Env[Any, Any], gym.Env[Any, Any]]] = []
-    for layer in layers_of(env):
-        if isinstance(layer, gym.Wrapper) and not is_passed_by(layer) and is_passed_by(layer.env):
-            below: Any = layer.env
-            while is_passed_by(below):
-                below = below.env
-            links.append((layer, layer.env, below))
-    return links
+    return list(layers_of(env))[-1]
 
 
 def is_recorder(env: gym.Env[Any, Any]) -> bool:
@@ -63,9 +59,24 @@ def is_recorder(env: gym.Env[Any, Any]) -> bool:
     return True
 
 
-def is_passed_by(env: gym.Env[Any, Any]) -> bool:
+def is_skipped(env: Any) -> bool:
     """
     :param env: A wrapper, or an env
-    :return: Whether siblings pass it by: a recorder, or a wrapper that only checks how it is used
+    :return: Whether siblings skip it
     """
-    return is_recorder(env) or type(env) in CHECKERS
+    return is_recorder(env) or type(env) in CHECKERS or isinstance(env, SkippedBySiblings)
+
+
+def skip_in_chain(env: gym.Env[Any, Any]) -> Any:
+    """
+    Take the wrappers that siblings skip out of a chain, for good: in a forked process.
+
+    :param env: The outermost layer
+    :return: The outermost layer of what is left
+    """
+    while is_skipped(env):
+        env = env.env  # type: ignore[attr-defined]
+    for layer in layers_of(env):
+        while isinstance(layer, gym.Wrapper) and is_skipped(layer.env):
+            layer.env = layer.env.env
+    return env

@@ -1,14 +1,14 @@
 """
-Siblings in processes of their own, forked from the env's: for what no snapshot in place can save.
+Siblings in processes of their own, forked from the env's: for what no rule copies.
 
 A fork has all that the process has, whatever it is made of. It costs milliseconds and memory, and what lies outside of the
 process (files, sockets, other processes) is shared with it.
 """
 
 import contextlib
-import functools
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import sys
@@ -21,7 +21,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.plays import RandomActions, chosen
+from sb3_hybrid_grpo.branching.engines import MemberState
+from sb3_hybrid_grpo.branching.wrapper_chain import skip_in_chain
 from sb3_hybrid_grpo.errors import BranchingError
 
 ANSWER_WITHIN = 60.0
@@ -36,11 +37,31 @@ class DeadForkError(BranchingError):
     """A fork has died."""
 
 
+class ForeignTraceback(Exception):
+    """The traceback of an exception that was raised in another process."""
+
+
 def can_fork() -> bool:
     """
     :return: Whether processes can be forked here
     """
     return hasattr(os, "fork")
+
+
+def portable(error: BaseException) -> BaseException:
+    """
+    Make an exception fit for a pipe.
+
+    :param error: An exception that is being handled
+    :return: The same with its traceback as a text, or its description, where it cannot be pickled
+    """
+    text = "".join(traceback.format_exception(error))
+    try:
+        copied: BaseException = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copied = RuntimeError(repr(error))
+    copied.__cause__ = ForeignTraceback(text)
+    return copied
 
 
 class Fork:
@@ -50,10 +71,16 @@ class Fork:
 
     :param function: What is called, in the fork; what it returns comes back
     :param seconds: How long it may take for an answer
+    :param on_wait: Is called about twice a second with the seconds since the call began
     """
 
-    def __init__(self, function: Callable[..., Any], seconds: float = ANSWER_WITHIN) -> None:
-        self.seconds, self.owner, self.waits = seconds, os.getpid(), False
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        seconds: float = ANSWER_WITHIN,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
+        self.seconds, self.on_wait, self.owner, self.waits = seconds, on_wait, os.getpid(), False
         self.pid = 0  # until there is one
         self.pipe, far_end = multiprocessing.Pipe()
         numbers = random.getstate()
@@ -73,25 +100,46 @@ class Fork:
         :param arguments: Its arguments
         :return: What it returned
         :raises BranchingError: if there is no answer
-        :raises RuntimeError: if it raised
+        :raises BaseException: what it raised; ``__cause__`` shows the traceback
+        """
+        self.send(*arguments)
+        return self.receive()
+
+    def send(self, *arguments: Any) -> None:
+        """
+        Begin a call.
+
+        :param arguments: The function's arguments
         """
         if self.waits:  # an interrupt broke off the last call; its answer comes first
             self._receive()
         self.waits = True
-        with contextlib.suppress(ConnectionError):  # a dead process is reported below
+        with contextlib.suppress(ConnectionError):  # a dead process is reported where its answer is waited for
             self.pipe.send(arguments)
+
+    def receive(self) -> Any:
+        """
+        Wait for the answer to :meth:`send`.
+
+        :return: See :meth:`call`
+        """
         succeeded, answer = self._receive()
         self.waits = False
-        if not succeeded:
-            error, its_traceback = answer
-            raise RuntimeError(f"in a forked process: {error}") from RuntimeError(its_traceback)
-        return answer
+        if succeeded:
+            return answer
+        error, text = answer
+        error.__cause__ = ForeignTraceback(text)
+        raise error
 
     def _receive(self) -> Any:
         kind: type[BranchingError]
+        start = time.monotonic()
         try:
-            if self.pipe.poll(self.seconds):
-                return self.pipe.recv()
+            while (waited := time.monotonic() - start) < self.seconds:
+                if self.pipe.poll(min(0.5, self.seconds - waited)):
+                    return self.pipe.recv()
+                if self.on_wait is not None:
+                    self.on_wait(time.monotonic() - start)
             status = f"has not answered for {self.seconds:g} s (it may wait for a thread, which a fork does not have)"
             kind = HungForkError
         except (EOFError, ConnectionError):
@@ -102,13 +150,13 @@ class Fork:
                 status += f" with signal {-code}" if code < 0 else f" with exit code {code}"
         self.close()
         raise kind(
-            f"A process that was forked for a sibling of the env {status}. Give the env the two methods of "
-            "sb3_hybrid_grpo.branching.SupportsBranching, so that it needs no fork, or use n_samples=1 (plain PPO)."
+            f"A process that was forked for a sibling of the env {status}. Say how the env is copied (register_copier, "
+            "register_engine, or save_state() and restore_state(state)), so that it needs no fork, or use n_samples=1 (plain PPO)."
         )
 
     def close(self) -> None:
         """End the process, and wait for its end."""
-        if self.pid and os.getpid() == self.owner:  # a fork of this process has the object too
+        if self.pid and os.getpid() == self.owner:  # a fork of this process has the object, too
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
@@ -125,6 +173,7 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
     try:
         for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent; its handlers are none of the fork's
             signal.signal(kind, signal.SIG_IGN if kind == signal.SIGINT else signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(1)  # the other threads have not come along, and would be waited for
@@ -133,8 +182,9 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
                 continue
             try:
                 answer = True, function(*pipe.recv())
-            except BaseException as error:  # an interrupt too: this process has nobody else to tell
-                answer = False, (repr(error), traceback.format_exc())
+            except BaseException as error:  # an interrupt, too: this process has nobody else to tell
+                copied = portable(error)
+                answer = False, (copied, str(copied.__cause__))
             pipe.send(answer)
     finally:
         os._exit(0)
@@ -142,97 +192,53 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
 
 class ForkedEnv:
     """
-    An env in a fork of this process, as it is now. It stands where :class:`~sb3_hybrid_grpo.branching.copies.EnvCopy` does.
+    An env in a fork of this process, as it is now.
 
     :param env: The env
     :param previous: An earlier one that is not needed any more
+    :param streams: The env's streams in the place of generators that it shares
     """
 
-    def __init__(self, env: gym.Env[Any, Any], previous: "ForkedEnv | None" = None) -> None:
-        if previous is not None:
-            previous.fork.close()
+    kind = "forked"
 
-        def call(method: str, *arguments: Any) -> Any:
-            if method == "reset":
-                return env.reset(seed=arguments[0], **arguments[1])[0]
-            if method != "step":
-                return env.get_wrapper_attr(method)(*arguments)
-            observation, reward, terminated, truncated, _ = env.step(*arguments)
-            return observation, reward, terminated, truncated
+    def __init__(self, env: gym.Env[Any, Any], previous: Any = None, streams: MemberState | None = None) -> None:
+        if isinstance(previous, ForkedEnv):
+            previous.close()
+        layers: list[Any] = []
 
-        self.fork: Fork = Fork(call)
+        def call(method: str, arguments: Any, keywords: Any) -> Any:
+            if not layers:  # the first call
+                layers.append(skip_in_chain(env))
+                if streams is not None:
+                    streams.__enter__()  # for good
+            owner = layers[0]
+            function = getattr(owner, method) if method in ("step", "reset", "render") else owner.get_wrapper_attr(method)
+            return function(*arguments, **keywords) if callable(function) else function
 
-    @property
-    def env(self) -> "ForkedEnv":
-        """The env, as far as siblings need one."""
-        return self
+        self.fork = Fork(call)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> Any:
         """
         :param action: The action
-        :return: What the env returned, without its ``info``
+        :return: What the env returned
         """
-        return (*self.fork.call("step", action), {})
+        return self.fork.call("step", (action,), {})
 
-    def reset(self, seed: int | None = None, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **keywords: Any) -> Any:
         """
-        :param seed: The seed
-        :param kwargs: Other arguments of the env's reset
-        :return: What the env returned, without its ``info``
+        :param keywords: Arguments of the env's reset
+        :return: What the env returned
         """
-        return self.fork.call("reset", seed, kwargs), {}
+        return self.fork.call("reset", (), keywords)
 
     def get_wrapper_attr(self, name: str) -> Callable[..., Any]:
         """
         :param name: The name of a method of the env or of one of its wrappers
         :return: A function that calls it
         """
-        return functools.partial(self.fork.call, name)
+        return lambda *arguments, **keywords: self.fork.call(name, arguments, keywords)
 
-
-class ForkEngine:
-    """
-    The engine of envs whose siblings are forks: the env itself is never touched, so that there is nothing to put back.
-
-    :param env: The env
-    """
-
-    name = "forked"
-    own_models = True
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.env = env
-
-    def shared_contents(self) -> dict[str, bytes]:
-        """Nothing is shared."""
-        return {}
-
-    def code(self) -> list[Any]:
-        """Nothing is saved."""
-        return []
-
-    def save(self, previous: None = None) -> None:
-        """Nothing: see above."""
-
-    def resave(self, start: None, previous: None = None) -> None:
-        """Nothing: see above."""
-
-    def restore(self, snapshot: None) -> None:
-        """Nothing: see above."""
-
-    def costs(self) -> tuple[float, float]:
-        """
-        Measure what siblings cost, with one that takes two steps.
-
-        :return: Seconds to make a sibling and to take its first step, and seconds for a step more
-        """
-        (action,) = RandomActions(self.env).draw(1)
-        start = time.perf_counter()
-        sibling = ForkedEnv(self.env)
-        _, _, terminated, truncated, _ = sibling.step(chosen(sibling, action))
-        first = time.perf_counter() - start
-        if terminated or truncated:
-            sibling.reset()
-        start = time.perf_counter()
-        sibling.step(chosen(sibling, action))
-        return first, time.perf_counter() - start
+    def close(self) -> None:
+        """End the process."""
+        self.fork.close()

@@ -1,0 +1,401 @@
+"""
+Whether siblings are exact, shown on the very env: in a fork of the process, where nothing can reach it.
+
+From several states one sibling plays other actions, another one plays a plan, then the env plays the plan. All must see what a
+twin sees, a fork of the process in which nobody else played. Where two twins differ, the difference is the env's own.
+"""
+
+import copy
+import functools
+import pickle
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from sb3_hybrid_grpo.branching.copier import Survey
+from sb3_hybrid_grpo.branching.engines import MemberState
+from sb3_hybrid_grpo.branching.forked_env import Fork
+from sb3_hybrid_grpo.branching.global_state import Surroundings, changed, digest, process_wide_generators
+from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
+from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of
+
+POINTS, STEPS = 4, 10
+"""From how many states an env plays, and how many steps."""
+SECONDS = 1.0
+"""After which no further state is looked for."""
+LONGEST = 2000
+"""Steps of an episode that is played to its end."""
+ANSWER_WITHIN = 300.0
+Play = list[dict[str, Any]]
+"""What each step showed, by name."""
+
+
+class Finding(NamedTuple):
+    """What a check found."""
+
+    difference: str | None = None
+    """What siblings, or the env after them, played differently; None if nothing was seen."""
+    own_difference: str | None = None
+    """What two forks of one process played differently, to the last: a clock, random numbers without a seed."""
+    error: str | None = None
+    """What the env itself raised when it played, so that nothing could be shown."""
+    noisy: bool = False
+    """Whether steps draw random numbers."""
+    reproducible: bool = True
+    """Whether all twins played the same."""
+    draws: tuple[str, ...] = ()
+    """Process-wide generators that were drawn from and have no stream of the env's own."""
+    changes_model: bool = False
+    """Whether the env changes its MjModel."""
+    lazy: tuple[int, ...] = ()
+    """Which of :func:`lazy_holders` made a generator of random numbers while they played."""
+    shared: tuple[str, ...] = ()
+    """Which objects that other envs hold, too, changed."""
+
+
+def examine(
+    env: gym.Env[Any, Any],
+    make: Callable[[Any], Any],
+    streams: MemberState | None,
+    around: Surroundings,
+    shared: dict[str, Any],
+) -> Finding:
+    """
+    Check siblings of an env. The env is afterwards what it was.
+
+    :param env: The env, without recorders on top
+    :param make: Makes a sibling of it, given an earlier one that is not needed any more
+    :param streams: The env's own streams of random numbers
+    :param around: What its code refers to
+    :param shared: Objects that other envs hold, too, by name
+    :return: What was found
+    :raises BranchingError: if the env hangs or dies in a fork
+    """
+    check = _Check(env, make, streams, around, shared)
+    fork = Fork(check.run, ANSWER_WITHIN, functools.partial(_show_progress, env))
+    try:
+        finding: Finding = fork.call()
+    finally:
+        fork.close()
+    return finding
+
+
+def _show_progress(env: Any, seconds: float) -> None:
+    if seconds > 2 and sys.stderr is not None:
+        done = min(int(4 * seconds), 40)
+        bar = "#" * done + "." * (40 - done)
+        sys.stderr.write(f"\rChecking whether siblings of {env} are exact [{bar}] {seconds:.0f} s ")
+        sys.stderr.flush()
+
+
+class _Check:
+    """The check itself; see :func:`examine`."""
+
+    def __init__(self, env: Any, make: Any, streams: MemberState | None, around: Surroundings, shared: dict[str, Any]) -> None:
+        self.env, self.make, self.streams, self.around, self.shared = env, make, streams, around, shared
+        self.actions = RandomActions(env)
+        mine = () if streams is None else tuple(one.obj for one in streams.shared)
+        wide = process_wide_generators().values()
+        self.watched = [one for one in wide if all(one.shared.obj is not its for its in mine)]
+        self.resets, self.survey = True, Survey(env)
+        self.siblings: list[Any] = [None, None, None]
+        self.member_0 = Member0(env, streams)
+
+    def run(self) -> Finding:
+        end = time.perf_counter() + SECONDS
+        holders = lazy_holders(self.env)
+        shared, wide = self._digests_of_shared(), self._wide()
+        finding = Finding()
+        own = None
+        for point in range(POINTS):
+            found = self._from_here(self.actions.draw(STEPS), self.actions.draw(STEPS), reset=self.resets and point == 0)
+            finding = finding._replace(noisy=finding.noisy or found.noisy)
+            own = found.own_difference
+            lazy = tuple(place for place, holder in enumerate(holders) if holder._np_random is not None)
+            draws = tuple(one.name for one, before, now in zip(self.watched, wide, self._wide(), strict=True) if before != now)
+            if lazy or draws or found.difference or found.error or found.changes_model:
+                return found._replace(noisy=finding.noisy, lazy=lazy, draws=draws)
+            finding = finding._replace(reproducible=finding.reproducible and found.reproducible)
+            if time.perf_counter() > end:
+                break
+        changes = self._play_to_the_end(end) if time.perf_counter() < end else []
+        now = self._digests_of_shared()
+        return finding._replace(
+            difference=_outside(changes),
+            own_difference=own,
+            shared=tuple(name for name in shared if shared[name] != now[name]),
+        )
+
+    def _wide(self) -> list[bytes | None]:
+        return [read_state(one.shared.save(one.shared.obj)) for one in self.watched]
+
+    def _digests_of_shared(self) -> dict[str, Any]:
+        return {name: digest(state_of(one) if isinstance(one, GENERATORS) else one) for name, one in self.shared.items()}
+
+    def _from_here(self, plan: list[Any], other: list[Any], reset: bool) -> Finding:
+        """Play from the state in which the env is."""
+        twins = [Fork(functools.partial(self._of_twin, reset)) for _ in range(2)]
+        twins[0].send(plan)
+        self.siblings = siblings = [self.make(one) for one in self.siblings]
+        seen: list[Any] = []
+        for sibling, actions in zip(siblings, (other, plan, other), strict=True):
+            if len(seen) == 2:
+                outside = self.around.digests()
+            seen.append(_safely_played(sibling, actions, reset and actions is plan))
+        numbers, models = self._numbers(), self._models()
+        truth, truths_numbers, error = twins[0].receive()
+        if error is not None:
+            return Finding(error=error)
+        played_last = _safely_played(self.member_0, plan, reset)
+        numbers_now = self._numbers()
+        # these actions were played before: a counter goes on every time, a cache has had all that it needed
+        changes = changed(outside, self.around.digests())
+        found = difference(truth, seen[1]) or difference(truth, played_last)
+        if found is None and truths_numbers != numbers_now:
+            found = "the state of its random numbers: a cache outside of the env holds what siblings drew"
+        noisy = numbers != numbers_now
+        if found is not None:
+            again, its_numbers, _ = twins[1].call(plan)
+            own = difference(truth, again)
+            if own is not None or its_numbers != truths_numbers:
+                in_steps = difference(truth[: len(truth) - reset], again[: len(again) - reset])
+                self.resets = False
+                return Finding(own_difference=in_steps, reproducible=in_steps is None, noisy=noisy)
+        if self._models() != models:
+            return Finding(changes_model=True, noisy=noisy)
+        if truth and truth[-1].get("terminated") or truth and truth[-1].get("truncated"):
+            self.env.reset()
+        parts = [f"played the same actions differently: {found}"] if found is not None else []
+        return Finding(difference="; ".join(parts + ([_outside(changes) or ""] if changes else [])) or None, noisy=noisy)
+
+    def _of_twin(self, reset: bool, plan: list[Any]) -> tuple[Play, Any, str | None]:
+        try:
+            seen = played(self.member_0, plan, reset)
+        except Exception as error:
+            return [], None, f"{type(error).__name__}: {error}"
+        return seen, self._numbers(), None
+
+    def _numbers(self) -> list[bytes | None]:
+        """The states of all generators of the env."""
+        streams = [] if self.streams is None else [read_state(one) for one in self.streams.states]
+        try:
+            return [read_state(state_of(one)) for one in self.survey()[0]] + streams
+        except Exception:  # what forks need not be copied
+            return streams
+
+    def _models(self) -> list[bytes]:
+        """Digests of the MjModels that the env holds."""
+        try:
+            return [b"".join(_model_parts(model, model.opt, model.stat)) for model in self.survey()[1]]
+        except Exception:
+            return []
+
+    def _play_to_the_end(self, end: float) -> list[str]:
+        """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
+        actions, siblings = self.actions.draw(LONGEST), [self.make(one) for one in self.siblings[:2]]
+        first = _safely_played(siblings[0], actions, reset=False, end=end)
+        outside = self.around.digests()
+        _safely_played(siblings[1], actions[: len(first)], reset=False)
+        return changed(outside, self.around.digests())
+
+
+def read_state(state: Any) -> bytes | None:
+    """
+    :param state: The state of a generator of random numbers
+    :return: A digest
+    """
+    return digest(state.numpy() if hasattr(state, "numpy") else state)
+
+
+def _outside(changes: list[str]) -> str | None:
+    return f"playing changes {', '.join(changes[:5])}, outside of the env" if changes else None
+
+
+def _model_parts(*parts: Any) -> list[bytes]:
+    values = [getattr(part, name, None) for part in parts for name in dir(part) if not name.startswith("_")]
+    return [digest(np.asarray(one)) or b"" for one in values if isinstance(one, np.ndarray | int | float)]
+
+
+def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
+    """
+    :param env: An env
+    :return: Its layers, and spaces in them, that have no generator of random numbers yet, in a fixed order
+    """
+    layers = [layer for layer in layers_of(env) if not is_skipped(layer)]
+    spaces_of = [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
+    holders = [one for one in [layers[-1], *spaces_of] if getattr(one, "_np_random", 0) is None]
+    return list({id(one): one for one in holders}.values())
+
+
+class Member0:
+    """
+    The env itself, as what steps like a sibling.
+
+    :param env: The env
+    :param streams: Its streams, if it has some
+    """
+
+    def __init__(self, env: Any, streams: MemberState | None) -> None:
+        self.env, self.streams = env, nullcontext() if streams is None else streams
+        self.get_wrapper_attr = env.get_wrapper_attr
+
+    def step(self, action: Any) -> Any:
+        with self.streams:
+            return self.env.step(action)
+
+    def reset(self, **keywords: Any) -> Any:
+        with self.streams:
+            return self.env.reset(**keywords)
+
+
+def played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = np.inf) -> Play:
+    """
+    Play some actions, until an episode ends.
+
+    :param env: The env, or what steps like one
+    :param actions: The actions, as :class:`RandomActions` draws them
+    :param reset: Whether to reset afterwards
+    :param end: When to stop, in seconds of ``time.perf_counter``
+    :return: What it showed
+    """
+    seen: Play = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(chosen(env, action))
+        seen.append(shown(observation, reward, terminated, truncated))
+        if terminated or truncated or time.perf_counter() > end:
+            break
+    if reset:
+        seen.append({"observation after a reset": copy.deepcopy(env.reset()[0])})
+    return seen
+
+
+def shown(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: Any) -> dict[str, Any]:
+    """
+    :return: What a step showed, by name, to be compared later
+    """
+    step = {"observation": copy.deepcopy(observation), "reward": float(np.asarray(reward).reshape(-1)[0])}
+    return step | {"terminated": bool(terminated), "truncated": bool(truncated)}
+
+
+def _safely_played(env: Any, actions: Sequence[Any], reset: bool, end: float = np.inf) -> Play:
+    try:
+        return played(env, actions, reset, end)
+    except Exception as error:
+        return [{"exception": repr(error)}]
+
+
+class ValidAction:
+    """
+    An action that is drawn when the env stands where it is to be taken: one of those that ``action_masks()`` allows there.
+
+    :param space: The action space
+    :param seed: What it is drawn by, the same one whenever the mask is the same
+    """
+
+    def __init__(self, space: gym.Space[Any], seed: int) -> None:
+        self.space, self.seed = space, seed
+
+    def __call__(self, env: Any) -> Any:
+        return _counted_from_0(self.space, self._sample(np.asarray(env.get_wrapper_attr("action_masks")()).astype(np.int8)))
+
+    def _sample(self, mask: np.ndarray) -> Any:
+        self.space.seed(self.seed)
+        if isinstance(self.space, spaces.MultiDiscrete):
+            parts = np.split(mask.reshape(-1), np.cumsum(self.space.nvec.reshape(-1))[:-1])
+            return self.space.sample(mask=tuple(parts))
+        if isinstance(self.space, spaces.MultiBinary):
+            zero, one = mask.reshape(-1, 2).T
+            return self.space.sample(mask=np.where(zero & one, 2, one).astype(np.int8).reshape(self.space.shape))
+        return self.space.sample(mask=mask)
+
+
+def _counted_from_0(space: gym.Space[Any], action: Any) -> Any:
+    """As a policy counts them, whatever the ``start`` of a space."""
+    return action - space.start if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) else action
+
+
+def chosen(env: Any, action: Any) -> Any:
+    """
+    :param env: The env, where it stands
+    :param action: An action, as :class:`RandomActions` draws them
+    :return: The action to take, one of its own: an env may change it in place
+    """
+    return action(env) if isinstance(action, ValidAction) else copy.copy(action)
+
+
+class RandomActions:
+    """
+    Actions drawn at random, the same for every env; valid ones, where the env has ``action_masks()``.
+
+    :param env: The env; the generator of its own space, which it may draw from itself, is not touched
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.space = copy.deepcopy(env.action_space)
+        self.space.seed(0)
+        self.masked, self.drawn = is_masked(env), 0
+
+    def draw(self, number: int) -> list[Any]:
+        """
+        :param number: How many
+        :return: The actions
+        """
+        if not self.masked:
+            return [_counted_from_0(self.space, self.space.sample()) for _ in range(number)]
+        self.drawn += number
+        return [ValidAction(self.space, seed) for seed in range(self.drawn - number, self.drawn)]
+
+
+def is_masked(env: gym.Env[Any, Any]) -> bool:
+    """
+    :param env: An env
+    :return: Whether it says which actions are valid
+    """
+    try:
+        return callable(env.get_wrapper_attr("action_masks"))
+    except AttributeError:
+        return False
+
+
+def difference(truth: Play, again: Play) -> str | None:
+    """
+    Compare bit for bit.
+
+    :param truth: What an env showed
+    :param again: What it showed again
+    :return: The first difference: field, step, values; None without one
+    """
+    for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
+        if "exception" in other:
+            return f"it raised {other['exception']} at step {number}"
+        if one.keys() != other.keys():
+            return f"once the episode ended at step {number - 1}, and once it did not"
+        for name in one:
+            found = _first_difference(name, one[name], other[name])
+            if found is not None:
+                return f"{found} at step {number}"
+    if len(truth) == len(again):
+        return None
+    return f"once the episode ended at step {min(len(truth), len(again))}, and once it did not"
+
+
+def _first_difference(name: str, one: Any, other: Any) -> str | None:
+    if pickle.dumps(one) == pickle.dumps(other):
+        return None
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        parts = [(f"{name}[{key!r}]", one[key], other[key]) for key in one]
+    elif isinstance(one, tuple) and isinstance(other, tuple) and len(one) == len(other):
+        parts = [(f"{name}[{place}]", *both) for place, both in enumerate(zip(one, other, strict=True))]
+    elif isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.shape == other.shape and (one != other).any():
+        unequal = np.argwhere(one != other)
+        place = tuple(unequal[0].tolist())
+        return f"{name}{list(place) or ''}: {one[place]} became {other[place]}"
+    else:
+        return f"{name}: {one!r} became {other!r}"
+    return next((found for part in parts if (found := _first_difference(*part)) is not None), None)
