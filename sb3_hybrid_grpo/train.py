@@ -55,7 +55,7 @@ class EpisodeLog(BaseCallback):
         for info in self.locals["infos"]:
             if "episode" in info:
                 assert isinstance(self.model, HybridGRPO)
-                steps = self.model.num_simulator_steps
+                steps = self.model.num_timesteps
                 episode = {key: info["episode"][key] for key in ("r", "l", "t")}
                 self._writer.write_row({**episode, "timesteps": self.num_timesteps, "simulator_steps": steps})
                 self.steps.append(steps)
@@ -180,7 +180,7 @@ def run(options: argparse.Namespace) -> int:
         "env": options.env,
         "settings": settings(options, hyperparams),
         "executed_steps": model.num_timesteps,
-        "simulator_steps": model.num_simulator_steps,
+        "simulator_steps": model.num_timesteps,
         "training_seconds": round(seconds, 1),
         "policy": policy.as_dict(),
         "random_policy": random_policy.as_dict(),
@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> int:
     write_text(paths["evaluation"], json.dumps(report, indent=2) + "\n")
     print_paths(paths)
     print(
-        f"Trained {model.num_timesteps:,} executed steps ({model.num_simulator_steps:,} simulator steps) in {seconds:.0f} s."
+        f"Trained {model.num_timesteps:,} executed steps ({model.num_timesteps:,} simulator steps) in {seconds:.0f} s."
     )
     print(f"Mean reward of {options.eval_episodes} episodes: {policy}   (random policy: {random_policy})")
     return 0

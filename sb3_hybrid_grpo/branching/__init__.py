@@ -1,0 +1,28 @@
+"""
+Branching: exact, live copies of envs, and the members of a group that live in them.
+
+Public are :func:`fork_env`, :func:`make_branchable`, :func:`check_branching`, and what says how objects are copied:
+:func:`register_copier`, :func:`register_engine`, :func:`declare_constant`, :func:`register_vec_wrapper`,
+:class:`SupportsBranching`. See docs/branching.md.
+"""
+
+from sb3_hybrid_grpo.branching.action_search import Candidates as Candidates
+from sb3_hybrid_grpo.branching.engines import SupportsBranching, declare_constant, register_copier, register_engine
+from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon
+from sb3_hybrid_grpo.branching.groups import Groups as Groups
+from sb3_hybrid_grpo.branching.groups import GroupStep as GroupStep
+from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
+from sb3_hybrid_grpo.branching.vec_wrappers import register_vec_wrapper
+from sb3_hybrid_grpo.branching.wrapper import fork_env, make_branchable
+
+__all__ = [
+    "BranchingReport",
+    "SupportsBranching",
+    "check_branching",
+    "declare_constant",
+    "fork_env",
+    "make_branchable",
+    "register_copier",
+    "register_engine",
+    "register_vec_wrapper",
+]

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import sys
 import time
 import traceback
@@ -213,7 +214,8 @@ class SiblingMaker:
                 f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): it "
                 "reads a clock, or draws random numbers without a seed. Members of a group do not see the same noise there."
             )
-        for name in found.shared:
+        self.watchable &= not found.shared
+        for name in sorted((path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
             notify(
                 f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another env "
                 "does to it. Give each env its own, or put the envs into a SubprocVecEnv."
@@ -300,6 +302,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         except Exception as error:
             return SiblingFailure(0, error)
         return None
+
+    def held_objects(self) -> list[Any]:
+        """
+        :return: The objects of which a copy of the env has copies; nothing where it cannot be copied
+        """
+        copier = Copier()
+        try:
+            copier(self.env)
+        except Exception:
+            return []
+        return copier.originals
 
     def fork_reasons(self) -> str:
         """
@@ -488,6 +501,17 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return branchable
     lowest.env = branchable
     return env
+
+
+def layers_above(env: gym.Env[Any, Any]) -> list[str]:
+    """
+    Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape.
+
+    :param env: The env's outermost layer
+    :return: The names of their classes, outermost first
+    """
+    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
+    return [type(layer).__name__ for layer in above if not is_recorder(layer)]
 
 
 def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
