@@ -40,6 +40,7 @@ from sb3_hybrid_grpo.branching.engines import (
     RefusedError,
     Shared,
     constants_of,
+    module_of,
     name_of,
     on_registration,
     refusal_of,
@@ -454,7 +455,7 @@ def _rule_of(kind: Any) -> Rule:
     for base, base_rule in _BASES.items():
         if issubclass(kind, base):
             return base_rule
-    if issubclass(kind, _CONSTANT) or kind is object or kind.__module__ == "typing":
+    if issubclass(kind, _CONSTANT) or kind is object or module_of(kind) == "typing":
         return native.share
     if kind.__name__ == "cython_function_or_method":
         return _bound_builtin

@@ -143,7 +143,16 @@ def name_of(kind: type) -> str:
     :param kind: A class
     :return: Its full name, ``package.module.Name``
     """
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{module_of(kind)}.{kind.__qualname__}"
+
+
+def module_of(kind: type) -> str:
+    """
+    :param kind: A class
+    :return: The name of its module; empty where the class does not say
+    """
+    module: Any = getattr(kind, "__module__", None)
+    return module if isinstance(module, str) else ""
 
 
 _COPIERS: dict[str, Callable[[Any], Any]] = {}
@@ -351,6 +360,6 @@ def refusal_of(kind: type) -> tuple[str, str] | None:
     for kinds, reason, advice in _REFUSED:
         if issubclass(kind, kinds):
             return reason, advice
-    if kind.__module__.startswith("multiprocessing.") and not kind.__module__.startswith("multiprocessing.context"):
+    if module_of(kind).startswith("multiprocessing.") and not module_of(kind).startswith("multiprocessing.context"):
         return _SHARED_MEMORY, "Use an array or a number of your own"
     return None

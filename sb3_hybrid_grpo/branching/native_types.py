@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, name_of
+from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, module_of, name_of
 
 PROCESS_WIDE_NUMPY: Any = getattr(np.random.random_sample, "__self__", None)
 PROCESS_WIDE_PYTHON: Any = getattr(random.random, "__self__", None)
@@ -322,7 +322,7 @@ def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
     :param kind: The type of an object
     :return: How it is copied, ``rule(copier, obj)``, if it is one of those above or a subclass without attributes of its own
     """
-    if kind.__module__.split(".")[0] in _CONSTANT_PACKAGES:
+    if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
         return share
     for base in kind.__mro__:
         rule = _BY_NAME.get(name_of(base))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
-from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState
+from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, module_of
 from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of
 
 
@@ -121,7 +121,7 @@ def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
     :return: A path such as ``Trade.df`` or ``Game.screens['main']``
     """
     starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(layer)]
-    own = {type(layer).__module__.split(".")[0] for layer, _ in starts}
+    own = {module_of(type(layer)).split(".")[0] for layer, _ in starts}
     known = {id(layer): layer for layer, _ in starts}
     waiting = [(layer, name, True) for layer, name in reversed(starts)]
     for obj, path, is_own in waiting:  # breadth first; the list grows
@@ -129,7 +129,7 @@ def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
             return path
         named = _named_children(obj)
         names = {id(value): name for value, name in named}
-        goes_on = is_own and (isinstance(obj, dict | list | tuple) or type(obj).__module__.split(".")[0] in own)
+        goes_on = is_own and (isinstance(obj, dict | list | tuple) or module_of(type(obj)).split(".")[0] in own)
         for child in [*(value for value, _ in named), *_referents(obj)]:
             if id(child) not in known and len(known) < 100_000:
                 known[id(child)] = child
