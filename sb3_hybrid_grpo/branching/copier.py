@@ -25,11 +25,12 @@ import types
 import uuid
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -46,7 +47,7 @@ from sb3_hybrid_grpo.branching.engines import (
     refusal_of,
     registered_rule,
 )
-from sb3_hybrid_grpo.branching.wrapper_chain import CHECKERS, RECORDERS, SkippedBySiblings, is_skipped
+from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped
 
 Rule = Callable[["Copier", Any], Any]
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "spec", "_cached_spec"})
@@ -78,10 +79,10 @@ class Copier:
     """
 
     def __init__(
-        self, reuse: dict[int, tuple[Any, Any]] | None = None, own_models: bool = False, shared: tuple[Any, ...] = ()
+        self, reuse: dict[int, tuple[Any, Any]] | None = None, own_models: bool = False, shared: Sequence[Any] = ()
     ) -> None:
         self.own_models = own_models
-        self.memo: dict[int, Any] = {id(one): one for one in shared}
+        self.memo: dict[int, Any] = {id(one): one for one in shared} if shared else {}
         self.originals: list[Any] = []
         """What was copied. It is kept, so that ids stay its own."""
         self.reuse = {} if reuse is None else reuse
@@ -185,11 +186,21 @@ def _shared_attributes(kind: type) -> frozenset[str]:
 
 def _skip(c: Copier, obj: Any) -> Any:
     """A recorder, or what is only for checks: what it wraps stands for it."""
-    return c(obj.env) if is_skipped(obj) else _instance(c, obj)
+    return c(obj.env)
+
+
+def _plain_space(c: Copier, obj: Any) -> Any:
+    """A space without spaces in it: constant but for its generator."""
+    if obj._np_random is None:
+        return obj
+    made = c.remember(obj, object.__new__(type(obj)))
+    made.__dict__.update(obj.__dict__)
+    made._np_random = c(obj._np_random)
+    return made
 
 
 def _space(c: Copier, obj: Any) -> Any:
-    """A space: constant but for its generator, and spaces in it."""
+    """Any space: constant but for its generator, and spaces in it."""
     inner = [name for name, value in obj.__dict__.items() if name == "spaces" or isinstance(value, gym.Space)]
     if obj._np_random is None and not inner:
         return obj
@@ -444,7 +455,7 @@ def _rule_of(kind: Any) -> Rule:
     registered = registered_rule(kind)
     if registered is not None:
         return registered
-    if issubclass(kind, (*RECORDERS, *CHECKERS, SkippedBySiblings)):
+    if issubclass(kind, gym.Wrapper) and is_skipped(kind):
         return _skip
     rule = native.native_rule(kind)
     if rule is not None:
@@ -505,6 +516,7 @@ _RULES: dict[Any, Rule] = {
     weakref.ProxyType: _weak_proxy,
     weakref.CallableProxyType: _weak_proxy,
     memoryview: native.copy_memoryview,
+    **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), _plain_space),
     bytearray: _buffer,
     array.array: _buffer,
     type(threading.Lock()): _lock,

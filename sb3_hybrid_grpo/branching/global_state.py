@@ -76,6 +76,16 @@ def process_wide_generators() -> dict[str, Generator]:
     return found
 
 
+def _of_space(name: str, space: gym.Space[Any]) -> Generator:
+    """The generator of a space that is an attribute of a class: all envs of the class draw from it."""
+
+    def restore(_: Any, state: Any) -> None:
+        space.np_random.bit_generator.state = state
+
+    shared = Shared(space, lambda _: space.np_random.bit_generator.state, restore)
+    return Generator(name, shared, lambda: space.seed(int(space.np_random.integers(2**31))))
+
+
 def own_streams(generators: Iterable[Generator], reseed: bool = True) -> MemberState:
     """
     Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is.
@@ -98,6 +108,8 @@ class Surroundings(NamedTuple):
     """Attributes of classes, globals of modules, and what functions keep, by name."""
     generators: tuple[Generator, ...]
     """Generators of random numbers among them, and those of the process that the code draws from."""
+    spaces: tuple[Generator, ...]
+    """Those of spaces among them."""
     refused: tuple[str, Any] | None
     """Something that neither copies nor forks can have."""
 
@@ -136,6 +148,7 @@ def surroundings(parts: Iterable[Any]) -> Surroundings:
     own = {_package(kind) for kind in kinds if issubclass(kind, gym.Env)}
     values: dict[str, Any] = {}
     generators: dict[int, Generator] = {}
+    spaces: dict[int, Generator] = {}
     refused = None
     for name, value in _named([*kinds, *code], own):
         for one in (value, *_items(value)):
@@ -145,10 +158,12 @@ def surroundings(parts: Iterable[Any]) -> Surroundings:
                 refused = name, one
         if isinstance(value, Generator):
             generators.setdefault(id(value.shared.obj), value)
+        elif isinstance(value, gym.Space):
+            spaces.setdefault(id(value), _of_space(name, value))
         elif not isinstance(value, GENERATORS):
             # two closures of one function share a name
             values[name if name not in values or values[name] is value else f"{name} ({len(values)})"] = value
-    return Surroundings(values, tuple(generators.values())[:8], refused)
+    return Surroundings(values, tuple(generators.values())[:8], tuple(spaces.values()), refused)
 
 
 def _items(value: Any) -> list[Any]:

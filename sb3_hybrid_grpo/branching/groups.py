@@ -239,12 +239,14 @@ class Groups:
         terminated_ME = np.array([one.terminated for one in steps]).T
         ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
-        for row in np.flatnonzero(ended_ME):
-            infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
         for info in infos:
             info.pop("episode", None)
         rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
-        return SiblingStep(rows.showing(observations), terminated_ME, ended_ME)
+        if ended_ME.any():
+            for row in np.flatnonzero(ended_ME):
+                infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
+            rows = rows.showing(observations)
+        return SiblingStep(rows, terminated_ME, ended_ME)
 
     def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
         """

@@ -52,21 +52,25 @@ def copy_seed_sequence(c: Any, obj: Any) -> Any:
 def copy_bit_generator(c: Any, obj: Any) -> Any:
     """A bit generator, with what it spawns others from."""
 
-    def make(bits: Any, reuse: Any) -> Any:
-        spawned = getattr(bits.seed_seq, "n_children_spawned", None)
-        if reuse is None or getattr(reuse.seed_seq, "n_children_spawned", None) != spawned:
-            is_plain = type(bits.seed_seq) is np.random.SeedSequence
-            reuse = type(bits)(c(bits.seed_seq)) if is_plain else copy.deepcopy(bits)
-        reuse.state = bits.state
-        return reuse
-
-    return c.native(obj, make)
+    known, seeds = c.reuse.get(id(obj)), obj.seed_seq
+    spawned = getattr(seeds, "n_children_spawned", None)
+    if known is not None and known[0] is obj and getattr(known[1].seed_seq, "n_children_spawned", None) == spawned:
+        made = known[1]
+    else:
+        made = type(obj)(c(seeds)) if type(seeds) is np.random.SeedSequence else copy.deepcopy(obj)
+    made.state = obj.state
+    c.natives[id(obj)] = (obj, made)
+    return made
 
 
 def copy_generator(c: Any, obj: Any) -> Any:
     """A Generator. Two that share a bit generator do so in the copy."""
     bits = c(obj.bit_generator)
-    return c.native(obj, lambda _, reuse: np.random.Generator(bits) if getattr(reuse, "bit_generator", None) is not bits else reuse)
+    known = c.reuse.get(id(obj))
+    is_fit = known is not None and known[0] is obj and known[1].bit_generator is bits
+    made = known[1] if is_fit else np.random.Generator(bits)
+    c.natives[id(obj)] = (obj, made)
+    return made
 
 
 def copy_old_generator(c: Any, obj: Any) -> Any:

@@ -87,7 +87,6 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     :param branch_horizon: K, the steps between two forks
     :return: The report
     :raises ValueError: if one of them is no whole number of at least 1
-    :raises Exception: what the env itself raises when it plays
     """
     for name, value in (("n_samples", n_samples), ("branch_horizon", branch_horizon)):
         if not isinstance(value, int) or value < 1:
@@ -107,7 +106,11 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     except BranchingError as error:
         return BranchingReport(str(env), "none", str(error), (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
     maker = branching.sibling_maker
-    rounds = _measured(branching)
+    try:
+        rounds = _measured(branching)
+    except Exception as error:
+        refusal = f"{env} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
+        return BranchingReport(str(env), "none", refusal, (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
     ratios, groups = [], []
     for step, fork, sibling_step in rounds:
         groups.append(step + (n_samples - 1) * (sibling_step + fork / branch_horizon))

@@ -1,5 +1,6 @@
 """Siblings that are copies of the env."""
 
+import contextlib
 import gc
 import types
 from typing import Any, Protocol
@@ -52,24 +53,24 @@ class CopiedEnv:
     """
 
     kind = "copied"
+    shared_state: Any = contextlib.nullcontext()
 
     def __init__(
         self, env: gym.Env[Any, Any], previous: Any = None, own_models: bool = False, streams: MemberState | None = None
     ) -> None:
         reuse = previous.natives if isinstance(previous, CopiedEnv) else None
-        shared = () if streams is None else tuple(one.obj for one in streams.shared)
-        copier = Copier(reuse, own_models, shared)
+        copier = Copier(reuse, own_models, () if streams is None else [one.obj for one in streams.shared])
         try:
             self.env: Any = copier(env)
         except RecursionError:
             raise CannotCopyError("holds objects that lead to one another in too long a chain", env) from None
         self.natives, self.alive = copier.natives, copier.alive
-        self.shared_state = MemberState([shared for shared, _ in copier.swapped], [state for _, state in copier.swapped])
-        if streams is not None:
-            self.shared_state.shared += streams.shared
-            self.shared_state.states += streams.states
-        if not self.shared_state.shared:
+        if not copier.swapped and streams is None:
             self.step, self.reset = self.env.step, self.env.reset  # type: ignore[method-assign]
+            return
+        of_env = MemberState([], []) if streams is None else streams
+        shared, states = zip(*copier.swapped, strict=True) if copier.swapped else ((), ())
+        self.shared_state = MemberState([*shared, *of_env.shared], [*states, *of_env.states])
 
     def step(self, action: Any) -> Any:
         """
@@ -120,7 +121,7 @@ def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
     :param culprit: The object
     :return: A path such as ``Trade.df`` or ``Game.screens['main']``
     """
-    starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(layer)]
+    starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(type(layer))]
     own = {module_of(type(layer)).split(".")[0] for layer, _ in starts}
     known = {id(layer): layer for layer, _ in starts}
     waiting = [(layer, name, True) for layer, name in reversed(starts)]

@@ -40,7 +40,7 @@ class Rows(NamedTuple):
         :param observations: What a wrapper makes of the observations
         :return: The rows with these, the last ones of episodes in the infos included
         """
-        for row in np.flatnonzero(self.dones):
+        for row in np.flatnonzero(self.dones) if self.dones.any() else ():
             self.infos[row]["terminal_observation"] = row_of(observations, row)
         return self._replace(observations=observations)
 

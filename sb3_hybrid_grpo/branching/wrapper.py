@@ -116,7 +116,7 @@ class SiblingMaker:
         return f"{path} {error.reason}" if isinstance(error, CannotCopyError) else f"copying it raised {error!r}"
 
     def _take_streams(self, names: Sequence[str], own: bool = True) -> None:
-        known = {one.name: one for one in self.around.generators} | process_wide_generators()
+        known = {one.name: one for one in self.around.generators + self.around.spaces} | process_wide_generators()
         streams = own_streams([known[name] for name in names], own)
         if self.streams is not None:
             streams.shared, streams.states = self.streams.shared + streams.shared, self.streams.states + streams.states
@@ -298,7 +298,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         :return: A failure if they are not
         """
         try:
-            self.__maker.check({} if shared is None else shared)
+            self.__maker.check(shared or {})
         except Exception as error:
             return SiblingFailure(0, error)
         return None

@@ -48,23 +48,28 @@ def is_recorder(env: gym.Env[Any, Any]) -> bool:
     :return: True for the known recorders, and for their subclasses with no ``step`` of their own
     :raises BranchingError: for a recorder with a ``step`` of its own, which may do anything
     """
-    if not isinstance(env, RECORDERS):
+    return _is_recorder(type(env))
+
+
+def _is_recorder(kind: type) -> bool:
+    if not issubclass(kind, RECORDERS):
         return False
-    if type(env).step not in [kind.step for kind in RECORDERS]:
+    if kind.step not in [kind.step for kind in RECORDERS]:
         raise BranchingError(
-            f"{env} cannot be branched: {type(env).__name__} records episodes, which siblings must not do, and has a step() "
+            f"An env in a {kind.__name__} cannot be branched: that records episodes, which siblings must not do, and has a step() "
             "of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a plain "
-            f"{type(env).__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
+            f"{kind.__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
         )
     return True
 
 
-def is_skipped(env: Any) -> bool:
+def is_skipped(kind: type) -> bool:
     """
-    :param env: A wrapper, or an env
+    :param kind: The class of a wrapper, or of an env
     :return: Whether siblings skip it
+    :raises BranchingError: as above
     """
-    return is_recorder(env) or type(env) in CHECKERS or isinstance(env, SkippedBySiblings)
+    return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or _is_recorder(kind)
 
 
 def skip_in_chain(env: gym.Env[Any, Any]) -> Any:
@@ -74,9 +79,9 @@ def skip_in_chain(env: gym.Env[Any, Any]) -> Any:
     :param env: The outermost layer
     :return: The outermost layer of what is left
     """
-    while is_skipped(env):
+    while is_skipped(type(env)):
         env = env.env  # type: ignore[attr-defined]
     for layer in layers_of(env):
-        while isinstance(layer, gym.Wrapper) and is_skipped(layer.env):
+        while isinstance(layer, gym.Wrapper) and is_skipped(type(layer.env)):
             layer.env = layer.env.env
     return env
