@@ -104,8 +104,12 @@ def own_streams(generators: Iterable[Generator], reseed: bool = True) -> MemberS
 class Surroundings(NamedTuple):
     """What an env's code refers to outside of the env."""
 
-    values: dict[str, Any]
-    """Attributes of classes, globals of modules, and what functions keep, by name."""
+    code: list[Any]
+    """Classes and functions."""
+    own: set[str]
+    """The packages that are looked into."""
+    copied: set[int]
+    """The ids of functions of which a copy of the env has its own."""
     generators: tuple[Generator, ...]
     """Generators of random numbers among them, and those of the process that the code draws from."""
     spaces: tuple[Generator, ...]
@@ -115,18 +119,22 @@ class Surroundings(NamedTuple):
 
     def digests(self) -> dict[str, bytes]:
         """
-        :return: Digests of the values' contents, by name; what is large or cannot be read is left out
+        Read attributes of classes, globals of modules, and what functions keep.
+
+        :return: Digests of the contents, by name; what is large or cannot be read is left out
         """
-        found, left = {}, _ALL
-        for name, value in self.values.items():
+        found: dict[str, bytes] = {}
+        left = _ALL
+        for name, value in _named(self.code, self.own, self.copied):
             file = _Digest(min(left, _LARGEST))
-            if _digested(value, file):
+            if not isinstance(value, (*GENERATORS, gym.Space, Generator)) and _digested(value, file):
                 left -= file.size
-                found[name] = file.hash.digest()
+                # two closures of one function share a name
+                found[name if name not in found else f"{name} ({len(found)})"] = file.hash.digest()
         return found
 
 
-def surroundings(parts: Iterable[Any]) -> Surroundings:
+def surroundings(parts: list[Any]) -> Surroundings:
     """
     Follow an env's code to what it refers to.
 
@@ -139,6 +147,8 @@ def surroundings(parts: Iterable[Any]) -> Surroundings:
         kinds[type(one)] = None
         if isinstance(one, types.FunctionType):
             code.append(one)
+    copied = {id(one) for one in code}
+    for one in parts:
         held = getattr(one, "__dict__", None)
         for value in held.values() if isinstance(held, dict) else ():
             if isinstance(value, types.FunctionType | type):
@@ -146,11 +156,10 @@ def surroundings(parts: Iterable[Any]) -> Surroundings:
             elif isinstance(value, enum.Enum):
                 code.append(type(value))
     own = {_package(kind) for kind in kinds if issubclass(kind, gym.Env)}
-    values: dict[str, Any] = {}
     generators: dict[int, Generator] = {}
     spaces: dict[int, Generator] = {}
     refused = None
-    for name, value in _named([*kinds, *code], own):
+    for name, value in _named([*kinds, *code], own, copied):
         for one in (value, *_items(value)):
             if isinstance(one, GENERATORS):
                 generators.setdefault(id(one), _generator(name, one))
@@ -160,10 +169,7 @@ def surroundings(parts: Iterable[Any]) -> Surroundings:
             generators.setdefault(id(value.shared.obj), value)
         elif isinstance(value, gym.Space):
             spaces.setdefault(id(value), _of_space(name, value))
-        elif not isinstance(value, GENERATORS):
-            # two closures of one function share a name
-            values[name if name not in values or values[name] is value else f"{name} ({len(values)})"] = value
-    return Surroundings(values, tuple(generators.values())[:8], tuple(spaces.values()), refused)
+    return Surroundings([*kinds, *code], own, copied, tuple(generators.values())[:8], tuple(spaces.values()), refused)
 
 
 def _items(value: Any) -> list[Any]:
@@ -271,7 +277,7 @@ def _is_library(code: Any, own: set[str]) -> bool:
     return known or (_package(code) not in own and _is_library_module(module)) or _package(code) in sys.stdlib_module_names
 
 
-def _named(code: Iterable[Any], own: set[str]) -> Iterator[tuple[str, Any]]:
+def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tuple[str, Any]]:
     """What code refers to that is neither its own nor code, by name, and the process's generators that it draws from."""
     waiting, seen = list(code), {}
     for one in waiting:  # breadth first; the list grows
@@ -280,9 +286,9 @@ def _named(code: Iterable[Any], own: set[str]) -> Iterator[tuple[str, Any]]:
         if id(one) in seen or _is_library(one, own):
             continue
         seen[id(one)] = one
-        for name, value in list(_of_class(one) if isinstance(one, type) else _of_function(one)):
+        for name, value in list(_of_class(one) if isinstance(one, type) else _of_function(one, id(one) in copied)):
             inner = value.__func__ if isinstance(value, classmethod | staticmethod | types.MethodType) else value
-            inner = inner.__wrapped__ if hasattr(inner, "cache_parameters") else inner
+            inner = inner.__wrapped__ if isinstance(inner, _CACHED) else inner
             if isinstance(inner, property):
                 waiting += [part for part in (inner.fget, inner.fset) if isinstance(part, types.FunctionType)]
             elif isinstance(inner, types.FunctionType | type):
@@ -299,9 +305,13 @@ def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
             yield f"{kind.__module__}.{kind.__qualname__}.{name}", value
 
 
-def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _of_function(function: types.FunctionType, is_copied: bool) -> Iterator[tuple[str, Any]]:
     """A function's globals, and what it keeps from call to call."""
     module = function.__globals__
+    for path in _names_in(function.__code__):
+        yield from _resolved(path, module)
+    if is_copied:
+        return
     name = f"{module.get('__name__')}.{function.__qualname__}"
     yield from ((f"{name}.{key}", value) for key, value in vars(function).items() if not key.startswith("__"))
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
@@ -309,8 +319,6 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # not assigned yet
             yield f"{name}'s variable {variable}", cell.cell_contents
-    for path in _names_in(function.__code__):
-        yield from _resolved(path, module)
 
 
 def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -326,7 +334,7 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
         if value is sys.modules.get("torch") and attribute in _TORCH_DRAWS:
             yield "torch", process_wide_generators()["torch"]
         value, name = getattr(value, attribute, None), f"{value.__name__}.{attribute}"
-    owner = getattr(value, "__self__", None)
+    owner = value.__self__ if isinstance(value, types.BuiltinFunctionType | types.MethodType) else None
     if owner is not None and (owner is PROCESS_WIDE_NUMPY or owner is PROCESS_WIDE_PYTHON):
         wide = "np.random" if owner is PROCESS_WIDE_NUMPY else "random"
         yield wide, process_wide_generators()[wide]
@@ -334,6 +342,7 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
         yield name, value
 
 
+_CACHED: Any = type(functools.lru_cache(len))
 _TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"})
 
 

@@ -98,12 +98,13 @@ def copy_array(c: Any, obj: Any) -> Any:
         return obj.copy(order="K") if obj.flags.writeable else obj
     root = obj
     writeable = obj.flags.writeable
-    while isinstance(root.base, np.ndarray):
-        root = root.base
+    while isinstance(_base_of(root), np.ndarray):
+        root = _base_of(root)
         writeable |= root.flags.writeable
-    if isinstance(root.base, bytes) or (not writeable and root.base is None and not root.dtype.hasobject):
+    base = _base_of(root)
+    if isinstance(base, bytes) or (not writeable and base is None and not root.dtype.hasobject):
         return obj
-    if root is obj and root.base is None:
+    if root is obj and base is None:
         made = c.remember(obj, np.empty_like(obj, subok=False) if obj.dtype.hasobject else np.array(obj, order="K", subok=False))
         if obj.dtype.hasobject:
             _copy_objects(c, obj, made)
@@ -112,8 +113,15 @@ def copy_array(c: Any, obj: Any) -> Any:
     if kind is not np.ndarray:
         made = c.remember(obj, made.view(kind))
         vars(made).update({name: c(value) for name, value in vars(obj).items()})
-    made.flags.writeable = obj.flags.writeable
+    if not obj.flags.writeable:
+        made.flags.writeable = False
     return made
+
+
+def _base_of(array: Any) -> Any:
+    """What an array is a view of."""
+    base = array.base
+    return base.base if type(base).__name__ == "DummyArray" else base  # of np.lib.stride_tricks
 
 
 def _copy_objects(c: Any, obj: Any, made: Any) -> None:
@@ -157,9 +165,13 @@ def copy_record(c: Any, obj: Any) -> Any:
     """A row of a structured array, which shares the array's memory."""
     if obj.dtype.hasobject:
         raise CannotCopyError("is a record that refers to Python objects", obj)
-    if not isinstance(obj.base, np.ndarray):
+    root = obj.base
+    while isinstance(root, np.ndarray) and isinstance(_base_of(root), np.ndarray):
+        root = _base_of(root)
+    if not isinstance(root, np.ndarray):
         return obj.copy()
-    return copy_array(c, np.asarray(obj))[()] if np.asarray(obj).base is not None else obj.copy()
+    flat, offset = c(root).ravel(order="K").view(np.uint8), _address(np.asarray(obj)) - _address(root)
+    return np.ndarray(1, obj.dtype, flat.data, offset)[0]
 
 
 def copy_memoryview(c: Any, obj: memoryview) -> Any:
