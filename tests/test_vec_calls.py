@@ -7,18 +7,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper, VecMonitor
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
-from sb3_hybrid_grpo.branching import Candidates, Groups, batches
-from sb3_hybrid_grpo.branching.processes import step_env
+from sb3_hybrid_grpo.branching import Candidates, Groups, vec_wrappers
+from sb3_hybrid_grpo.branching.vec_calls import Fanout, step_env
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.toy_envs import FragileWalk
 
 
 def _groups(env: VecEnv) -> Groups:
     groups = Groups(env, n_samples=3, branch_horizon=4)
-    groups.start(env_was_reset=True, seed=None)
+    groups.start(env_was_reset=True)
     return groups
 
 
@@ -31,8 +31,8 @@ def test_member_0_steps_while_the_siblings_answers_are_read(processes: SubprocVe
     for _ in range(20):
         actions = rng.integers(6, size=(3, 3))
         mine, theirs = one.step(actions), other.step(actions)
-        np.testing.assert_array_equal(mine.observations, np.asarray(theirs.observations, dtype=np.float32))
-        np.testing.assert_array_equal(mine.rewards_NE, theirs.rewards_NE)
+        np.testing.assert_array_equal(mine.new_obs, np.asarray(theirs.new_obs, dtype=np.float32))
+        np.testing.assert_array_equal(mine.rewards, np.asarray(theirs.rewards, dtype=np.float32))
         np.testing.assert_array_equal(mine.cut_NE, theirs.cut_NE)
 
 
@@ -53,15 +53,15 @@ def test_a_step_that_is_broken_off_leaves_no_answer_behind(
             patched.setattr("sb3_hybrid_grpo.branching.groups.check_numbers", interrupt)
             groups.step(actions)
     assert all(isinstance(x, float) for x in processes.get_attr("x"))
-    groups.start(env_was_reset=False, seed=None)
-    assert len(groups.step(actions).observations) == 3
+    groups.start(env_was_reset=False)
+    assert len(groups.step(actions).new_obs) == 9
 
 
 def test_a_choice_that_is_broken_off_leaves_no_answer_behind(
     processes: SubprocVecEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     candidates = Candidates(processes, n_samples=3, choose=lambda observations, rewards, terminated: np.zeros(3, dtype=int))
-    candidates.start(env_was_reset=True, seed=None)
+    candidates.start(env_was_reset=True)
     actions = np.ones((3, 3), dtype=int)
     candidates.step(actions)
 
@@ -73,8 +73,8 @@ def test_a_choice_that_is_broken_off_leaves_no_answer_behind(
         candidates.step(actions)
     assert candidates.lost_member_0
     assert all(isinstance(x, float) for x in processes.get_attr("x"))
-    candidates.start(env_was_reset=False, seed=None)
-    assert len(candidates.step(actions).observations) == 3
+    candidates.start(env_was_reset=False)
+    assert len(candidates.step(actions).new_obs) == 9
 
 
 def test_a_process_that_dies_in_member_0s_step_is_named(processes: SubprocVecEnv) -> None:
@@ -106,7 +106,7 @@ def test_a_wrapper_that_sends_nothing_until_it_waits_is_not_waited_for(monkeypat
     try:
         env.reset()
         with monkeypatch.context() as patched:
-            patched.setattr("sb3_hybrid_grpo.branching.processes._await", endless)
+            patched.setattr("sb3_hybrid_grpo.branching.vec_calls._await", endless)
             assert len(step_env(env, np.array([1]), 1)[0]) == 1
     finally:
         env.close()
@@ -132,7 +132,7 @@ def test_a_step_that_is_half_sent_leaves_no_answer_behind(processes: SubprocVecE
 
     whole = processes.remotes
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("sb3_hybrid_grpo.branching.processes._PATIENCE", 0.5)
+        patched.setattr("sb3_hybrid_grpo.branching.vec_calls._PATIENCE", 0.5)
         processes.remotes = (*whole[:2], Interrupted(whole[2]))
         groups.step(actions)
     processes.remotes = whole
@@ -158,7 +158,7 @@ def test_envs_that_are_nobody_knows_where_are_reset_before_a_training_goes_on(
 ) -> None:
     model = HybridGRPO("MlpPolicy", calm, n_samples=3, n_steps=8, batch_size=24, n_epochs=1, branching_check=False)
     model.learn(24)
-    check, steps = batches.check_numbers, []
+    check, steps = vec_wrappers.check_numbers, []
 
     def interrupt(*args: Any) -> None:
         steps.append(args)
@@ -182,3 +182,90 @@ def test_envs_that_are_nobody_knows_where_are_reset_before_a_training_goes_on(
     first: list[np.ndarray] = []
     model.learn(24, reset_num_timesteps=False, callback=First())
     assert first[0][:, 1].tolist() == [0.0, 0.0]  # 1 after a step
+
+
+def _step(fanout: Fanout, actions: Any, forks: bool) -> list[Any]:
+    actions = np.asarray(actions)
+    shape = actions.shape
+    return fanout.step(actions, np.full(shape, forks), np.ones(shape[1], dtype=bool))
+
+
+def _same(one: Any, other: Any) -> None:
+    np.testing.assert_array_equal(one.observations, other.observations)
+    assert one[1:4] == other[1:4]
+
+
+def test_one_process_and_many_give_the_same_siblings(processes: SubprocVecEnv) -> None:
+    dummy = DummyVecEnv([FragileWalk] * 3)
+    dummy.seed(4)
+    dummy.reset()
+    fanouts = Fanout(dummy), Fanout(processes)
+    rng = np.random.default_rng(0)
+    for t in range(20):
+        actions = rng.integers(6, size=(2, 3))
+        one, other = (_step(fanout, actions, forks=t % 5 == 0) for fanout in fanouts)
+        for e in range(3):
+            _same(one[e], other[e])
+        mine, theirs = dummy.step(actions[0]), processes.step(actions[0])
+        np.testing.assert_array_equal(mine[0], np.asarray(theirs[0], dtype=np.float32))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_sibling_that_fails_is_named_and_the_envs_live_on(processes: SubprocVecEnv, many: bool) -> None:
+    env: VecEnv = processes if many else DummyVecEnv([FragileWalk] * 3)
+    env.reset()
+    fanout = Fanout(env)
+    with pytest.raises(BranchingError, match=r"step of member 2 \(a sibling\) of env 1 failed: ZeroDivisionError.*was 7"):
+        _step(fanout, [[1, 1, 1], [1, 7, 1]], forks=True)
+    assert len(_step(fanout, [[1, 1, 1], [1, 2, 1]], forks=True)) == 3
+    assert len(env.step(np.ones(3, dtype=int))[0]) == 3
+
+
+def test_a_dead_process_is_an_error_and_no_wait(processes: SubprocVecEnv) -> None:
+    fanout = Fanout(processes)
+    with pytest.raises(BranchingError, match="process of env 1 died"):
+        _step(fanout, [[1, 8, 1]], forks=True)
+    with pytest.raises(BranchingError, match="process of env 1 died"):
+        _step(fanout, [[1, 1, 1]], forks=True)
+
+
+def test_processes_without_branchable_envs_get_the_line_to_add() -> None:
+    env = SubprocVecEnv([FragileWalk], start_method="fork")
+    try:
+        with pytest.raises(ValueError, match=r"vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable\)"):
+            Fanout(env)
+    finally:
+        env.close()
+
+
+def test_envs_on_a_screen_are_refused() -> None:
+    with pytest.raises(ValueError, match="Received an env with render_mode='human'"):
+        Fanout(DummyVecEnv([lambda: FragileWalk("human")]))
+    with pytest.raises(ValueError, match="render_mode='human'"):
+        Fanout(VecMonitor(DummyVecEnv([lambda: FragileWalk("human")])))
+
+
+def test_other_vec_envs_are_refused() -> None:
+    class Other(VecEnv):
+        render_mode = None
+
+        def __init__(self) -> None:
+            self.num_envs = 1
+
+        def _nothing(self, *args: Any, **kwargs: Any) -> Any: ...
+
+        reset = step_async = step_wait = close = get_attr = set_attr = env_method = env_is_wrapped = _nothing
+
+    with pytest.raises(ValueError, match=r"Received a Other, in which no siblings.*DummyVecEnv or a SubprocVecEnv"):
+        Fanout(Other())
+
+
+def test_batches_have_the_dtypes_of_the_vec_env(processes: SubprocVecEnv) -> None:
+    for env in (DummyVecEnv([FragileWalk] * 3), processes):
+        fanout = Fanout(env)
+        env.reset()
+        observations, rewards, *_ = env.step(np.ones(3, dtype=int))
+        assert isinstance(observations, np.ndarray)
+        steps = _step(fanout, [[1, 1, 1]], forks=True)
+        assert fanout.stacked([one.observations[0] for one in steps]).dtype == observations.dtype
+        assert fanout.rewards([one.rewards[0] for one in steps]).dtype == rewards.dtype

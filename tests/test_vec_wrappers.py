@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecCheckNan,
     VecEnv,
+    VecEnvWrapper,
     VecExtractDictObs,
     VecFrameStack,
     VecMonitor,
@@ -20,8 +21,9 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_hybrid_grpo.branching import Groups
-from sb3_hybrid_grpo.branching.stack import learn_from_free, stages_of
-from tests.toy_envs import walk
+from sb3_hybrid_grpo.branching import register_vec_wrapper, vec_wrappers
+from sb3_hybrid_grpo.branching.vec_wrappers import each, stages_of
+from tests.toy_envs import FragileWalk
 
 Wrap = Callable[[Any], VecEnv]
 
@@ -127,7 +129,7 @@ def test_siblings_equal_a_twin_that_takes_their_actions(kind: str, chain: tuple[
     n_samples, n_envs, horizon = 3, 2, 5
     env = _make(kind, chain)
     groups = Groups(env, n_samples, horizon)
-    groups.start(True, None)
+    groups.start(True)
     observations = env.reset()
     rng = np.random.default_rng(1)
     twins: dict[tuple[int, int], VecEnv] = {}
@@ -143,22 +145,25 @@ def test_siblings_equal_a_twin_that_takes_their_actions(kind: str, chain: tuple[
         actions = rng.integers(4, size=(n_samples, n_envs))
         step = groups.step(actions)
         past.append(actions[0])
-        next_observations = groups.observations(step.observations)
+        next_observations = groups.observations(each(lambda rows: rows[:n_envs], step.new_obs))
         for (m, e), twin in twins.items():
             n_compared += 1
             seen, rewards, dones, infos = twin.step(actions[m + 1])
             cut, terminated = step.cut_NE[m + 1, e], step.terminated_NE[m + 1, e]
-            assert step.rewards_NE[m + 1, e] == rewards[e]
+            assert step.rewards[m + 1][e] == rewards[e]
             assert terminated == (dones[e] and not infos[e]["TimeLimit.truncated"])
             assert cut or not dones[e]
             reached = infos[e]["terminal_observation"] if dones[e] else _row(seen, e)
             if not cut:
                 np.testing.assert_equal(_row(next_observations, (m + 1) * n_envs + e), reached)
             elif not terminated:
-                place = int((step.cut_NE & ~step.terminated_NE).reshape(-1)[: (m + 1) * n_envs + e].sum())
-                np.testing.assert_equal(_row(step.reached, place), reached)
+                last = step.infos[m + 1][e].get("terminal_observation", _row(step.new_obs, (m + 1) * n_envs + e))
+                np.testing.assert_equal(last, reached)
+            if dones[e]:
+                theirs = {key: value for key, value in infos[e].items() if key != "episode"}
+                np.testing.assert_equal(step.infos[m + 1][e], theirs | {"group_member": m + 1})
             n_ends += int(dones[e])
-        observations = step.observations
+        observations = each(lambda rows: rows[:n_envs], step.new_obs)
     assert n_compared > 40
     assert n_ends > 1
 
@@ -170,7 +175,7 @@ def test_normalisation_is_the_one_in_force_after_member_0s_step() -> None:
     for one in (env, twin):
         one.seed(0)
     observations, _ = env.reset(), twin.reset()
-    groups.start(True, None)
+    groups.start(True)
     rng = np.random.default_rng(0)
     for _ in range(30):
         groups.observations(observations)
@@ -179,11 +184,11 @@ def test_normalisation_is_the_one_in_force_after_member_0s_step() -> None:
         ages = groups._age_E.copy()
         step = groups.step(actions)
         truth = twin.step(actions[0])
-        np.testing.assert_array_equal(step.observations, truth[0])
-        np.testing.assert_array_equal(step.rewards, truth[1])
+        np.testing.assert_array_equal(step.new_obs[:2], truth[0])
+        np.testing.assert_array_equal(step.rewards[0], truth[1])
         for e in np.flatnonzero(ages == 0):  # sibling 1 does what member 0 does
-            assert step.rewards_NE[1, e] == step.rewards_NE[0, e]
-        observations = step.observations
+            assert step.rewards[1][e] == step.rewards[0][e]
+        observations = step.new_obs[:2]
     for name in ("obs_rms", "ret_rms"):
         mine, theirs = getattr(env, name), getattr(twin, name)
         np.testing.assert_array_equal(mine.mean, theirs.mean)
@@ -192,46 +197,42 @@ def test_normalisation_is_the_one_in_force_after_member_0s_step() -> None:
     np.testing.assert_array_equal(env.returns, twin.returns)
 
 
-def _learning(env: Any) -> VecEnv:
-    return VecNormalize(env, norm_obs_keys=["vector"])
+class Doubling(VecEnvWrapper):
+    """Doubles observations."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        for info in infos:
+            if "terminal_observation" in info:
+                info["terminal_observation"] = 2 * info["terminal_observation"]
+        return 2 * observations, rewards + 1, dones, infos  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("chain", [(_stack, _dict_normalize), (_stack, _learning), (_stack, _learning, VecMonitor)], ids=_name)
-def test_free_siblings_are_envs_like_any_other_to_stacks_and_statistics(chain: tuple[Wrap, ...]) -> None:
-    env, twin = _make("dict", chain), _make("dict", chain, n_envs=6)
-    groups: Any = Groups(env, 3, "free")
-    env.seed(9)
-    twin.seed(9)
-    observations: Any = env.reset()
-    theirs: Any = twin.reset()
-    groups.start(True, 9)
-    observations = groups.first_observations(observations)
-    rng = np.random.default_rng(0)
-    for _ in range(40):
-        mine = groups.observations(observations)
-        np.testing.assert_array_equal(mine["image"], theirs["image"])
-        np.testing.assert_allclose(mine["vector"], theirs["vector"], rtol=1e-6, atol=1e-6)
-        actions = rng.integers(4, size=(3, 2))
-        step = groups.step(actions)
-        theirs, rewards, dones, infos = twin.step(actions.reshape(-1))
-        np.testing.assert_allclose(step.rewards_NE.reshape(-1), rewards, rtol=1e-6)
-        np.testing.assert_array_equal(step.cut_NE.reshape(-1), dones)
-        truncated = [info["TimeLimit.truncated"] for info in infos]
-        np.testing.assert_array_equal((step.cut_NE & ~step.terminated_NE).reshape(-1), truncated)
-        for place, index in enumerate(np.flatnonzero(truncated)):
-            for key, seen in infos[index]["terminal_observation"].items():
-                np.testing.assert_allclose(step.reached[key][place], seen, rtol=1e-6, atol=1e-6)
-        observations = step.observations
+def test_unknown_vec_env_wrappers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"wrapped in Doubling;.*Known VecEnv wrappers: VecCheckNan, .*VecNormalize"):
+        stages_of(VecMonitor(Doubling(DummyVecEnv([FragileWalk]))), 1)
 
 
-def test_an_outer_normalisation_learns_what_the_inner_one_gives() -> None:
-    inner = VecNormalize(DummyVecEnv([walk]), norm_obs=False)
-    outer = VecNormalize(inner, norm_reward=True)
-    inner.reset()
-    inner.ret_rms.var = np.array(4.0)
-    inner.ret_rms.count = 1e12  # nothing moves it
-    stages = stages_of(outer, 2)
-    before = outer.ret_rms.mean.copy()
-    learn_from_free(stages, np.zeros((2, 2), np.float32), np.array([8.0, 4.0]), np.zeros(0, int), None)
-    assert before == 0
-    assert float(outer.ret_rms.mean) == pytest.approx(3.0, rel=1e-3)  # of 8 / 2 and 4 / 2
+def test_a_subclass_that_overrides_nothing_is_taken_for_its_base() -> None:
+    class Mine(VecNormalize):
+        pass
+
+    class Other(VecNormalize):
+        def step_wait(self) -> Any:
+            return super().step_wait()
+
+    assert type(stages_of(Mine(DummyVecEnv([FragileWalk])), 1)[0]) is vec_wrappers.Normalize
+    with pytest.raises(ValueError, match="wrapped in Other"):
+        stages_of(Other(DummyVecEnv([FragileWalk])), 1)
+
+
+def test_a_wrapper_without_state_is_applied_to_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vec_wrappers, "_STAGES", dict(vec_wrappers._STAGES))
+    register_vec_wrapper(Doubling)
+    for kind, chain in (("vector", (Doubling,)), ("vector", (_stack, Doubling, _normalize)), ("vector", (Doubling, _stack))):
+        test_siblings_equal_a_twin_that_takes_their_actions(kind, chain)
+    with pytest.raises(TypeError, match="must be a subclass of VecEnvWrapper"):
+        register_vec_wrapper(DummyVecEnv)  # type: ignore[arg-type]
