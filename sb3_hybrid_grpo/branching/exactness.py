@@ -23,7 +23,7 @@ from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, changed, digest, process_wide_generators
 from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
-from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import innermost, is_skipped, layers_of
 
 POINTS, STEPS = 4, 10
 """From how many states an env plays, and how many steps."""
@@ -152,14 +152,15 @@ class _Check:
         truth, truths_numbers, error = twins[0].receive()
         if error is not None:
             return Finding(error=error)
-        played_last = _safely_played(self.member_0, plan, reset)
+        played_last = _safely_played(self.member_0, plan, reset=False)
+        noisy = numbers != self._numbers()
+        played_last += _safely_played(self.member_0, [], reset)
         numbers_now = self._numbers()
         # these actions were played before: a counter goes on every time, a cache has had all that it needed
         changes = [] if siblings[0].kind == "forked" else changed(outside, self.around.digests())
         found = difference(truth, seen[1]) or difference(truth, played_last)
         if found is None and truths_numbers != numbers_now:
             found = "the state of its random numbers: a cache outside of the env holds what siblings drew"
-        noisy = numbers != numbers_now
         if found is not None:
             again, its_numbers, _ = twins[1].call(plan)
             own = difference(truth, again)
@@ -177,7 +178,7 @@ class _Check:
     def _of_twin(self, reset: bool, plan: list[Any]) -> tuple[Play, Any, str | None]:
         try:
             seen = played(self.member_0, plan, reset)
-        except Exception as error:
+        except BaseException as error:  # an interrupt, too, is the env's own: Ctrl-C is for the parent
             return [], None, f"{type(error).__name__}: {error}"
         return seen, self._numbers(), None
 
@@ -234,10 +235,17 @@ def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
     :param env: An env
     :return: Its layers, and spaces in them, that have no generator of random numbers yet, in a fixed order
     """
-    layers = [layer for layer in layers_of(env) if not is_skipped(type(layer))]
-    spaces_of = [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
-    holders = [one for one in [layers[-1], *spaces_of] if getattr(one, "_np_random", 0) is None]
+    holders = [one for one in [innermost(env), *spaces_of(env)] if getattr(one, "_np_random", 0) is None]
     return list({id(one): one for one in holders}.values())
+
+
+def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
+    """
+    :param env: An env
+    :return: The spaces that its layers hold
+    """
+    layers = [layer for layer in layers_of(env) if not is_skipped(type(layer))]
+    return [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
 
 
 class Member0:
@@ -293,7 +301,7 @@ def shown(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: An
 def _safely_played(env: Any, actions: Sequence[Any], reset: bool, end: float = np.inf) -> Play:
     try:
         return played(env, actions, reset, end)
-    except Exception as error:
+    except BaseException as error:
         return [{"exception": repr(error)}]
 
 

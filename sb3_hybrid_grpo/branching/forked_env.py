@@ -56,10 +56,9 @@ def portable(error: BaseException) -> BaseException:
     :return: The same with its traceback as a text, or its description, where it cannot be pickled
     """
     text = "".join(traceback.format_exception(error))
-    try:
-        copied: BaseException = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copied = RuntimeError(repr(error))
+    copied: BaseException = RuntimeError(repr(error))
+    with contextlib.suppress(Exception):
+        copied = pickle.loads(pickle.dumps(error)) if isinstance(error, Exception) else copied
     copied.__cause__ = ForeignTraceback(text)
     return copied
 

@@ -24,6 +24,7 @@ from sb3_hybrid_grpo.branching.exactness import (
     lazy_holders,
     read_state,
     shown,
+    spaces_of,
 )
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, can_fork, portable
 from sb3_hybrid_grpo.branching.global_state import Surroundings, own_streams, process_wide_generators, surroundings
@@ -344,7 +345,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         streams = self.__maker.streams
         states = [] if streams is None else streams.states
         try:
-            self.__numbers = [read_state(one) for one in [*map(state_of, self.__survey()[0]), *states]]
+            # a callback may draw from a space, too: noise of that kind only the check sees
+            of_spaces = [one._np_random for one in spaces_of(self.env)]
+            own = [state_of(one) for one in self.__survey()[0] if all(one is not its for its in of_spaces)]
+            self.__numbers = [read_state(one) for one in [*own, *states]]
         except Exception:  # what is forked may hide its generators
             self.__maker.noisy = True
 
