@@ -6,7 +6,7 @@ Public are :func:`fork_env`, :func:`make_branchable`, :func:`check_branching`, a
 :class:`SupportsBranching`. See docs/branching.md.
 """
 
-from sb3_hybrid_grpo.branching.action_search import Candidates as Candidates
+from sb3_hybrid_grpo.branching.groups import Candidates as Candidates
 from sb3_hybrid_grpo.branching.engines import SupportsBranching, declare_constant, register_copier, register_engine
 from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon
 from sb3_hybrid_grpo.branching.groups import Groups as Groups

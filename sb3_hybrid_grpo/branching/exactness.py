@@ -170,7 +170,7 @@ class _Check:
                 return Finding(own_difference=in_steps, reproducible=in_steps is None, noisy=noisy)
         if self._models() != models:
             return Finding(changes_model=True, noisy=noisy)
-        if truth and truth[-1].get("terminated") or truth and truth[-1].get("truncated"):
+        if (truth and truth[-1].get("terminated")) or (truth and truth[-1].get("truncated")):
             self.env.reset()
         parts = [f"played the same actions differently: {found}"] if found is not None else []
         return Finding(difference="; ".join(parts + ([_outside(changes) or ""] if changes else [])) or None, noisy=noisy)

@@ -343,7 +343,9 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
 
 
 _CACHED: Any = type(functools.lru_cache(len))
-_TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"})
+_TORCH_DRAWS = frozenset(
+    {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"}
+)
 
 
 @functools.lru_cache(maxsize=8192)

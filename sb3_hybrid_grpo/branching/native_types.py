@@ -44,6 +44,14 @@ def set_state(generator: Any, state: Any) -> None:
         generator.setstate(state)
 
 
+def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
+    """Copy an object that is costly to make: ``make(obj, reuse)`` may write over an earlier copy of it."""
+    known = c.reuse.get(id(obj))
+    made = make(obj, known[1] if known is not None and known[0] is obj else None)
+    c.natives[id(obj)] = (obj, made)
+    return made
+
+
 def copy_seed_sequence(c: Any, obj: Any) -> Any:
     """What generators are seeded with."""
     return copy.deepcopy(obj)
@@ -84,7 +92,7 @@ def copy_old_generator(c: Any, obj: Any) -> Any:
         set_state(reuse, state_of(generator))
         return reuse
 
-    return c.native(obj, make)
+    return remember_native(c, obj, make)
 
 
 def copy_array(c: Any, obj: Any) -> Any:
@@ -105,7 +113,9 @@ def copy_array(c: Any, obj: Any) -> Any:
     if isinstance(base, bytes) or (not writeable and base is None and not root.dtype.hasobject):
         return obj
     if root is obj and base is None:
-        made = c.remember(obj, np.empty_like(obj, subok=False) if obj.dtype.hasobject else np.array(obj, order="K", subok=False))
+        made = c.remember(
+            obj, np.empty_like(obj, subok=False) if obj.dtype.hasobject else np.array(obj, order="K", subok=False)
+        )
         if obj.dtype.hasobject:
             _copy_objects(c, obj, made)
     else:
@@ -204,7 +214,7 @@ def copy_mujoco_data(c: Any, obj: Any) -> Any:
         mujoco.mj_copyData(made, model, data)
         return made
 
-    return c.native(obj, make)
+    return remember_native(c, obj, make)
 
 
 def copy_mujoco_model(c: Any, obj: Any) -> Any:
@@ -242,7 +252,7 @@ def copy_ale(c: Any, obj: Any) -> Any:
         reuse.restoreState(ale.cloneState(include_rng=True))
         return reuse
 
-    return c.native(obj, make)
+    return remember_native(c, obj, make)
 
 
 def _copy_table(c: Any, obj: Any) -> Any:
@@ -268,7 +278,11 @@ def _copy_tensor(c: Any, obj: Any) -> Any:
         raise CannotCopyError("is a tensor that belongs to a graph of gradients, or is not dense", obj)
     storage = c(obj.untyped_storage())
     made = torch.empty(0, dtype=obj.dtype, device=obj.device).set_(storage, obj.storage_offset(), obj.size(), obj.stride())
-    made = type(obj)(made, requires_grad=obj.requires_grad) if type(obj) is not torch.Tensor else made.requires_grad_(obj.requires_grad)
+    made = (
+        type(obj)(made, requires_grad=obj.requires_grad)
+        if type(obj) is not torch.Tensor
+        else made.requires_grad_(obj.requires_grad)
+    )
     c.remember(obj, made)
     if obj.grad is not None:
         made.grad = c(obj.grad)
@@ -315,7 +329,10 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     **{f"pygame.{part}": _own_copy for part in ("Rect", "FRect", "Vector2", "Vector3", "Mask", "mask.Mask")},
     **{f"pygame.{part}": _copy_surface for part in ("Surface", "surface.Surface")},
     **{f"pygame.{part}Color": lambda c, obj: type(obj)(obj) for part in ("", "color.")},
-    **{f"pygame.{part}": share for part in ("time.Clock", "font.Font", "Font", "mixer.Sound", "Sound", "mixer.Channel", "Channel")},
+    **{
+        f"pygame.{part}": share
+        for part in ("time.Clock", "font.Font", "Font", "mixer.Sound", "Sound", "mixer.Channel", "Channel")
+    },
     **{f"pandas.{part}": _copy_table for part in ("DataFrame", "Series", "core.frame.DataFrame", "core.series.Series")},
     "pandas.core.indexes.base.Index": share,
     **{f"pandas._libs.tslibs.{part}": share for part in ("timestamps.Timestamp", "timedeltas.Timedelta", "nattype.NaTType")},

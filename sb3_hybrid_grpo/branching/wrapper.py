@@ -27,7 +27,7 @@ from sb3_hybrid_grpo.branching.exactness import (
     spaces_of,
 )
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, can_fork, portable
-from sb3_hybrid_grpo.branching.global_state import Surroundings, own_streams, process_wide_generators, surroundings
+from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.native_types import state_of
 from sb3_hybrid_grpo.branching.sibling import CopiedEnv, Sibling, path_to
 from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of
@@ -113,7 +113,9 @@ class SiblingMaker:
             return "it holds objects that lead to one another in too long a chain"
         path = path_to(self.env, error.obj) if isinstance(error, CannotCopyError) else str(self.env)
         if isinstance(error, RefusedError):
-            raise BranchingError(f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, {FINAL_ADVICE}.") from error
+            raise BranchingError(
+                f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, {FINAL_ADVICE}."
+            ) from error
         return f"{path} {error.reason}" if isinstance(error, CannotCopyError) else f"copying it raised {error!r}"
 
     def _take_streams(self, names: Sequence[str], own: bool = True) -> None:
