@@ -13,7 +13,7 @@ import gymnasium as gym
 import pytest
 
 from sb3_hybrid_grpo.branching import copier
-from sb3_hybrid_grpo.branching.wrapper import SiblingMaker
+from sb3_hybrid_grpo.branching.sibling import SiblingMaker
 from tests.zoo import zoo_in
 
 with pytest.MonkeyPatch.context() as _patch:

@@ -349,7 +349,6 @@ _REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
     ),
     ((random.SystemRandom,), "draws the operating system's random numbers, never twice the same", "Draw from self.np_random"),
 )
-FINAL_ADVICE = "or use n_samples=1 (plain PPO)"
 
 
 def refusal_of(kind: type) -> tuple[str, str] | None:

@@ -5,13 +5,13 @@ From several states one sibling plays other actions, another one plays a plan, t
 twin sees, a fork of the process in which nobody else played. Where two twins differ, the difference is the env's own.
 """
 
+import contextlib
 import copy
 import functools
 import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -99,41 +99,38 @@ class _Check:
 
     def __init__(self, env: Any, make: Any, streams: MemberState | None, around: Surroundings, shared: dict[str, Any]) -> None:
         self.env, self.make, self.streams, self.around, self.shared = env, make, streams, around, shared
-        self.actions = RandomActions(env)
-        mine = () if streams is None else tuple(one.obj for one in streams.shared)
+        self.actions, self.survey, self.member_0 = RandomActions(env), Survey(env), Member0(env, streams)
+        mine = [] if streams is None else [id(one.obj) for one in streams.shared]
         wide = [*process_wide_generators().values(), *around.spaces]
-        self.watched = [one for one in wide if all(one.shared.obj is not its for its in mine)]
-        self.resets, self.survey = True, Survey(env)
+        self.watched = [one for one in wide if id(one.shared.obj) not in mine]
+        self.resets = True
         self.siblings: list[Any] = [None, None, None]
-        self.member_0 = Member0(env, streams)
 
     def run(self) -> Finding:
         end = time.perf_counter() + SECONDS
-        holders = lazy_holders(self.env)
-        shared, wide = self._digests_of_shared(), self._wide()
+        holders, shared, wide = lazy_holders(self.env), self._digests_of_shared(), self._wide()
         finding = Finding()
-        own = None
         for point in range(POINTS):
             found = self._from_here(self.actions.draw(STEPS), self.actions.draw(STEPS), reset=self.resets and point == 0)
-            finding = finding._replace(noisy=finding.noisy or found.noisy)
-            own = found.own_difference
+            finding = finding._replace(
+                own_difference=found.own_difference,
+                noisy=finding.noisy or found.noisy,
+                reproducible=finding.reproducible and found.reproducible,
+            )
             lazy = tuple(place for place, holder in enumerate(holders) if holder._np_random is not None)
             draws = tuple(one.name for one, before, now in zip(self.watched, wide, self._wide(), strict=True) if before != now)
             if lazy or draws or found.difference or found.error or found.changes_model:
                 return found._replace(noisy=finding.noisy, lazy=lazy, draws=draws)
-            finding = finding._replace(reproducible=finding.reproducible and found.reproducible)
             if time.perf_counter() > end:
                 break
-        changes = self._play_to_the_end(end) if time.perf_counter() < end else []
+        difference = _outside(self._play_to_the_end(end)) if time.perf_counter() < end else None
         now = self._digests_of_shared()
-        return finding._replace(
-            difference=_outside(changes),
-            own_difference=own,
-            shared=tuple(name for name in shared if shared[name] != now[name]),
-        )
+        return finding._replace(difference=difference, shared=tuple(name for name in shared if shared[name] != now[name]))
 
     def _wide(self) -> list[bytes | None]:
-        return [_state_of_wide(one.shared.obj, one.shared.save) for one in self.watched]
+        objects = [(one.shared.obj, one.shared.save) for one in self.watched]
+        made = [None if isinstance(obj, gym.Space) and obj._np_random is None else save(obj) for obj, save in objects]
+        return [read_state(one) for one in made]
 
     def _digests_of_shared(self) -> dict[str, Any]:
         return {name: digest(state_of(one) if isinstance(one, GENERATORS) else one) for name, one in self.shared.items()}
@@ -142,82 +139,69 @@ class _Check:
         """Play from the state in which the env is."""
         twins = [Fork(functools.partial(self._of_twin, reset)) for _ in range(2)]
         twins[0].send(plan)
-        self.siblings = siblings = [self.make(one) for one in self.siblings]
-        seen: list[Any] = []
-        for sibling, actions in zip(siblings, (other, plan, other), strict=True):
-            if len(seen) == 2:
-                outside = self.around.digests()
-            seen.append(_safely_played(sibling, actions, reset and actions is plan))
+        self.siblings = [self.make(one) for one in self.siblings]
+        is_forked = self.siblings[0].kind == "forked"
+        _safely_played(self.siblings[0], other)
+        seen = _safely_played(self.siblings[1], plan, reset)
+        outside = {} if is_forked else self.around.digests()
+        _safely_played(self.siblings[2], other)
         numbers, models = self._numbers(), self._models()
         truth, truths_numbers, error = twins[0].receive()
         if error is not None:
             return Finding(error=error)
-        played_last = _safely_played(self.member_0, plan, reset=False)
+        played_last = _safely_played(self.member_0, plan)
         noisy = numbers != self._numbers()
         played_last += _safely_played(self.member_0, [], reset)
-        numbers_now = self._numbers()
         # these actions were played before: a counter goes on every time, a cache has had all that it needed
-        changes = [] if siblings[0].kind == "forked" else changed(outside, self.around.digests())
-        found = difference(truth, seen[1]) or difference(truth, played_last)
-        if found is None and truths_numbers != numbers_now:
+        changes = [] if is_forked else changed(outside, self.around.digests())
+        found = difference(truth, seen) or difference(truth, played_last)
+        if found is None and truths_numbers != self._numbers():
             found = "the state of its random numbers: a cache outside of the env holds what siblings drew"
         if found is not None:
             again, its_numbers, _ = twins[1].call(plan)
-            own = difference(truth, again)
-            if own is not None or its_numbers != truths_numbers:
+            if difference(truth, again) is not None or its_numbers != truths_numbers:
                 in_steps = difference(truth[: len(truth) - reset], again[: len(again) - reset])
                 self.resets = False
                 return Finding(own_difference=in_steps, reproducible=in_steps is None, noisy=noisy)
         if self._models() != models:
             return Finding(changes_model=True, noisy=noisy)
-        if (truth and truth[-1].get("terminated")) or (truth and truth[-1].get("truncated")):
+        if truth and (truth[-1].get("terminated") or truth[-1].get("truncated")):
             self.env.reset()
-        parts = [f"played the same actions differently: {found}"] if found is not None else []
-        return Finding(difference="; ".join(parts + ([_outside(changes) or ""] if changes else [])) or None, noisy=noisy)
+        parts = [f"played the same actions differently: {found}" if found else None, _outside(changes)]
+        return Finding(difference="; ".join(filter(None, parts)) or None, noisy=noisy)
 
     def _of_twin(self, reset: bool, plan: list[Any]) -> tuple[Play, Any, str | None]:
         try:
-            seen = played(self.member_0, plan, reset)
+            return played(self.member_0, plan, reset), self._numbers(), None
         except BaseException as error:  # an interrupt, too, is the env's own: Ctrl-C is for the parent
             return [], None, f"{type(error).__name__}: {error}"
-        return seen, self._numbers(), None
 
     def _numbers(self) -> list[bytes | None]:
         """The states of all generators of the env."""
         streams = [] if self.streams is None else [read_state(one) for one in self.streams.states]
-        try:
+        with contextlib.suppress(Exception):  # what forks need not be copied
             return [read_state(state_of(one)) for one in self.survey()[0]] + streams
-        except Exception:  # what forks need not be copied
-            return streams
+        return streams
 
     def _models(self) -> list[bytes]:
         """Digests of the MjModels that the env holds."""
-        try:
+        with contextlib.suppress(Exception):
             return [b"".join(_model_parts(model, model.opt, model.stat)) for model in self.survey()[1]]
-        except Exception:
-            return []
+        return []
 
     def _play_to_the_end(self, end: float) -> list[str]:
         """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
-        actions, siblings = self.actions.draw(LONGEST), [self.make(one) for one in self.siblings[:2]]
-        if siblings[0].kind == "forked":  # what it changes is its own
+        if self.siblings[0].kind == "forked":  # what it changes is its own
             return []
-        first = _safely_played(siblings[0], actions, reset=False, end=end)
+        actions, siblings = self.actions.draw(LONGEST), [self.make(one) for one in self.siblings[:2]]
+        first = _safely_played(siblings[0], actions, end=end)
         outside = self.around.digests()
-        _safely_played(siblings[1], actions[: len(first)], reset=False)
+        _safely_played(siblings[1], actions[: len(first)])
         return changed(outside, self.around.digests())
 
 
-def _state_of_wide(obj: Any, save: Callable[[Any], Any]) -> bytes | None:
-    """A space may have no generator yet."""
-    return None if isinstance(obj, gym.Space) and obj._np_random is None else read_state(save(obj))
-
-
 def read_state(state: Any) -> bytes | None:
-    """
-    :param state: The state of a generator of random numbers
-    :return: A digest
-    """
+    """A digest of the state of a generator of random numbers."""
     return digest(state.numpy() if hasattr(state, "numpy") else state)
 
 
@@ -231,33 +215,22 @@ def _model_parts(*parts: Any) -> list[bytes]:
 
 
 def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
-    """
-    :param env: An env
-    :return: Its layers, and spaces in them, that have no generator of random numbers yet, in a fixed order
-    """
+    """The innermost env and spaces of its layers that have no generator of random numbers yet, in a fixed order."""
     holders = [one for one in [innermost(env), *spaces_of(env)] if getattr(one, "_np_random", 0) is None]
     return list({id(one): one for one in holders}.values())
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
-    """
-    :param env: An env
-    :return: The spaces that its layers hold
-    """
+    """The spaces that an env's layers hold."""
     layers = [layer for layer in layers_of(env) if not is_skipped(type(layer))]
     return [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
 
 
 class Member0:
-    """
-    The env itself, as what steps like a sibling.
-
-    :param env: The env
-    :param streams: Its streams, if it has some
-    """
+    """The env itself, with its streams if it has some, as what steps like a sibling."""
 
     def __init__(self, env: Any, streams: MemberState | None) -> None:
-        self.env, self.streams = env, nullcontext() if streams is None else streams
+        self.env, self.streams = env, contextlib.nullcontext() if streams is None else streams
         self.get_wrapper_attr = env.get_wrapper_attr
 
     def step(self, action: Any) -> Any:
@@ -277,7 +250,6 @@ def played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = n
     :param actions: The actions, as :class:`RandomActions` draws them
     :param reset: Whether to reset afterwards
     :param end: When to stop, in seconds of ``time.perf_counter``
-    :return: What it showed
     """
     seen: Play = []
     for action in actions:
@@ -291,14 +263,12 @@ def played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = n
 
 
 def shown(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: Any) -> dict[str, Any]:
-    """
-    :return: What a step showed, by name, to be compared later
-    """
+    """What a step showed, by name, to be compared later."""
     step = {"observation": copy.deepcopy(observation), "reward": float(np.asarray(reward).reshape(-1)[0])}
     return step | {"terminated": bool(terminated), "truncated": bool(truncated)}
 
 
-def _safely_played(env: Any, actions: Sequence[Any], reset: bool, end: float = np.inf) -> Play:
+def _safely_played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = np.inf) -> Play:
     try:
         return played(env, actions, reset, end)
     except BaseException as error:
@@ -306,12 +276,7 @@ def _safely_played(env: Any, actions: Sequence[Any], reset: bool, end: float = n
 
 
 class ValidAction:
-    """
-    An action that is drawn when the env stands where it is to be taken: one of those that ``action_masks()`` allows there.
-
-    :param space: The action space
-    :param seed: What it is drawn by, the same one whenever the mask is the same
-    """
+    """An action that is drawn where it is to be taken, of those that ``action_masks()`` allows; the same for the same mask."""
 
     def __init__(self, space: gym.Space[Any], seed: int) -> None:
         self.space, self.seed = space, seed
@@ -336,19 +301,14 @@ def _counted_from_0(space: gym.Space[Any], action: Any) -> Any:
 
 
 def chosen(env: Any, action: Any) -> Any:
-    """
-    :param env: The env, where it stands
-    :param action: An action, as :class:`RandomActions` draws them
-    :return: The action to take, one of its own: an env may change it in place
-    """
+    """The action to take where an env stands, one of its own: an env may change it in place."""
     return action(env) if isinstance(action, ValidAction) else copy.copy(action)
 
 
 class RandomActions:
     """
-    Actions drawn at random, the same for every env; valid ones, where the env has ``action_masks()``.
-
-    :param env: The env; the generator of its own space, which it may draw from itself, is not touched
+    Actions drawn at random, the same for every env; valid ones, where the env has ``action_masks()``. The generator of the
+    env's own space is not touched.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -357,10 +317,7 @@ class RandomActions:
         self.masked, self.drawn = is_masked(env), 0
 
     def draw(self, number: int) -> list[Any]:
-        """
-        :param number: How many
-        :return: The actions
-        """
+        """As many actions, for :func:`chosen`."""
         if not self.masked:
             return [_counted_from_0(self.space, self.space.sample()) for _ in range(number)]
         self.drawn += number
@@ -368,10 +325,7 @@ class RandomActions:
 
 
 def is_masked(env: gym.Env[Any, Any]) -> bool:
-    """
-    :param env: An env
-    :return: Whether it says which actions are valid
-    """
+    """Whether an env says which actions are valid."""
     try:
         return callable(env.get_wrapper_attr("action_masks"))
     except AttributeError:
@@ -379,13 +333,7 @@ def is_masked(env: gym.Env[Any, Any]) -> bool:
 
 
 def difference(truth: Play, again: Play) -> str | None:
-    """
-    Compare bit for bit.
-
-    :param truth: What an env showed
-    :param again: What it showed again
-    :return: The first difference: field, step, values; None without one
-    """
+    """Compare two plays bit for bit: the first difference, with field, step and values, or None."""
     for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
         if "exception" in other:
             return f"it raised {other['exception']} at step {number}"

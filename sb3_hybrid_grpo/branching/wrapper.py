@@ -1,35 +1,21 @@
-"""The wrapper that lets siblings live beside an env."""
+"""The wrapper that lets siblings live beside an env, and copies for anybody."""
 
 import copy
 import gc
 import itertools
-import sys
-import time
 import traceback
-import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.copier import Copier, Survey
-from sb3_hybrid_grpo.branching.engines import FINAL_ADVICE, CannotCopyError, MemberState, RefusedError
-from sb3_hybrid_grpo.branching.exactness import (
-    Play,
-    RandomActions,
-    chosen,
-    difference,
-    examine,
-    lazy_holders,
-    read_state,
-    shown,
-    spaces_of,
-)
-from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, can_fork, portable
-from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
+from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown, spaces_of
+from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.native_types import state_of
-from sb3_hybrid_grpo.branching.sibling import CopiedEnv, Sibling, path_to
+from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
 from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -66,182 +52,6 @@ class SiblingFailure:
         return SiblingFailure, (self.member, portable(self.error), self.traceback)
 
 
-def notify(message: str) -> None:
-    """
-    Warn, and never raise, whatever filters say.
-
-    :param message: What to say
-    """
-    try:
-        warnings.warn(message, stacklevel=3)
-    except Warning:
-        print(f"UserWarning: {message}", file=sys.stderr)
-
-
-class SiblingMaker:
-    """
-    Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks.
-
-    :param env: The env
-    :param own: Whether the env itself draws from streams of its own, too, where it shares generators
-    :raises BranchingError: if no sibling can have what the env holds
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
-        self.env = env
-        self.forks, self.own_models, self.watchable, self.noisy = False, False, True, False
-        self.reasons: list[str] = []
-        """Why copies cannot be used."""
-        self.streams: MemberState | None = None
-        self._told = False
-        copier = self._try_to_copy()
-        self.around = surroundings(copier.originals)
-        self._take_streams([one.name for one in self.around.generators], own)
-        self.noisy = bool(copier.swapped)
-
-    def _try_to_copy(self) -> Copier:
-        copier = Copier()
-        try:
-            copier(self.env)
-        except Exception as error:
-            self.take_forks(self._reason(error))
-            copier.originals += list(layers_of(self.env))
-        return copier
-
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, RecursionError):
-            return "it holds objects that lead to one another in too long a chain"
-        path = path_to(self.env, error.obj) if isinstance(error, CannotCopyError) else str(self.env)
-        if isinstance(error, RefusedError):
-            raise BranchingError(
-                f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, {FINAL_ADVICE}."
-            ) from error
-        return f"{path} {error.reason}" if isinstance(error, CannotCopyError) else f"copying it raised {error!r}"
-
-    def _take_streams(self, names: Sequence[str], own: bool = True) -> None:
-        known = {one.name: one for one in self.around.generators + self.around.spaces} | process_wide_generators()
-        streams = own_streams([known[name] for name in names], own)
-        if self.streams is not None:
-            streams.shared, streams.states = self.streams.shared + streams.shared, self.streams.states + streams.states
-        if streams.shared:
-            self.streams = streams
-
-    def take_forks(self, reason: str) -> None:
-        """
-        Make forks from now on.
-
-        :param reason: Why copies cannot be used
-        :raises BranchingError: where processes cannot be forked
-        """
-        self.reasons.append(reason)
-        self.forks = True
-        if not can_fork():
-            raise not_exact(self.env, self.reasons)
-
-    def __call__(self, previous: Sibling | None = None) -> Sibling:
-        """
-        :param previous: A sibling that is not needed any more
-        :return: A sibling in the env's present state
-        :raises BranchingError: if no sibling can have what the env holds
-        """
-        if not self.forks:
-            try:
-                return CopiedEnv(self.env, previous, self.own_models, self.streams)
-            except Exception as error:  # the env holds something that it did not hold before
-                self.take_forks(self._reason(error))
-        self.warn_of_costs()
-        return ForkedEnv(self.env, previous, self.streams)
-
-    def warn_of_costs(self) -> None:
-        """Say once why siblings are forks, and what that costs."""
-        if not self._told:
-            self._told = True
-            notify(f"{self.costs_of_forks()} What is faster cannot be used: {'; '.join(self.reasons)}.")
-
-    def costs_of_forks(self) -> str:
-        """
-        :return: A sentence with the costs, measured with a fork that takes two steps
-        """
-        (action,) = RandomActions(self.env).draw(1)
-        start = time.perf_counter()
-        sibling = ForkedEnv(self.env, None, self.streams)
-        try:
-            _, _, terminated, truncated, _ = sibling.step(chosen(sibling, action))
-            first = time.perf_counter() - start
-            if terminated or truncated:
-                sibling.reset()
-            start = time.perf_counter()
-            sibling.step(chosen(sibling, action))
-        except Exception:  # the env's own, which the training will show as it is
-            return f"Each sibling of {self.env} is a process, forked from the env's, which takes milliseconds."
-        more = time.perf_counter() - start
-        return (
-            f"Each sibling of {self.env} is a process, forked from the env's. That takes {1e6 * first:.0f} µs with a first "
-            f"step, and {1e6 * more:.0f} µs for every step more."
-        )
-
-    def check(self, shared: dict[str, Any]) -> None:
-        """
-        Show that siblings of this very env are exact: copies, or else forks.
-
-        :param shared: Objects that other envs hold, too, by name
-        :raises BranchingError: if neither are
-        """
-        while can_fork():
-            found = examine(self.env, self._make_for_check, self.streams, self.around, shared)
-            if found.lazy:  # generators that are made when they are first needed: made now, so that members share them
-                for place, holder in enumerate(lazy_holders(self.env)):
-                    if place in found.lazy:
-                        _ = holder.np_random
-            elif found.draws:
-                self._take_streams(found.draws)
-            elif found.changes_model and not self.own_models:
-                self.own_models = True
-            elif found.difference is not None and not self.forks:
-                self.take_forks(found.difference)
-            else:
-                break
-        else:
-            return
-        self.noisy, self.watchable = self.noisy or found.noisy, found.reproducible
-        if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
-            raise not_exact(self.env, [*self.reasons, found.difference or f"{self.around.refused}"])
-        if found.error is not None:
-            notify(
-                f"Whether siblings of {self.env} are exact could not be shown before the training: the env raised "
-                f"{found.error} when it played random actions. Where only some actions are valid, give it action_masks(), as "
-                "sb3-contrib's MaskablePPO wants it."
-            )
-        if found.own_difference is not None:
-            notify(
-                f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): it "
-                "reads a clock, or draws random numbers without a seed. Members of a group do not see the same noise there."
-            )
-        self.watchable &= not found.shared
-        for name in sorted((path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
-            notify(
-                f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another env "
-                "does to it. Give each env its own, or put the envs into a SubprocVecEnv."
-            )
-
-    def _make_for_check(self, previous: Sibling | None) -> Sibling:
-        self._told = True  # in the process of the check
-        return self(previous)
-
-
-def not_exact(env: gym.Env[Any, Any], reasons: Sequence[str]) -> BranchingError:
-    """
-    :param env: The env
-    :param reasons: Why neither copies nor forks can be used
-    :return: The error that says so
-    """
-    return BranchingError(
-        f"{env} cannot be branched: {'; '.join(reasons)}. It keeps state where neither a copy nor a forked process has its own "
-        "(another process, a file, shared memory), or says wrongly how it is copied. Keep all state in the env, give it the two "
-        f"methods of sb3_hybrid_grpo.branching.SupportsBranching, {FINAL_ADVICE}."
-    )
-
-
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
     """
     Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env.
@@ -254,10 +64,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         super().__init__(env)
         self.__maker = SiblingMaker(env)
         self.__siblings: dict[int, Sibling] = {}
-        self.__forks_of_all, self.__steps = 0, 0
         self.__watch: Sibling | None = None
-        self.__numbers: list[bytes | None] = []
+        self.__forks_of_all, self.__steps_of_watch = 0, 0
         self.__survey = Survey(env)
+        self.__numbers: list[bytes | None] = []
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -307,9 +117,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return None
 
     def held_objects(self) -> list[Any]:
-        """
-        :return: The objects of which a copy of the env has copies; nothing where it cannot be copied
-        """
+        """The objects of which a copy of the env has copies; none where it cannot be copied."""
         copier = Copier()
         try:
             copier(self.env)
@@ -318,18 +126,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return copier.originals
 
     def fork_reasons(self) -> str:
-        """
-        :return: Why siblings of the env are forked processes, and what that costs; empty if they are copies
-        """
-        maker = self.__maker
-        return f"{maker.costs_of_forks()} What is faster cannot be used: {'; '.join(maker.reasons)}." if maker.forks else ""
+        """Why siblings of the env are forked processes, and what that costs; empty if they are copies."""
+        return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool:
-        """
-        Find out whether the env draws random numbers while it steps; what it draws in a reset does not count.
-
-        :return: Whether a step was seen to do so
-        """
+        """Whether a step was seen to draw random numbers. What a reset draws does not count."""
         self.__look_for_noise()
         self.__note_numbers()
         return self.__maker.noisy
@@ -345,24 +146,20 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         if self.__maker.noisy:
             return
         streams = self.__maker.streams
-        states = [] if streams is None else streams.states
         try:
             # a callback may draw from a space, too: noise of that kind only the check sees
-            of_spaces = [one._np_random for one in spaces_of(self.env)]
-            own = [state_of(one) for one in self.__survey()[0] if all(one is not its for its in of_spaces)]
-            self.__numbers = [read_state(one) for one in [*own, *states]]
+            of_spaces = [one._np_random for one in spaces_of(self.env) if one._np_random is not None]
+            theirs = {id(its) for one in of_spaces for its in (one, one.bit_generator)}
+            own = [state_of(one) for one in self.__survey()[0] if id(one) not in theirs]
+            self.__numbers = [read_state(one) for one in [*own, *([] if streams is None else streams.states)]]
         except Exception:  # what is forked may hide its generators
             self.__maker.noisy = True
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
         taken = None if watch is None else copy.deepcopy(action)
-        streams = self.__maker.streams
-        if streams is None:
+        with self.__maker.streams or _NOTHING:
             result = self.env.step(action)
-        else:
-            with streams:
-                result = self.env.step(action)
         if result[2] or result[3]:  # to be kept, while the env writes the next one where this one may lie
             result = (copy.deepcopy(result[0]), *result[1:])
         if watch is not None:
@@ -372,12 +169,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__watch = None
         self.__look_for_noise()
-        streams = self.__maker.streams
-        if streams is None:
+        with self.__maker.streams or _NOTHING:
             result = self.env.reset(**kwargs)
-        else:
-            with streams:
-                result = self.env.reset(**kwargs)
         self.__note_numbers()
         return result
 
@@ -387,40 +180,34 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__siblings, self.__watch = {}, None
         super().close()
 
-    def __compare(self, watch: Sibling, action: Any, result: Any) -> None:
-        """Step one more sibling as member 0 was: it must see the same. What differs late shows here."""
-        self.__steps += 1
-        truth: Play = [shown(*result)]
-        try:
-            again: Play = [shown(*watch.step(action))]
-        except Exception as error:
-            again = [{"exception": repr(error)}]
-        found = difference(truth, again)
-        if result[2] or result[3]:
-            self.__watch = None
-        if found is None:
-            return
-        self.__watch = None
-        found = found.replace("at step 1", f"{self.__steps} steps after a fork")
-        if watch.kind == "forked":
-            reasons = [*self.__maker.reasons, f"a forked process played the same actions differently: {found}"]
-            self.__error = not_exact(self.env, reasons)
-            return
-        self.__maker.take_forks(f"a copy played the same actions differently: {found}")
-
     def __begin_watch(self) -> None:
-        """At the 1st, 2nd, 4th, 8th, … fork of all siblings."""
+        """At the 1st, 2nd, 4th, 8th, … fork of all siblings one more is made, which does as member 0 does."""
         self.__forks_of_all += 1
         previous, self.__watch = self.__watch, None
         if self.__maker.watchable and self.__forks_of_all & (self.__forks_of_all - 1) == 0:
-            self.__watch, self.__steps = self.__maker(previous), 0
+            self.__watch, self.__steps_of_watch = self.__maker(previous), 0
+
+    def __compare(self, watch: Sibling, action: Any, result: Any) -> None:
+        """It must see what member 0 sees. What differs late shows here: then siblings are forks from now on."""
+        self.__steps_of_watch += 1
+        try:
+            again = shown(*watch.step(action))
+        except Exception as error:
+            again = {"exception": repr(error)}
+        found = difference([shown(*result)], [again])
+        self.__watch = None if found or result[2] or result[3] else watch
+        if found is None:
+            return
+        found = f"played the same actions differently: {found}".replace("step 1", f"step {self.__steps_of_watch} after a fork")
+        if watch.kind == "copied":
+            self.__maker.take_forks(f"a copy {found}")
+        else:
+            self.__error = self.__maker.not_exact(f"a forked process {found}")
 
     def wrappers_above(self) -> list[str]:
         """
         Name the wrappers above this one that siblings would escape. In a process of a SubprocVecEnv nothing leads to the
         outermost of them; :func:`layers_above` is for where something does.
-
-        :return: The names of their classes, innermost first
         """
         gc.collect()  # wrappers that nobody holds any more
         wrappers: list[Any] = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
@@ -460,20 +247,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return steps
 
     def mask_siblings(self, wanted: list[int]) -> list[np.ndarray] | SiblingFailure:
-        """
-        Ask siblings which actions are valid in their states.
-
-        :param wanted: Which siblings
-        :return: What the env's ``action_masks()`` says in the state of each
-        """
-        masks = []
-        member = 0
+        """What the env's ``action_masks()`` says in the states of these siblings, or which of them failed."""
+        masks: list[np.ndarray] = []
         try:
             for member in wanted:
                 masks.append(np.array(self.__siblings[member].get_wrapper_attr("action_masks")(), dtype=bool))
         except Exception as error:
-            return SiblingFailure(member + 1, error)
+            return SiblingFailure(wanted[len(masks)] + 1, error)
         return masks
+
+
+_NOTHING = nullcontext()
 
 
 def _copied(observation: Any) -> Any:
@@ -510,12 +294,7 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 def layers_above(env: gym.Env[Any, Any]) -> list[str]:
-    """
-    Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape.
-
-    :param env: The env's outermost layer
-    :return: The names of their classes, outermost first
-    """
+    """Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape, outermost first."""
     above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
     return [type(layer).__name__ for layer in above if not is_recorder(layer)]
 
@@ -524,8 +303,8 @@ def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     """
     Make live, exact copies of an env, with its wrappers and its generators of random numbers, as it is now.
 
-    What no rule copies is forked: such a copy is a process, and its ``close()`` ends it. Recorders (``Monitor`` and its like) are
-    left out. A copy is not reset: its next ``step`` goes on from the env's state. The env itself is not touched.
+    What no rule copies is forked: such a copy is a process, and its ``close()`` ends it. Recorders (``Monitor`` and its like)
+    are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env itself is not touched.
 
     :param env: Any gymnasium env
     :param n: How many
