@@ -345,6 +345,7 @@ def memoised_noise() -> gym.Env[Any, Any]:
             GUSTS[key] = float(env.own.normal())
         return GUSTS[key]
 
+    GUSTS.clear()
     return _with(change, n=0, spec_of_all=Settings, own=np.random.default_rng(5))
 
 

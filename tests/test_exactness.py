@@ -114,7 +114,7 @@ def test_what_no_process_has_of_its_own_is_refused(make: Callable[[], gym.Env[An
         (outside_envs.enum_member, "playing changes "),
         (outside_envs.context_variable, "playing changes tests.outside_envs.LEVEL, "),
         (outside_envs.environment_variable, "playing changes os.environ, "),
-        (outside_envs.memoised_noise, "a cache outside of the env holds what siblings drew"),
+        (outside_envs.memoised_noise, "played the same actions differently: "),
         (outside_envs.Wins, "playing changes tests.outside_envs.WINS, "),
         (outside_envs.by_identity, "played the same actions differently: observation[1]: "),
         (outside_envs.generator, "Noisy.noise is a generator"),

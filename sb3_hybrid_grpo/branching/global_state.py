@@ -37,6 +37,8 @@ _LIBRARIES = (
 )
 """Code that is not looked at: what these keep is no state of an env, the name of an object that was last printed, say."""
 _MAKE_GENERATORS = frozenset({"default_rng", "Generator", "RandomState", "SeedSequence", "PCG64", "MT19937", "Random"})
+_TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like"})
+_CACHED: Any = type(functools.lru_cache(len))
 _LARGEST, _ALL, _MOST_CODE = 2**20, 2**23, 4000
 """Bytes of a value and of all values that are looked at (larger tables hardly change), and how many functions and classes."""
 
@@ -56,18 +58,14 @@ def _generator(name: str, obj: Any) -> Generator:
             obj.bit_generator.state = type(obj.bit_generator)(int(obj.integers(2**63))).state
         elif isinstance(obj, np.random.BitGenerator):
             obj.state = type(obj)(int(obj.random_raw())).state
-        elif isinstance(obj, np.random.RandomState):
-            obj.seed(int(obj.randint(2**31)))
         else:
-            obj.seed(obj.getrandbits(64))
+            obj.seed(int(obj.randint(2**31)) if isinstance(obj, np.random.RandomState) else obj.getrandbits(64))
 
     return Generator(name, Shared(obj, state_of, set_state), reseed)
 
 
 def process_wide_generators() -> dict[str, Generator]:
-    """
-    :return: The generators of the whole process, by name: numpy's, Python's, and torch's where it is loaded
-    """
+    """The generators of the whole process, by name: numpy's, Python's, and torch's where it is loaded."""
     found = {"np.random": _generator("np.random", PROCESS_WIDE_NUMPY), "random": _generator("random", PROCESS_WIDE_PYTHON)}
     torch: Any = sys.modules.get("torch")
     if hasattr(torch, "default_generator"):
@@ -111,9 +109,9 @@ class Surroundings(NamedTuple):
     copied: set[int]
     """The ids of functions of which a copy of the env has its own."""
     generators: tuple[Generator, ...]
-    """Generators of random numbers among them, and those of the process that the code draws from."""
+    """Generators of random numbers that are found, and those of the process that the code draws from."""
     spaces: tuple[Generator, ...]
-    """Those of spaces among them."""
+    """Those of spaces that are found."""
     refused: tuple[str, Any] | None
     """Something that neither copies nor forks can have."""
 
@@ -141,26 +139,21 @@ def surroundings(parts: list[Any]) -> Surroundings:
     :param parts: The objects that an env is made of
     :return: What was found, the same in every run
     """
-    kinds: dict[type, None] = {}
-    code: list[Any] = []
-    for one in parts:
-        kinds[type(one)] = None
-        if isinstance(one, types.FunctionType):
-            code.append(one)
-    copied = {id(one) for one in code}
+    kinds = list(dict.fromkeys(map(type, parts)))
+    code: list[Any] = [one for one in parts if isinstance(one, types.FunctionType)]
+    copied = set(map(id, code))
     for one in parts:
         held = getattr(one, "__dict__", None)
-        for value in held.values() if isinstance(held, dict) else ():
-            if isinstance(value, types.FunctionType | type):
-                code.append(value)
-            elif isinstance(value, enum.Enum):
-                code.append(type(value))
+        values = list(held.values()) if isinstance(held, dict) else []
+        code += [value for value in values if isinstance(value, types.FunctionType | type)]
+        code += [type(value) for value in values if isinstance(value, enum.Enum)]
     own = {_package(kind) for kind in kinds if issubclass(kind, gym.Env)}
     generators: dict[int, Generator] = {}
     spaces: dict[int, Generator] = {}
     refused = None
     for name, value in _named([*kinds, *code], own, copied):
-        for one in (value, *_items(value)):
+        items = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list | tuple) else []
+        for one in (value, *items[:50]):
             if isinstance(one, GENERATORS):
                 generators.setdefault(id(one), _generator(name, one))
             elif refused is None and refusal_of(type(one)) is not None:
@@ -172,26 +165,13 @@ def surroundings(parts: list[Any]) -> Surroundings:
     return Surroundings([*kinds, *code], own, copied, tuple(generators.values())[:8], tuple(spaces.values()), refused)
 
 
-def _items(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())[:50]
-    return list(value)[:50] if isinstance(value, list | tuple) else []
-
-
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """
-    :param before: Digests by name
-    :param after: Later digests by name
-    :return: The names of those that are in both, and differ
-    """
+    """The names of digests that are in both, and differ."""
     return [name for name in after if name in before and before[name] != after[name]]
 
 
 def digest(value: Any) -> bytes | None:
-    """
-    :param value: Any object
-    :return: A digest of its contents; None where it is too large or cannot be read
-    """
+    """A digest of an object's contents; None where it is too large or cannot be read."""
     file = _Digest(_LARGEST)
     return file.hash.digest() if _digested(value, file) else None
 
@@ -237,11 +217,7 @@ class _TooLargeError(Exception):
 
 
 class _Digest(io.RawIOBase):
-    """
-    A file that keeps of what is written to it a digest alone.
-
-    :param largest: Bytes that it takes
-    """
+    """A file that keeps of what is written to it a digest alone, and takes so many bytes."""
 
     def __init__(self, largest: int) -> None:
         self.hash, self.size, self.largest = hashlib.blake2b(digest_size=16), 0, largest
@@ -260,26 +236,20 @@ def _package(code: Any) -> str:
     return module.split(".")[0] if isinstance(module, str) else "builtins"
 
 
-@functools.lru_cache(maxsize=4096)
-def _is_library_module(module: str) -> bool:
-    top = module.split(".")[0]
-    if top in sys.stdlib_module_names or any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES):
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return any(file.startswith(sysconfig.get_path(kind) + os.sep) for kind in ("purelib", "platlib"))
-
-
 def _is_library(code: Any, own: set[str]) -> bool:
     """Whether code is another's: that of an installed package which has no env or wrapper in the chain."""
     module = getattr(code, "__module__", None)
-    module = module if isinstance(module, str) else "builtins"
-    known = any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES)
-    return known or (_package(code) not in own and _is_library_module(module)) or _package(code) in sys.stdlib_module_names
+    module, package = module if isinstance(module, str) else "builtins", _package(code)
+    if package in sys.stdlib_module_names or any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES):
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    folders = [sysconfig.get_path(kind) + os.sep for kind in ("purelib", "platlib")]
+    return package not in own and any(map(file.startswith, folders))
 
 
 def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tuple[str, Any]]:
     """What code refers to that is neither its own nor code, by name, and the process's generators that it draws from."""
-    waiting, seen = list(code), {}
+    waiting, seen = list(code), dict[int, Any]()
     for one in waiting:  # breadth first; the list grows
         if len(seen) == _MOST_CODE:
             return
@@ -287,7 +257,7 @@ def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tup
             continue
         seen[id(one)] = one
         for name, value in list(_of_class(one) if isinstance(one, type) else _of_function(one, id(one) in copied)):
-            inner = value.__func__ if isinstance(value, classmethod | staticmethod | types.MethodType) else value
+            inner: Any = value.__func__ if isinstance(value, classmethod | staticmethod | types.MethodType) else value
             inner = inner.__wrapped__ if isinstance(inner, _CACHED) else inner
             if isinstance(inner, property):
                 waiting += [part for part in (inner.fget, inner.fset) if isinstance(part, types.FunctionType)]
@@ -306,7 +276,7 @@ def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: types.FunctionType, is_copied: bool) -> Iterator[tuple[str, Any]]:
-    """A function's globals, and what it keeps from call to call."""
+    """A function's globals, and what it keeps from call to call, unless each copy of the env has a function of its own."""
     module = function.__globals__
     for path in _names_in(function.__code__):
         yield from _resolved(path, module)
@@ -323,29 +293,22 @@ def _of_function(function: types.FunctionType, is_copied: bool) -> Iterator[tupl
 
 def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The global that a piece of code names, and what it reads of a module: ``np.random.normal``, ``config.LEVEL``."""
-    value, name = module.get(path[0]), f"{module.get('__name__')}.{path[0]}"
-    if path[0] not in module:
-        return
-    for attribute in path[1:]:
+    value: Any = module.get(path[0])
+    name = f"{module.get('__name__')}.{path[0]}"
+    for attribute in path[1:] if path[0] in module else ():
         if not isinstance(value, types.ModuleType):
             break
         if value.__name__ in ("random", "numpy.random", "torch") and attribute in _MAKE_GENERATORS:
             return
-        if value is sys.modules.get("torch") and attribute in _TORCH_DRAWS:
+        if value.__name__ == "torch" and attribute in _TORCH_DRAWS:
             yield "torch", process_wide_generators()["torch"]
-        value, name = getattr(value, attribute, None), f"{value.__name__}.{attribute}"
+        name, value = f"{value.__name__}.{attribute}", getattr(value, attribute, None)
     owner = value.__self__ if isinstance(value, types.BuiltinFunctionType | types.MethodType) else None
     if owner is not None and (owner is PROCESS_WIDE_NUMPY or owner is PROCESS_WIDE_PYTHON):
         wide = "np.random" if owner is PROCESS_WIDE_NUMPY else "random"
         yield wide, process_wide_generators()[wide]
-    elif not isinstance(value, types.ModuleType):
+    elif path[0] in module and not isinstance(value, types.ModuleType):
         yield name, value
-
-
-_CACHED: Any = type(functools.lru_cache(len))
-_TORCH_DRAWS = frozenset(
-    {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "rand_like"}
-)
 
 
 @functools.lru_cache(maxsize=8192)
@@ -363,6 +326,5 @@ def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
             follows = False
     found = [tuple(path) for path in paths]
     for inner in code.co_consts:
-        if isinstance(inner, types.CodeType):
-            found += _names_in(inner)
+        found += _names_in(inner) if isinstance(inner, types.CodeType) else ()
     return tuple(dict.fromkeys(found))

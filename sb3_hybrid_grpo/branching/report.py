@@ -24,20 +24,20 @@ class BranchingReport(NamedTuple):
     env: str
     engine: str
     """What siblings are: "copied", "forked", or "none"."""
-    refusal: str
-    """Why the env cannot be branched; empty if it can."""
-    reasons: tuple[str, ...]
-    """Why siblings cannot be copies."""
-    step: float
-    """A step of the env alone."""
-    fork: float
-    """To make a sibling."""
-    sibling_step: float
     n_samples: int
     branch_horizon: int
-    group_step: float
+    refusal: str = ""
+    """Why the env cannot be branched; empty if it can."""
+    reasons: tuple[str, ...] = ()
+    """Why siblings cannot be copies."""
+    step: float = 0.0
+    """A step of the env alone."""
+    fork: float = 0.0
+    """To make a sibling."""
+    sibling_step: float = 0.0
+    group_step: float = 0.0
     """A step of all members, with all that branching costs."""
-    slow_down: float
+    slow_down: float = 0.0
     """What a step of the group costs, over as many plain steps: the median of ratios measured in turn."""
 
     @property
@@ -103,32 +103,29 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         failure = branching.check_siblings()
         if failure is not None:
             raise failure.error
-    except BranchingError as error:
-        return BranchingReport(str(env), "none", str(error), (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
-    maker = branching.sibling_maker
-    try:
         rounds = _measured(branching)
+    except BranchingError as error:
+        return BranchingReport(str(env), "none", n_samples, branch_horizon, str(error))
     except Exception as error:
         refusal = f"{env} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
-        return BranchingReport(str(env), "none", refusal, (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
-    ratios, groups = [], []
-    for step, fork, sibling_step in rounds:
-        groups.append(step + (n_samples - 1) * (sibling_step + fork / branch_horizon))
-        ratios.append(groups[-1] / (n_samples * step))
+        return BranchingReport(str(env), "none", n_samples, branch_horizon, refusal)
+    maker = branching.sibling_maker
+    groups = [step + (n_samples - 1) * (sibling_step + fork / branch_horizon) for step, fork, sibling_step in rounds]
     return BranchingReport(
-        *(str(env), "forked" if maker.forks else "copied", "", tuple(maker.reasons)),
-        *(1e6 * median(one[place] for one in rounds) for place in range(3)),
-        *(n_samples, branch_horizon, 1e6 * median(groups), median(ratios)),
+        *(str(env), "forked" if maker.forks else "copied", n_samples, branch_horizon),
+        reasons=tuple(maker.reasons),
+        step=1e6 * median(one[0] for one in rounds),
+        fork=1e6 * median(one[1] for one in rounds),
+        sibling_step=1e6 * median(one[2] for one in rounds),
+        group_step=1e6 * median(groups),
+        slow_down=median(group / (n_samples * one[0]) for group, one in zip(groups, rounds, strict=True)),
     )
 
 
 def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
-    """
-    Play at random. A busy machine changes its speed from moment to moment, so what is compared is measured in turn.
-
-    :return: Seconds of a step, of a fork and of a sibling's step, round by round
-    """
-    actions, rounds, sibling = RandomActions(branching), [], None
+    """Seconds of a step, of a fork and of a sibling's step, round by round: a busy machine changes from moment to moment."""
+    actions, sibling = RandomActions(branching), None
+    rounds: list[tuple[float, float, float]] = []
     branching.reset(seed=0)
     start = time.perf_counter()
     with warnings.catch_warnings():
