@@ -107,9 +107,7 @@ class MemberState:
         self._others: list[Any] = []
 
     def fork(self) -> "MemberState":
-        """
-        :return: The same state for another member
-        """
+        """Return the same state for another member."""
         return MemberState(self.shared, list(self.states))
 
     def __enter__(self) -> None:
@@ -139,18 +137,12 @@ class MemberState:
 
 
 def name_of(kind: type) -> str:
-    """
-    :param kind: A class
-    :return: Its full name, ``package.module.Name``
-    """
+    """The full name of a class, ``package.module.Name``."""
     return f"{module_of(kind)}.{kind.__qualname__}"
 
 
 def module_of(kind: type) -> str:
-    """
-    :param kind: A class
-    :return: The name of its module; empty where the class does not say
-    """
+    """The name of a class's module; empty where the class does not say."""
     module: Any = getattr(kind, "__module__", None)
     return module if isinstance(module, str) else ""
 
@@ -279,20 +271,12 @@ def on_registration(clear: Callable[[], None]) -> None:
 
 
 def constants_of(kind: type) -> frozenset[str]:
-    """
-    :param kind: A class
-    :return: The attributes that were declared constant for it, not for its bases
-    """
+    """The attributes that were declared constant for a class, not for its bases."""
     return _CONSTANTS.get(name_of(kind), frozenset())
 
 
 def registered_rule(kind: type) -> Callable[[Any, Any], Any] | None:
-    """
-    Find what users said about a type or one of its bases.
-
-    :param kind: The type of an object
-    :return: ``rule(copier, obj)``, or None
-    """
+    """Find what users said about a type or one of its bases."""
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
         return lambda copier, obj: _swap(copier, obj, _save_hook, _restore_hook)
     for base in kind.__mro__:
@@ -352,10 +336,7 @@ _REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
 
 
 def refusal_of(kind: type) -> tuple[str, str] | None:
-    """
-    :param kind: The type of an object
-    :return: Why no sibling can have such an object, and what to do instead; None if that is not so
-    """
+    """Why no sibling can have such an object, and what to do instead; None if that is not so."""
     for kinds, reason, advice in _REFUSED:
         if issubclass(kind, kinds):
             return reason, advice

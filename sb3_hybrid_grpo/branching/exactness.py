@@ -66,17 +66,7 @@ def examine(
     around: Surroundings,
     shared: dict[str, Any],
 ) -> Finding:
-    """
-    Check siblings of an env. The env is afterwards what it was.
-
-    :param env: The env, without recorders on top
-    :param make: Makes a sibling of it, given an earlier one that is not needed any more
-    :param streams: The env's own streams of random numbers
-    :param around: What its code refers to
-    :param shared: Objects that other envs hold, too, by name
-    :return: What was found
-    :raises BranchingError: if the env hangs or dies in a fork
-    """
+    """Check siblings of an env. The env is afterwards what it was."""
     check = _Check(env, make, streams, around, shared)
     fork = Fork(check.run, ANSWER_WITHIN, functools.partial(_show_progress, env))
     try:
@@ -243,14 +233,7 @@ class Member0:
 
 
 def played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = np.inf) -> Play:
-    """
-    Play some actions, until an episode ends.
-
-    :param env: The env, or what steps like one
-    :param actions: The actions, as :class:`RandomActions` draws them
-    :param reset: Whether to reset afterwards
-    :param end: When to stop, in seconds of ``time.perf_counter``
-    """
+    """Play some actions, until an episode ends."""
     seen: Play = []
     for action in actions:
         observation, reward, terminated, truncated, _ = env.step(chosen(env, action))

@@ -42,19 +42,12 @@ class ForeignTraceback(Exception):
 
 
 def can_fork() -> bool:
-    """
-    :return: Whether processes can be forked here
-    """
+    """Whether processes can be forked here."""
     return hasattr(os, "fork")
 
 
 def portable(error: BaseException) -> BaseException:
-    """
-    Make an exception fit for a pipe.
-
-    :param error: An exception that is being handled
-    :return: The same with its traceback as a text, or its description, where it cannot be pickled
-    """
+    """Make an exception fit for a pipe."""
     text = "".join(traceback.format_exception(error))
     copied: BaseException = RuntimeError(repr(error))
     with contextlib.suppress(Exception):
@@ -65,12 +58,8 @@ def portable(error: BaseException) -> BaseException:
 
 class Fork:
     """
-    A process forked from this one, in which a function is called again and again. It ends when this object is thrown away, and
-    soon after this process ends.
-
-    :param function: What is called, in the fork; what it returns comes back
-    :param seconds: How long it may take for an answer
-    :param on_wait: Is called about twice a second with the seconds since the call began
+    A process forked from this one, in which a function is called again and again. It ends when this object is thrown away,
+    and soon after this process ends.
     """
 
     def __init__(
@@ -93,23 +82,12 @@ class Fork:
         far_end.close()
 
     def call(self, *arguments: Any) -> Any:
-        """
-        Call the function.
-
-        :param arguments: Its arguments
-        :return: What it returned
-        :raises BranchingError: if there is no answer
-        :raises BaseException: what it raised; ``__cause__`` shows the traceback
-        """
+        """Call the function."""
         self.send(*arguments)
         return self.receive()
 
     def send(self, *arguments: Any) -> None:
-        """
-        Begin a call.
-
-        :param arguments: The function's arguments
-        """
+        """Begin a call."""
         if self.waits:  # an interrupt broke off the last call; its answer comes first
             self._receive()
         self.waits = True
@@ -117,11 +95,7 @@ class Fork:
             self.pipe.send(arguments)
 
     def receive(self) -> Any:
-        """
-        Wait for the answer to :meth:`send`.
-
-        :return: See :meth:`call`
-        """
+        """Wait for the answer to :meth:`send`."""
         succeeded, answer = self._receive()
         self.waits = False
         if succeeded:
@@ -190,13 +164,7 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
 
 
 class ForkedEnv:
-    """
-    An env in a fork of this process, as it is now.
-
-    :param env: The env
-    :param previous: An earlier one that is not needed any more
-    :param streams: The env's streams in the place of generators that it shares
-    """
+    """An env in a fork of this process, as it is now."""
 
     kind = "forked"
 
@@ -218,24 +186,15 @@ class ForkedEnv:
         self.observation_space, self.action_space = env.observation_space, env.action_space
 
     def step(self, action: Any) -> Any:
-        """
-        :param action: The action
-        :return: What the env returned
-        """
+        """What the env returned."""
         return self.fork.call("step", (action,), {})
 
     def reset(self, **keywords: Any) -> Any:
-        """
-        :param keywords: Arguments of the env's reset
-        :return: What the env returned
-        """
+        """What the env returned."""
         return self.fork.call("reset", (), keywords)
 
     def get_wrapper_attr(self, name: str) -> Callable[..., Any]:
-        """
-        :param name: The name of a method of the env or of one of its wrappers
-        :return: A function that calls it
-        """
+        """A function that calls it."""
         return lambda *arguments, **keywords: self.fork.call(name, arguments, keywords)
 
     def close(self) -> None:

@@ -85,13 +85,7 @@ def _of_space(name: str, space: gym.Space[Any]) -> Generator:
 
 
 def own_streams(generators: Iterable[Generator], reseed: bool = True) -> MemberState:
-    """
-    Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is.
-
-    :param generators: The generators
-    :param reseed: Whether the generators themselves go on elsewhere
-    :return: The streams, to be put in for the length of a call
-    """
+    """Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is."""
     generators = list(generators)
     states = [one.shared.save(one.shared.obj) for one in generators]
     for one in generators if reseed else ():
@@ -116,11 +110,7 @@ class Surroundings(NamedTuple):
     """Something that neither copies nor forks can have."""
 
     def digests(self) -> dict[str, bytes]:
-        """
-        Read attributes of classes, globals of modules, and what functions keep.
-
-        :return: Digests of the contents, by name; what is large or cannot be read is left out
-        """
+        """Read attributes of classes, globals of modules, and what functions keep."""
         found: dict[str, bytes] = {}
         left = _ALL
         for name, value in _named(self.code, self.own, self.copied):
@@ -133,12 +123,7 @@ class Surroundings(NamedTuple):
 
 
 def surroundings(parts: list[Any]) -> Surroundings:
-    """
-    Follow an env's code to what it refers to.
-
-    :param parts: The objects that an env is made of
-    :return: What was found, the same in every run
-    """
+    """Follow an env's code to what it refers to."""
     kinds = list(dict.fromkeys(map(type, parts)))
     code: list[Any] = [one for one in parts if isinstance(one, types.FunctionType)]
     copied = set(map(id, code))

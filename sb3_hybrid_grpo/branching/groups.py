@@ -112,19 +112,11 @@ class Groups:
         self._checked, self._stepping = True, False
 
     def saw_noise(self) -> bool:
-        """
-        Find out whether there is a noise that members could share.
-
-        :return: Whether an env has drawn random numbers in a step since this was first asked
-        """
+        """Find out whether there is a noise that members could share."""
         return self.n_samples > 1 and self._fanout.saw_noise()
 
     def fork_reasons(self) -> str:
-        """
-        Find out whether siblings cost milliseconds.
-
-        :return: Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies
-        """
+        """Find out whether siblings cost milliseconds."""
         return self._fanout.fork_reasons() if self.n_samples > 1 else ""
 
     def _fork_all(self) -> None:
@@ -250,13 +242,7 @@ class Groups:
         return SiblingStep(rows, terminated_ME, ended_ME)
 
     def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
-        """
-        Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on.
-
-        :param siblings: What the siblings saw
-        :param dropped_E: Whether all siblings of a group fork at the next step
-        :return: The rows as the algorithm sees them
-        """
+        """Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on."""
         rows = siblings.rows
         for stage in self._stages:
             rows = stage.step(rows)

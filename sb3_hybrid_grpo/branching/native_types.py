@@ -18,10 +18,7 @@ GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState
 
 
 def state_of(generator: Any) -> Any:
-    """
-    :param generator: One of :data:`GENERATORS`
-    :return: Its state, which :func:`set_state` takes and pickle writes
-    """
+    """Its state, which :func:`set_state` takes and pickle writes."""
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
     if isinstance(generator, np.random.BitGenerator):
@@ -96,11 +93,7 @@ def copy_old_generator(c: Any, obj: Any) -> Any:
 
 
 def copy_array(c: Any, obj: Any) -> Any:
-    """
-    An array of any kind. A view is a view of its owner's copy; what nobody can write to is shared.
-
-    :raises CannotCopyError: for a view of memory that no rule copies
-    """
+    """An array of any kind. A view is a view of its owner's copy; what nobody can write to is shared."""
     kind = type(obj)
     if obj.base is None and kind is np.ndarray and not obj.dtype.hasobject:
         return obj.copy(order="K") if obj.flags.writeable else obj
@@ -351,10 +344,7 @@ _CONSTANT_PACKAGES = ("jax", "jaxlib")
 
 @functools.lru_cache(maxsize=4096)
 def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
-    """
-    :param kind: The type of an object
-    :return: How it is copied, ``rule(copier, obj)``, if it is one of those above or a subclass without attributes of its own
-    """
+    """How it is copied, ``rule(copier, obj)``, if it is one of those above or a subclass without attributes of its own."""
     if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
         return share
     for base in kind.__mro__:

@@ -97,13 +97,7 @@ class CopiedEnv:
 
 
 class SiblingMaker:
-    """
-    Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks.
-
-    :param env: The env
-    :param own: Whether the env itself draws from streams of its own, too, where it shares generators
-    :raises BranchingError: if no sibling can have what the env holds
-    """
+    """Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks."""
 
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
         self.env = env
@@ -147,11 +141,7 @@ class SiblingMaker:
             raise self.not_exact(reason)
 
     def __call__(self, previous: Sibling | None = None) -> Sibling:
-        """
-        :param previous: A sibling that is not needed any more
-        :return: A sibling in the env's present state
-        :raises BranchingError: if no sibling can have what the env holds
-        """
+        """A sibling in the env's present state."""
         if not self.forks:
             try:
                 return CopiedEnv(self.env, previous, self.own_models, self.streams)
@@ -183,12 +173,7 @@ class SiblingMaker:
         )
 
     def check(self, shared: dict[str, Any]) -> None:
-        """
-        Show that siblings of this very env are exact: copies, or else forks.
-
-        :param shared: Objects that other envs hold, too, by name
-        :raises BranchingError: if neither are
-        """
+        """Show that siblings of this very env are exact: copies, or else forks."""
         while can_fork():
             try:
                 found = examine(self.env, self._make_for_check, self.streams, self.around, shared)
@@ -250,13 +235,7 @@ def notify(message: str) -> None:
 
 
 def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
-    """
-    Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects.
-
-    :param env: The env's outermost layer
-    :param culprit: The object
-    :return: A path such as ``Trade.df`` or ``Game.screens['main']``
-    """
+    """Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects."""
     starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(type(layer))]
     own = {module_of(type(layer)).split(".")[0] for layer, _ in starts}
     known = {id(layer): layer for layer, _ in starts}

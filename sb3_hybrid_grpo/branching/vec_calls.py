@@ -21,11 +21,7 @@ _PATIENCE = 30.0
 
 
 class DeadProcessError(EOFError):
-    """
-    A process of a SubprocVecEnv has ended.
-
-    :param index: Which one
-    """
+    """A process of a SubprocVecEnv has ended."""
 
     def __init__(self, index: int) -> None:
         super().__init__(index)
@@ -33,34 +29,19 @@ class DeadProcessError(EOFError):
 
 
 def when(step: int) -> str:
-    """
-    :param step: Number of a step; 0 before the first
-    :return: The beginning of a message
-    """
+    """The beginning of a message."""
     return f"At step {step} of the training," if step else "Before the first step of the training,"
 
 
 def base_of(env: VecEnv) -> VecEnv:
-    """
-    :param env: A VecEnv
-    :return: The one that its wrappers are around
-    """
+    """The one that its wrappers are around."""
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     return env
 
 
 def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
-    """
-    Call a method of every env at once, each with arguments of its own; ``env_method`` has the same for all.
-
-    :param env: The envs
-    :param method: The name of the method
-    :param arguments: Its arguments in each env
-    :param then: Sends what the processes are to do next, so that none of them waits for the others' answers to be read
-    :return: What each of them returned
-    :raises DeadProcessError: if a process has ended
-    """
+    """Call a method of every env at once, each with arguments of its own; ``env_method`` has the same for all."""
     answers: list[Any] = []
     sent = 0
     try:
@@ -81,12 +62,7 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then =
 
 
 def send_step(env: VecEnv, actions: np.ndarray) -> None:
-    """
-    Send the envs of a SubprocVecEnv a step that :func:`step_env` waits for; those of another VecEnv step there.
-
-    :param env: The VecEnv
-    :param actions: An action for each of its envs
-    """
+    """Send the envs of a SubprocVecEnv a step that :func:`step_env` waits for; those of another VecEnv step there."""
     base = base_of(env)
     if isinstance(base, SubprocVecEnv) and type(env).step is VecEnv.step:
         try:
@@ -97,15 +73,7 @@ def send_step(env: VecEnv, actions: np.ndarray) -> None:
 
 
 def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
-    """
-    Step a VecEnv itself.
-
-    :param env: The VecEnv
-    :param actions: An action for each of its envs
-    :param step: Number of the step, for a message
-    :return: What it returned
-    :raises BranchingError: if a process of it ended, which SB3 reports without a word, or waits for
-    """
+    """Step a VecEnv itself."""
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv) or type(env).step is not VecEnv.step:
         return env.step(actions)
@@ -128,12 +96,7 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
 
 
 def forget_step(env: VecEnv) -> bool:
-    """
-    Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer.
-
-    :param env: The VecEnv
-    :return: Whether there may have been one: then nobody knows where the envs are
-    """
+    """Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer."""
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv):
         return False
@@ -170,13 +133,7 @@ def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
 
 
 class Fanout:
-    """
-    Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own.
-
-    :param env: The user's VecEnv
-    :raises BranchingError: if an env cannot be branched
-    :raises ValueError: if the siblings could not be stepped, or would be drawn on a screen
-    """
+    """Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own."""
 
     def __init__(self, env: VecEnv) -> None:
         if env.render_mode == "human" and "human" in env.get_attr("metadata", 0)[0].get("render_modes", []):
@@ -223,11 +180,7 @@ class Fanout:
         return self.base.env_method("wrappers_above")
 
     def check(self) -> None:
-        """
-        Show that siblings are exact, by the next engine where the first one's are not.
-
-        :raises BranchingError: if there is no engine whose siblings are
-        """
+        """Show that siblings are exact, by the next engine where the first one's are not."""
         n_envs = self.base.num_envs
         shared: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         if n_envs > 1 and not isinstance(self.base, SubprocVecEnv):
@@ -238,9 +191,7 @@ class Fanout:
         self._call("check_siblings", [(one,) for one in shared])
 
     def fork_reasons(self) -> str:
-        """
-        :return: Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies
-        """
+        """Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies."""
         return next(filter(None, self._call("fork_reasons", [()] * self.base.num_envs)), "")
 
     def step(
@@ -250,47 +201,22 @@ class Fanout:
         keep: np.ndarray,
         then: Then = None,
     ) -> list[SiblingSteps]:
-        """
-        Step all siblings.
-
-        :param actions: ``(M, E, ...)``
-        :param forks: Which siblings start from their env's current state, ``(M, E)``
-        :param keep: In which envs the siblings go on after this step, ``(E,)``
-        :param then: Called before processes are waited for: sends them what they are to do next
-        :return: What each env's siblings saw
-        :raises BranchingError: if a sibling's step fails
-        """
+        """Step all siblings."""
         # lists, which cost less than arrays to look at and to send
         forks_of, keeps = forks.T.tolist(), keep.tolist()
         arguments = [(actions[:, e], forks_of[e], keeps[e]) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
-        """
-        Ask siblings which actions are valid in their states.
-
-        :param wanted: Which siblings, ``(M, E)``
-        :return: The masks of each env's wanted siblings
-        :raises BranchingError: if an env fails to say so in a sibling's state
-        """
+        """Ask siblings which actions are valid in their states."""
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
     def saw_noise(self) -> bool:
-        """
-        Find out whether envs draw random numbers while they step.
-
-        :return: Whether one of them has done so since this was first asked
-        """
+        """Find out whether envs draw random numbers while they step."""
         return any(self._call("saw_noise", [()] * self.base.num_envs))
 
     def stacked(self, observations: list[Any]) -> Observations:
-        """
-        Make a batch of observations, with the dtypes that a VecEnv gives them.
-
-        :param observations: One observation after another
-        :return: The batch
-        :raises BranchingError: if their shape is not that of the observation space
-        """
+        """Make a batch of observations, with the dtypes that a VecEnv gives them."""
         batch = {}
         for key in self._keys:
             values = [one if key is None else one[key] for one in observations]
@@ -309,12 +235,7 @@ class Fanout:
         return dict_to_obs(self.base.observation_space, batch)
 
     def rewards(self, rewards: list[float]) -> np.ndarray:
-        """
-        Make a batch of rewards, with the dtype that a VecEnv gives them.
-
-        :param rewards: One reward after another
-        :return: The batch
-        """
+        """Make a batch of rewards, with the dtype that a VecEnv gives them."""
         return np.array(rewards, dtype=np.float32 if self._casts else None)
 
     def _call(self, method: str, arguments: list[Any], then: Then = None) -> list[Any]:

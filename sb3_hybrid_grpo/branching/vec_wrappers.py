@@ -36,22 +36,14 @@ class Rows(NamedTuple):
     """With ``"terminal_observation"`` where an episode ended."""
 
     def showing(self, observations: Observations) -> "Rows":
-        """
-        :param observations: What a wrapper makes of the observations
-        :return: The rows with these, the last ones of episodes in the infos included
-        """
+        """The rows with these, the last ones of episodes in the infos included."""
         for row in np.flatnonzero(self.dones) if self.dones.any() else ():
             self.infos[row]["terminal_observation"] = row_of(observations, row)
         return self._replace(observations=observations)
 
 
 class Stage:
-    """
-    One VecEnv wrapper as siblings see it. By itself it changes nothing: recorders and checks.
-
-    :param wrapper: The wrapper
-    :param n_siblings: M, the number of siblings of each of the E envs
-    """
+    """One VecEnv wrapper as siblings see it. By itself it changes nothing: recorders and checks."""
 
     def __init__(self, wrapper: Any, n_siblings: int) -> None:
         self.wrapper, self.n_siblings = wrapper, n_siblings
@@ -209,14 +201,7 @@ def _stage_of(kind: type[VecEnvWrapper]) -> type[Stage] | None:
 
 
 def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
-    """
-    Find what the siblings' observations and rewards go through.
-
-    :param env: The user's VecEnv
-    :param n_siblings: Number of siblings of each env
-    :return: The stages, innermost first
-    :raises ValueError: if what a VecEnv wrapper does is not known
-    """
+    """Find what the siblings' observations and rewards go through."""
     stages: list[Stage] = []
     while isinstance(env, VecEnvWrapper):
         stage = _stage_of(type(env))
@@ -234,36 +219,17 @@ def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
 
 
 def is_truncated(info: dict[str, Any]) -> bool:
-    """
-    Whether an episode that ended was cut off.
-
-    :param info: The info of its last step
-    :return: False if it ended in a terminal state
-    """
+    """Whether an episode that ended was cut off."""
     return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
 
 
 def row_of(observations: Observations, row: int) -> Any:
-    """
-    Take one observation out of a batch.
-
-    :param observations: The batch
-    :param row: Its place
-    :return: A copy of the observation
-    """
+    """Take one observation out of a batch."""
     return each(lambda values: values[row].copy(), observations)
 
 
 def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, step: int) -> None:
-    """
-    Look for a NaN. Siblings pass by VecCheckNan, and one in them would reach the policy through the loss alone.
-
-    :param observations: What the siblings of all envs saw, sibling by sibling
-    :param rewards: The rewards that came with it
-    :param n_envs: E, the number of envs
-    :param step: Number of the step, for the message
-    :raises BranchingError: if there is one
-    """
+    """Look for a NaN. Siblings pass by VecCheckNan, and one in them would reach the policy through the loss alone."""
     named = {f"observation {key!r}": its for key, its in observations.items()} if isinstance(observations, dict) else {}
     for name, values in {"reward": rewards, **(named or {"observation": observations})}.items():
         if values.dtype.kind == "f" and np.isnan(values).any():
@@ -276,13 +242,7 @@ def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, 
 
 
 def each(function: Callable[..., Any], *batches: Observations) -> Observations:
-    """
-    Apply a function to arrays, or key by key to dicts of arrays.
-
-    :param function: The function
-    :param batches: Its arguments
-    :return: What it made of them
-    """
+    """Apply a function to arrays, or key by key to dicts of arrays."""
     if isinstance(batches[0], dict):
         return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
     return function(*batches)

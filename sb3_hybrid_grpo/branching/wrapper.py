@@ -53,12 +53,7 @@ class SiblingFailure:
 
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
-    """
-    Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env.
-
-    :param env: The env, without the recorders (:class:`Monitor` and its like) that siblings must not write to
-    :raises BranchingError: if the env cannot be branched
-    """
+    """Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -104,12 +99,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__siblings
 
     def check_siblings(self, shared: dict[str, Any] | None = None) -> SiblingFailure | None:
-        """
-        Show that siblings of this very env are exact, before there are any.
-
-        :param shared: Objects that other envs hold, too, by name
-        :return: A failure if they are not
-        """
+        """Show that siblings of this very env are exact, before there are any."""
         try:
             self.__maker.check(shared or {})
         except Exception as error:

@@ -20,12 +20,7 @@ class SkippedBySiblings:
 
 
 def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    """
-    Go down an env's chain of wrappers.
-
-    :param env: The outermost layer
-    :return: Each layer, outermost first, the env itself last
-    """
+    """Go down an env's chain of wrappers."""
     while isinstance(env, gym.Wrapper):
         yield env
         env = env.env
@@ -33,21 +28,12 @@ def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 
 
 def innermost(env: gym.Env[Any, Any]) -> Any:
-    """
-    :param env: The outermost layer
-    :return: The innermost layer that is a gymnasium env, whatever its ``unwrapped`` says
-    """
+    """The innermost layer that is a gymnasium env, whatever its ``unwrapped`` says."""
     return list(layers_of(env))[-1]
 
 
 def is_recorder(env: gym.Env[Any, Any]) -> bool:
-    """
-    Whether a wrapper records and does nothing else.
-
-    :param env: A wrapper, or an env
-    :return: True for the known recorders, and for their subclasses with no ``step`` of their own
-    :raises BranchingError: for a recorder with a ``step`` of its own, which may do anything
-    """
+    """Whether a wrapper records and does nothing else."""
     return _is_recorder(type(env))
 
 
@@ -64,21 +50,12 @@ def _is_recorder(kind: type) -> bool:
 
 
 def is_skipped(kind: type) -> bool:
-    """
-    :param kind: The class of a wrapper, or of an env
-    :return: Whether siblings skip it
-    :raises BranchingError: as above
-    """
+    """Whether siblings skip it."""
     return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or _is_recorder(kind)
 
 
 def skip_in_chain(env: gym.Env[Any, Any]) -> Any:
-    """
-    Take the wrappers that siblings skip out of a chain, for good: in a forked process.
-
-    :param env: The outermost layer
-    :return: The outermost layer of what is left
-    """
+    """Take the wrappers that siblings skip out of a chain, for good: in a forked process."""
     while is_skipped(type(env)):
         env = env.env  # type: ignore[attr-defined]
     for layer in layers_of(env):
