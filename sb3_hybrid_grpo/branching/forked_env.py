@@ -72,13 +72,18 @@ class Fork:
         self.pid = 0  # until there is one
         self.pipe, far_end = multiprocessing.Pipe()
         numbers = random.getstate()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a fork does not have: see the time-out
-            pid = os.fork()
-        if pid == 0:
-            random.setstate(numbers)  # Python gives every fork a seed of its own
-            _serve(function, far_end, self.owner)
-        self.pid = pid
+        # Python drops an interrupt that comes while it forks: it is to come afterwards
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a fork lacks: see the time-out
+                pid = os.fork()
+            if pid == 0:
+                random.setstate(numbers)  # Python gives every fork a seed of its own
+                _serve(function, far_end, self.owner)
+            self.pid = pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         far_end.close()
 
     def call(self, *arguments: Any) -> Any:
@@ -147,6 +152,7 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent; its handlers are none of the fork's
             signal.signal(kind, signal.SIG_IGN if kind == signal.SIGINT else signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(1)  # the other threads have not come along, and would be waited for
