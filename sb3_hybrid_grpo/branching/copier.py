@@ -71,7 +71,7 @@ class Copier:
         rule = _RULES.get(kind)
         made = (_rule_of(kind) if rule is None else rule)(self, obj)
         if made is not obj:
-            self.memo[id(obj)] = made
+            made = self.memo.setdefault(id(obj), made)  # what it leads to may have led back to it
             self.originals.append(obj)
         return made
 
@@ -172,7 +172,7 @@ _BASES: dict[Any, Rule] = {
         base: python.subclass_of(base)
         for base in (collections.OrderedDict, collections.defaultdict, dict, list, set, collections.deque)
     },
-    functools.partial: lambda c, obj: python.fill(c, obj, type(obj)(c(obj.func), *map(c, obj.args), **c(obj.keywords))),
+    functools.partial: python.copy_partial,
     **dict.fromkeys((weakref.WeakSet, weakref.WeakKeyDictionary, weakref.WeakValueDictionary), python.copy_weak_container),
     **dict.fromkeys((io.StringIO, io.BytesIO), python.copy_text_stream),
     io.IOBase: python.copy_file,

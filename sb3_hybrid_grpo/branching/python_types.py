@@ -153,7 +153,10 @@ def copy_function(c: Any, obj: Any) -> Any:
     is_plain = obj.__closure__ is None and not obj.__dict__ and ATOMS.issuperset(map(type, defaults))
     if is_plain or _is_global(obj):
         return obj
-    made = types.FunctionType(obj.__code__, obj.__globals__, obj.__name__, None, tuple(map(c, obj.__closure__ or ())))
+    closure = tuple(map(c, obj.__closure__ or ()))
+    if id(obj) in c.memo:  # it calls itself
+        return c.memo[id(obj)]
+    made = types.FunctionType(obj.__code__, obj.__globals__, obj.__name__, None, closure)
     c.remember(obj, made).__dict__.update(c(obj.__dict__))
     made.__defaults__, made.__kwdefaults__ = c(obj.__defaults__), c(obj.__kwdefaults__)
     made.__qualname__, made.__module__ = obj.__qualname__, obj.__module__
@@ -189,6 +192,11 @@ def copy_bound_builtin(c: Any, obj: Any) -> Any:
     return obj if made is owner else getattr(made, obj.__name__)
 
 
+def copy_partial(c: Any, obj: Any) -> Any:
+    parts = c((obj.func, obj.args, obj.keywords))
+    return c.memo.get(id(obj)) or fill(c, obj, type(obj)(parts[0], *parts[1], **parts[2]))
+
+
 def copy_cached_function(c: Any, obj: Any) -> Any:
     """``lru_cache``: what it holds cannot be copied, but an empty one can be made again."""
     function = c(obj.__wrapped__)
@@ -222,7 +230,10 @@ def copy_iterator(c: Any, obj: Any) -> Any:
         make, arguments, *state = obj.__reduce__()
         if make.__module__ == "copyreg":
             raise CannotCopyError(f"is an iterator ({name_of(type(obj))}) that does not tell where it is", obj)
-        made = make(*map(c, arguments))
+        arguments = [c(one) for one in arguments]
+        if id(obj) in c.memo:
+            return c.memo[id(obj)]
+        made = c.remember(obj, make(*arguments))
         if state and state[0] is not None:
             made.__setstate__(c(state[0]))
     return made
