@@ -21,7 +21,8 @@ def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]
     if group["amsgrad"] or group["capturable"] or group["fused"] or "step" in vars(optimizer):
         return False
     known = {id(one) for one in group["params"]}
-    steps = {float(optimizer.state[one]["step"]) if optimizer.state[one] else 0.0 for one in parameters}
+    states = [optimizer.state.get(one) for one in parameters]  # to ask for one by its key would make one
+    steps = {float(state["step"]) if state else 0.0 for state in states}
     return len(steps) == 1 and all(id(one) in known and one.dtype == th.float32 for one in parameters)
 
 
@@ -42,7 +43,7 @@ class FlatAdam:
         self._flat = th.nn.Parameter(_flat(self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
         self._adam = th.optim.Adam([self._flat], **{**options, "foreach": False})
-        states: list[dict[str, Any]] = [self._optimizer.state[one] for one in self._parameters]
+        states: list[Any] = [self._optimizer.state.get(one) for one in self._parameters]
         if states[0]:
             moments = {name: _flat([state[name] for state in states]) for name in _MOMENTS}
             self._adam.state[self._flat] = {"step": states[0]["step"].clone(), **moments}
