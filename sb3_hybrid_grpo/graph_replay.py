@@ -34,6 +34,9 @@ _MODULES = {
 _ONE_AT_A_TIME = threading.Lock()
 """Torch traces by changes to itself, which another thread's tracing would undo: Optuna's jobs are threads."""
 
+_TRACED: dict[Any, Any] = {}
+"""Traced functions by their code. Torch never frees one, and a model that is built like another has the same."""
+
 _OF_TENSORS = [name for name in dir(th.Tensor) if name.endswith("_hooks")]
 
 Outputs = tuple[th.Tensor, ...]
@@ -93,7 +96,7 @@ def _recorded(function: Callable[..., Outputs], tensors: Outputs) -> Callable[..
             module = make_fx(function)(*tensors)
         finally:
             th.distributions.Distribution.set_default_validate_args(True)
-        # parameters become arguments: a traced function is freed with its last user, a traced module never is
+        # parameters become arguments, so that they are freed with their last user
         first, *_ = module.graph.nodes
         constants = [node for node in module.graph.nodes if node.op == "get_attr"]
         for node in constants:
@@ -102,10 +105,16 @@ def _recorded(function: Callable[..., Outputs], tensors: Outputs) -> Callable[..
         parameters = tuple(getattr(module, str(node.target)) for node in constants)
         for node in constants:
             module.graph.erase_node(node)
+        for name in {str(node.target) for node in constants}:
+            delattr(module, name)
         module.recompile()
-        with th.no_grad():
-            trace: Any = th.jit.trace
-            traced = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
+        inputs = (*parameters, *tensors)
+        key = (module.code, *((one.shape, one.dtype) for one in inputs))
+        if key not in _TRACED:
+            with th.no_grad():
+                trace: Any = th.jit.trace
+                _TRACED[key] = trace(lambda *args: module(*args), inputs, check_trace=False)
+        traced = _TRACED[key]
     return lambda *args: traced(*parameters, *args)
 
 
