@@ -30,7 +30,8 @@ class FlatAdam:
     """
     Torch's Adam over one tensor in place of many. Each number is computed as it is without this, to the last bit.
 
-    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated.
+    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated, and
+    parameters have the gradients of the last step.
 
     :param optimizer: The optimizer whose steps are made, see :func:`can_be_flat`
     :param parameters: The parameters that have a gradient
@@ -64,13 +65,15 @@ class FlatAdam:
     def __exit__(self, *_: object) -> None:
         for parameter, own in zip(self._parameters, self._own, strict=True):
             parameter.data = own.copy_(parameter.data)
-        state = self._adam.state[self._flat]
-        if not state:  # no step was made
+        if self._flat.grad is None:  # no step was made
             return
-        moments = [self._views(state[name]) for name in _MOMENTS]
-        for parameter, mean, square in zip(self._parameters, *moments, strict=True):
+        state = self._adam.state[self._flat]
+        parts = [self._views(flat) for flat in (self._flat.grad, *(state[name] for name in _MOMENTS))]
+        self._optimizer.zero_grad()
+        for parameter, gradient, mean, square in zip(self._parameters, *parts, strict=True):
             its = {"step": state["step"].clone(), "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
             self._optimizer.state[parameter] = its
+            parameter.grad = gradient.clone()
 
     def _views(self, flat: th.Tensor) -> list[th.Tensor]:
         parts = th.split(flat, [one.numel() for one in self._parameters])
