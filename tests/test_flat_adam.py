@@ -41,6 +41,7 @@ def test_steps_are_adams_own(options: dict[str, Any]) -> None:
         assert all(th.equal(mine, its) for mine, its in zip(ours, theirs, strict=True))
         assert one.state_dict().keys() == other.state_dict().keys()
         assert all(th.equal(mine, its) for mine, its in zip(state_of(one), state_of(other), strict=True))
+        assert all(th.equal(mine.grad, its.grad) for mine, its in zip(ours, theirs, strict=True))  # type: ignore[arg-type]
         other.load_state_dict(copy.deepcopy(one.state_dict()))  # and each can go on from the other
     assert [weight.data_ptr() for weight in ours] == addresses
 
@@ -49,10 +50,11 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
     weights = new_weights()
     optimizer = th.optim.Adam(weights, lr=0.1)
     frozen = weights[1].detach().clone()
+    weights[1].grad = th.ones(7)  # of somebody else
     trained = [weights[0], *weights[2:]]
     with FlatAdam(optimizer, trained) as adam:
         adam.step(th.ones(15 + 1 + 8))
-    assert th.equal(weights[1], frozen) and weights[1] not in optimizer.state
+    assert th.equal(weights[1], frozen) and weights[1] not in optimizer.state and weights[1].grad is None
     assert all(optimizer.state[weight]["step"] == 1 for weight in trained)
 
 
