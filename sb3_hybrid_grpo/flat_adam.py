@@ -1,12 +1,15 @@
 """Adam's steps in few calls: while a policy is updated, its parameters lie side by side in one tensor."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch as th
+from torch.nn import functional as F
 
 from sb3_hybrid_grpo.graph_replay import has_hooks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_ALIGNMENT = 64  # bytes, torch's on CPU
 
 
 def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> bool:
@@ -41,12 +44,12 @@ class FlatAdam:
         self._optimizer, self._parameters = optimizer, parameters
 
     def __enter__(self) -> "FlatAdam":
-        self._flat = th.nn.Parameter(_flat(self._parameters))
+        self._flat = th.nn.Parameter(flat(one.detach() for one in self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
         self._adam = th.optim.Adam([self._flat], **{**options, "foreach": False})
         states: list[Any] = [self._optimizer.state.get(one) for one in self._parameters]
         if states[0]:
-            moments = {name: _flat([state[name] for state in states]) for name in _MOMENTS}
+            moments = {name: flat(state[name] for state in states) for name in _MOMENTS}
             self._adam.state[self._flat] = {"step": states[0]["step"].clone(), **moments}
         self._own = [one.data for one in self._parameters]
         for parameter, view in zip(self._parameters, self._views(self._flat.detach()), strict=True):
@@ -57,7 +60,7 @@ class FlatAdam:
         """
         Make a step.
 
-        :param gradient: The gradients of all parameters, one after another
+        :param gradient: The gradients of all parameters, as :func:`flat` lays them
         """
         self._flat.grad = gradient
         self._adam.step()
@@ -68,7 +71,7 @@ class FlatAdam:
         if self._flat.grad is None:  # no step was made
             return
         state = self._adam.state[self._flat]
-        parts = [self._views(flat) for flat in (self._flat.grad, *(state[name] for name in _MOMENTS))]
+        parts = map(self._views, (self._flat.grad, *(state[name] for name in _MOMENTS)))
         self._optimizer.zero_grad()
         for parameter, gradient, mean, square in zip(self._parameters, *parts, strict=True):
             its = {"step": state["step"].clone(), "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
@@ -76,9 +79,19 @@ class FlatAdam:
             parameter.grad = gradient.clone()
 
     def _views(self, flat: th.Tensor) -> list[th.Tensor]:
-        parts = th.split(flat, [one.numel() for one in self._parameters])
-        return [part.view(one.shape) for part, one in zip(parts, self._parameters, strict=True)]
+        parts = th.split(flat, [one.numel() + _padding(one) for one in self._parameters])
+        return [part[: one.numel()].view(one.shape) for part, one in zip(parts, self._parameters, strict=True)]
 
 
-def _flat(tensors: list[Any]) -> th.Tensor:
-    return th.cat([tensor.detach().reshape(-1) for tensor in tensors])
+def flat(tensors: Iterable[th.Tensor]) -> th.Tensor:
+    """
+    Lay tensors side by side, each where torch would put it by itself: kernels round otherwise where memory is not aligned.
+
+    :param tensors: Tensors
+    :return: Their numbers in one tensor, with zeros in between
+    """
+    return th.cat([F.pad(one.reshape(-1), (0, _padding(one))) if _padding(one) else one.reshape(-1) for one in tensors])
+
+
+def _padding(tensor: th.Tensor) -> int:
+    return -tensor.numel() % (_ALIGNMENT // tensor.element_size())
