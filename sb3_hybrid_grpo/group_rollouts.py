@@ -255,7 +255,7 @@ class GroupRollouts(ModelFiles):
 
     def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
         """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
-        if self._sampling is None or not isinstance(obs, th.Tensor):
+        if self._sampling is None or not isinstance(obs, th.Tensor) or not self._replays_policy():
             return *self.policy(obs), {}
         actions, values, log_probs = self._sampling(obs)
         if th.isnan(log_probs).any():
@@ -264,6 +264,13 @@ class GroupRollouts(ModelFiles):
                 "rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
             )
         return actions, values, log_probs, {}
+
+    def _replays_policy(self) -> bool:
+        """
+        Not at the first step of a rollout: it clears tensors that the update has left in the policy, which cannot be copied.
+        Not where a callback has put another policy in its place.
+        """
+        return self.rollout_buffer.pos > 0 and self._sampling_reads is not None and self._sampling_reads[0] is self.policy
 
     def _begin_sampling(self) -> None:
         """Replay the policy's forward pass, unless it has become another function."""
