@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch as th
 
-from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat
+from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat, flat
 
 SHAPES: list[tuple[int, ...]] = [(3, 5), (7,), (1,), (2, 1, 4)]
 
@@ -33,7 +33,7 @@ def test_steps_are_adams_own(options: dict[str, Any]) -> None:
         with FlatAdam(one, ours) as adam:
             for _ in range(3):
                 gradients = [th.randn(shape) for shape in SHAPES]
-                adam.step(th.cat([gradient.reshape(-1) for gradient in gradients]))
+                adam.step(flat(gradients))
                 for weight, gradient in zip(theirs, gradients, strict=True):
                     weight.grad = gradient
                 other.step()
@@ -46,6 +46,15 @@ def test_steps_are_adams_own(options: dict[str, Any]) -> None:
     assert [weight.data_ptr() for weight in ours] == addresses
 
 
+def test_parameters_lie_where_torch_would_put_them() -> None:
+    """At multiples of 64 bytes; elsewhere, matrix products round otherwise."""
+    weights = new_weights()
+    with FlatAdam(th.optim.Adam(weights), weights):
+        assert all(weight.data_ptr() % 64 == th.ones(3).data_ptr() % 64 == 0 for weight in weights)
+        assert len({weight.untyped_storage().data_ptr() for weight in weights}) == 1
+    assert flat([th.ones(2, 3), th.full((1,), 7.0)]).tolist() == [1.0] * 6 + [0.0] * 10 + [7.0] + [0.0] * 15
+
+
 def test_parameters_without_a_gradient_are_left_alone() -> None:
     weights = new_weights()
     optimizer = th.optim.Adam(weights, lr=0.1)
@@ -53,7 +62,7 @@ def test_parameters_without_a_gradient_are_left_alone() -> None:
     weights[1].grad = th.ones(7)  # of somebody else
     trained = [weights[0], *weights[2:]]
     with FlatAdam(optimizer, trained) as adam:
-        adam.step(th.ones(15 + 1 + 8))
+        adam.step(flat(map(th.ones_like, trained)))
     assert th.equal(weights[1], frozen) and weights[1] not in optimizer.state and weights[1].grad is None
     assert all(optimizer.state[weight]["step"] == 1 for weight in trained)
 
@@ -72,7 +81,7 @@ def test_what_breaks_off_an_update_leaves_the_steps_so_far() -> None:
     addresses = [weight.data_ptr() for weight in weights]
     optimizer = th.optim.Adam(weights, lr=0.5)
     with pytest.raises(KeyboardInterrupt), FlatAdam(optimizer, weights) as adam:
-        adam.step(th.ones(31))
+        adam.step(flat(map(th.ones_like, weights)))
         raise KeyboardInterrupt
     for weight, old in zip(weights, before, strict=True):
         th.testing.assert_close(weight.detach(), old - 0.5)  # Adam's first step is the learning rate
