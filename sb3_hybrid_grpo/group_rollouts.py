@@ -1,8 +1,6 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
 import copy
-import inspect
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -17,14 +15,15 @@ from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
+from sb3_hybrid_grpo.errors import DIVERGED
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
 from sb3_hybrid_grpo.model_files import ModelFiles
+from sb3_hybrid_grpo.notices import notice
 from sb3_hybrid_grpo.selection import ActionSelection, select_actions
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
 from sb3_hybrid_grpo.update import ReplayedUpdate
 
-Init = TypeVar("Init", bound=Callable[..., None])
 Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
 SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
 
@@ -57,9 +56,9 @@ class GroupRollouts(ModelFiles):
     _sampling: GraphReplay | None = None
     _sampling_reads: tuple[Any, ...] | None = None
     _update: ReplayedUpdate | None = None
+    _steps_said = False
     policy: Any
     rollout_buffer: Any
-    n_steps: int
 
     def __init__(
         self,
@@ -75,13 +74,12 @@ class GroupRollouts(ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        self.n_samples, self.branch_horizon = n_samples, branch_horizon
+        self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform = reward_transform
         self.action_selection, self.selection_temperature = action_selection, selection_temperature
-        self.branching_check = branching_check
         self.num_executed_steps = 0
-        """Steps of member 0 in all envs; ``num_timesteps`` counts those of all members."""
+        """Steps of member 0 in all envs."""
         self.auto_grouping = AutoGrouping()
         self.reward_statistics: dict[str, Part] = {}
         self._groups: Groups | None = None
@@ -164,9 +162,8 @@ class GroupRollouts(ModelFiles):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         groups = self._the_groups()
-        if groups.lost_member_0:
-            self._last_obs = None
-        env_is_reset = reset_num_timesteps or self._last_obs is None
+        env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
+        self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if reset_num_timesteps:
             self.num_executed_steps = 0
@@ -200,14 +197,16 @@ class GroupRollouts(ModelFiles):
         groups = self._the_groups()
         n_members = self.n_samples if self._next_is_grouped() else 1
         n_executed = validation.executed_steps(n_rollout_steps, n_members)
+        if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
+            self._steps_said = True
+            notice(message)
         self.policy.set_training_mode(False)
         rollout_buffer.begin(n_executed, env.num_envs, n_members)
         self._begin_sampling()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
-        shown: dict[str, Any] = {"self": self, "env": env, "callback": callback}
-        shown |= {"rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+        shown = dict(self=self, env=env, callback=callback, rollout_buffer=rollout_buffer, n_rollout_steps=n_rollout_steps)
 
         for n_steps in range(n_executed):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -225,8 +224,8 @@ class GroupRollouts(ModelFiles):
                 self.num_timesteps += env.num_envs  # it was tried, and is taken again
             shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
             shown |= {"values": values, "log_probs": log_probs}
-            go_on = call_for_each_member(self, callback, shown, step)
             self.num_executed_steps += env.num_envs
+            go_on = call_for_each_member(self, callback, shown, step)
             self._last_obs, self._last_episode_starts = rows_of_members(step.new_obs, n_members)[0], step.dones_NE[0]
             if not go_on:
                 return False
@@ -259,10 +258,7 @@ class GroupRollouts(ModelFiles):
             return *self.policy(obs), {}
         actions, values, log_probs = self._sampling(obs)
         if th.isnan(log_probs).any():
-            raise ValueError(
-                "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. Lower the learning "
-                "rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
-            )
+            raise ValueError(DIVERGED)
         return actions, values, log_probs, {}
 
     def _begin_sampling(self) -> None:
@@ -333,21 +329,3 @@ class GroupRollouts(ModelFiles):
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)
         super().dump_logs(iteration)
-
-
-def with_arguments_of(algorithm: type[Any]) -> Callable[[Init], Init]:
-    """
-    Show a constructor's arguments to those who ask with ``inspect.signature``, as RL Zoo and Optuna's helpers do.
-
-    :param algorithm: The algorithm without groups, whose arguments come first
-    :return: Decorates ``__init__`` of the algorithm with groups
-    """
-
-    def decorate(init: Init) -> Init:
-        ours = inspect.signature(GroupRollouts.__init__).parameters.values()
-        named = [one for one in ours if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        theirs = inspect.signature(algorithm.__init__).parameters.values()
-        init.__signature__ = inspect.Signature([*theirs, *named])  # type: ignore[attr-defined]
-        return init
-
-    return decorate
