@@ -1,6 +1,6 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
-import copy
+import functools
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,14 +15,15 @@ from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
-from sb3_hybrid_grpo.errors import DIVERGED
+from sb3_hybrid_grpo.errors import DIVERGED, BranchingError
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
 from sb3_hybrid_grpo.model_files import ModelFiles
 from sb3_hybrid_grpo.notices import notice
-from sb3_hybrid_grpo.selection import ActionSelection, select_actions
-from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
+from sb3_hybrid_grpo.selection import ActionSelection
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, resolve_transform
 from sb3_hybrid_grpo.update import ReplayedUpdate
+from sb3_hybrid_grpo.value_selection import choose_by_value
 
 Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
 SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
@@ -118,22 +119,19 @@ class GroupRollouts(ModelFiles):
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
 
     def _make_groups(self, env: Any) -> Groups:
-        if self.action_selection == "on_policy":
+        if self.action_selection != "on_policy":
+            return Candidates(env, self.n_samples, functools.partial(choose_by_value, self))
+        try:
             return Groups(env, self.n_samples, self.branch_horizon)
-        return Candidates(env, self.n_samples, self._choose)
+        except (ValueError, BranchingError) as error:
+            return self._without_siblings(env, error)
 
-    def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
-        """Which of N actions to execute, by what each led to."""
-        with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(observations, self.device)).cpu().numpy()
-        # a copy, because an object of the user's may change when it is called
-        transform = copy.deepcopy(self.rollout_buffer.estimation.reward_transform)
-        rewards_TEN = rewards_NE.T[None]
-        starts_TEN = np.zeros(rewards_TEN.shape, dtype=bool)
-        rewards_NE = apply_transform(transform, rewards_TEN, starts_TEN, self.gamma, learn=False)[0].T
-        scores_NE = rewards_NE + self.gamma * values.reshape(rewards_NE.shape) * ~terminated_NE
-        uniform_E = th.rand(rewards_NE.shape[1]).numpy() if self.action_selection == "softmax" else np.empty(0)
-        return select_actions(scores_NE, self.action_selection, self.selection_temperature, uniform_E)
+    def _without_siblings(self, env: Any, error: Exception) -> Groups:
+        """Where the env takes no siblings, "auto" is PPO; other horizons ask for siblings."""
+        if self.branch_horizon != "auto":
+            raise error
+        notice(f"{type(self).__name__} trains without siblings, as {self._without_groups.__name__} does: {error}")
+        return Groups(env, 1, "auto")
 
     def learn(
         self: SelfGroupRollouts,
@@ -167,7 +165,10 @@ class GroupRollouts(ModelFiles):
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if reset_num_timesteps:
             self.num_executed_steps = 0
-        groups.start(env_is_reset, self.branching_check)
+        try:
+            groups.start(env_is_reset, self.branching_check)
+        except BranchingError as error:
+            self._groups = self._without_siblings(self.env, error)
         return total_and_callback
 
     def _the_groups(self) -> Groups:
@@ -177,10 +178,10 @@ class GroupRollouts(ModelFiles):
 
     def _next_is_grouped(self) -> bool:
         """Whether the next rollout has siblings."""
-        if self.branch_horizon != "auto" or self.n_samples == 1:
-            return self.n_samples > 1
-        auto = self.auto_grouping
-        auto.noise_seen = auto.noise_seen or self._the_groups().saw_noise()
+        groups, auto = self._the_groups(), self.auto_grouping
+        if self.branch_horizon != "auto" or groups.n_samples == 1:
+            return self.n_samples > 1 and groups.n_samples > 1
+        auto.noise_seen = auto.noise_seen or groups.saw_noise()
         return auto.next_is_grouped
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
