@@ -1,8 +1,6 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
-import copy
-import inspect
-from collections.abc import Callable
+import functools
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -17,14 +15,16 @@ from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
+from sb3_hybrid_grpo.errors import DIVERGED, BranchingError
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
 from sb3_hybrid_grpo.model_files import ModelFiles
-from sb3_hybrid_grpo.selection import ActionSelection, select_actions
-from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
+from sb3_hybrid_grpo.notices import notice
+from sb3_hybrid_grpo.selection import ActionSelection
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, resolve_transform
 from sb3_hybrid_grpo.update import ReplayedUpdate
+from sb3_hybrid_grpo.value_selection import choose_by_value
 
-Init = TypeVar("Init", bound=Callable[..., None])
 Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
 SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
 
@@ -57,9 +57,9 @@ class GroupRollouts(ModelFiles):
     _sampling: GraphReplay | None = None
     _sampling_reads: tuple[Any, ...] | None = None
     _update: ReplayedUpdate | None = None
+    _steps_said = False
     policy: Any
     rollout_buffer: Any
-    n_steps: int
 
     def __init__(
         self,
@@ -75,13 +75,12 @@ class GroupRollouts(ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        self.n_samples, self.branch_horizon = n_samples, branch_horizon
+        self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform = reward_transform
         self.action_selection, self.selection_temperature = action_selection, selection_temperature
-        self.branching_check = branching_check
         self.num_executed_steps = 0
-        """Steps of member 0 in all envs; ``num_timesteps`` counts those of all members."""
+        """Steps of member 0 in all envs."""
         self.auto_grouping = AutoGrouping()
         self.reward_statistics: dict[str, Part] = {}
         self._groups: Groups | None = None
@@ -120,22 +119,19 @@ class GroupRollouts(ModelFiles):
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
 
     def _make_groups(self, env: Any) -> Groups:
-        if self.action_selection == "on_policy":
+        if self.action_selection != "on_policy":
+            return Candidates(env, self.n_samples, functools.partial(choose_by_value, self))
+        try:
             return Groups(env, self.n_samples, self.branch_horizon)
-        return Candidates(env, self.n_samples, self._choose)
+        except (ValueError, BranchingError) as error:
+            return self._without_siblings(env, error)
 
-    def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
-        """Which of N actions to execute, by what each led to."""
-        with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(observations, self.device)).cpu().numpy()
-        # a copy, because an object of the user's may change when it is called
-        transform = copy.deepcopy(self.rollout_buffer.estimation.reward_transform)
-        rewards_TEN = rewards_NE.T[None]
-        starts_TEN = np.zeros(rewards_TEN.shape, dtype=bool)
-        rewards_NE = apply_transform(transform, rewards_TEN, starts_TEN, self.gamma, learn=False)[0].T
-        scores_NE = rewards_NE + self.gamma * values.reshape(rewards_NE.shape) * ~terminated_NE
-        uniform_E = th.rand(rewards_NE.shape[1]).numpy() if self.action_selection == "softmax" else np.empty(0)
-        return select_actions(scores_NE, self.action_selection, self.selection_temperature, uniform_E)
+    def _without_siblings(self, env: Any, error: Exception) -> Groups:
+        """Where the env takes no siblings, "auto" is PPO; other horizons ask for siblings."""
+        if self.branch_horizon != "auto":
+            raise error
+        notice(f"{type(self).__name__} trains without siblings, as {self._without_groups.__name__} does: {error}")
+        return Groups(env, 1, "auto")
 
     def learn(
         self: SelfGroupRollouts,
@@ -164,13 +160,15 @@ class GroupRollouts(ModelFiles):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         groups = self._the_groups()
-        if groups.lost_member_0:
-            self._last_obs = None
-        env_is_reset = reset_num_timesteps or self._last_obs is None
+        env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
+        self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if reset_num_timesteps:
             self.num_executed_steps = 0
-        groups.start(env_is_reset, self.branching_check)
+        try:
+            groups.start(env_is_reset, self.branching_check)
+        except BranchingError as error:
+            self._groups = self._without_siblings(self.env, error)
         return total_and_callback
 
     def _the_groups(self) -> Groups:
@@ -180,10 +178,10 @@ class GroupRollouts(ModelFiles):
 
     def _next_is_grouped(self) -> bool:
         """Whether the next rollout has siblings."""
-        if self.branch_horizon != "auto" or self.n_samples == 1:
-            return self.n_samples > 1
-        auto = self.auto_grouping
-        auto.noise_seen = auto.noise_seen or self._the_groups().saw_noise()
+        groups, auto = self._the_groups(), self.auto_grouping
+        if self.branch_horizon != "auto" or groups.n_samples == 1:
+            return self.n_samples > 1 and groups.n_samples > 1
+        auto.noise_seen = auto.noise_seen or groups.saw_noise()
         return auto.next_is_grouped
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
@@ -200,14 +198,16 @@ class GroupRollouts(ModelFiles):
         groups = self._the_groups()
         n_members = self.n_samples if self._next_is_grouped() else 1
         n_executed = validation.executed_steps(n_rollout_steps, n_members)
+        if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
+            self._steps_said = True
+            notice(message)
         self.policy.set_training_mode(False)
         rollout_buffer.begin(n_executed, env.num_envs, n_members)
         self._begin_sampling()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
-        shown: dict[str, Any] = {"self": self, "env": env, "callback": callback}
-        shown |= {"rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+        shown = dict(self=self, env=env, callback=callback, rollout_buffer=rollout_buffer, n_rollout_steps=n_rollout_steps)
 
         for n_steps in range(n_executed):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -225,8 +225,8 @@ class GroupRollouts(ModelFiles):
                 self.num_timesteps += env.num_envs  # it was tried, and is taken again
             shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
             shown |= {"values": values, "log_probs": log_probs}
-            go_on = call_for_each_member(self, callback, shown, step)
             self.num_executed_steps += env.num_envs
+            go_on = call_for_each_member(self, callback, shown, step)
             self._last_obs, self._last_episode_starts = rows_of_members(step.new_obs, n_members)[0], step.dones_NE[0]
             if not go_on:
                 return False
@@ -259,10 +259,7 @@ class GroupRollouts(ModelFiles):
             return *self.policy(obs), {}
         actions, values, log_probs = self._sampling(obs)
         if th.isnan(log_probs).any():
-            raise ValueError(
-                "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. Lower the learning "
-                "rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
-            )
+            raise ValueError(DIVERGED)
         return actions, values, log_probs, {}
 
     def _replays_policy(self) -> bool:
@@ -340,21 +337,3 @@ class GroupRollouts(ModelFiles):
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)
         super().dump_logs(iteration)
-
-
-def with_arguments_of(algorithm: type[Any]) -> Callable[[Init], Init]:
-    """
-    Show a constructor's arguments to those who ask with ``inspect.signature``, as RL Zoo and Optuna's helpers do.
-
-    :param algorithm: The algorithm without groups, whose arguments come first
-    :return: Decorates ``__init__`` of the algorithm with groups
-    """
-
-    def decorate(init: Init) -> Init:
-        ours = inspect.signature(GroupRollouts.__init__).parameters.values()
-        named = [one for one in ours if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        theirs = inspect.signature(algorithm.__init__).parameters.values()
-        init.__signature__ = inspect.Signature([*theirs, *named])  # type: ignore[attr-defined]
-        return init
-
-    return decorate

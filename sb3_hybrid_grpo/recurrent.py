@@ -10,8 +10,9 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from sb3_hybrid_grpo.branching import Groups, GroupStep
 from sb3_hybrid_grpo.buffers import RecurrentHybridDictRolloutBuffer, RecurrentHybridRolloutBuffer
-from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts, with_arguments_of
+from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts
 from sb3_hybrid_grpo.member_calls import tensor_of
+from sb3_hybrid_grpo.signatures import with_arguments_of
 
 
 class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
@@ -28,7 +29,7 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     _without_groups = RecurrentPPO
     _last_lstm_states: Any
 
-    @with_arguments_of(RecurrentPPO)
+    @with_arguments_of(RecurrentPPO, GroupRollouts)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 

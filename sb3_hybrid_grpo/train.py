@@ -188,9 +188,7 @@ def run(options: argparse.Namespace) -> int:
     }
     write_text(paths["evaluation"], json.dumps(report, indent=2) + "\n")
     print_paths(paths)
-    print(
-        f"Trained {model.num_timesteps:,} executed steps ({model.num_timesteps:,} simulator steps) in {seconds:.0f} s."
-    )
+    print(f"Trained {model.num_timesteps:,} executed steps ({model.num_timesteps:,} simulator steps) in {seconds:.0f} s.")
     print(f"Mean reward of {options.eval_episodes} episodes: {policy}   (random policy: {random_policy})")
     return 0
 
