@@ -28,7 +28,7 @@ def test_steps_are_adams_own(options: dict[str, Any]) -> None:
     addresses = [weight.data_ptr() for weight in ours]
     for update in range(4):
         for optimizer in (one, other):
-            optimizer.param_groups[0]["lr"] = 1e-2 / (update + 1)  # a schedule
+            optimizer.param_groups[0]["lr"] = 1e-2 * (2 - update)  # a schedule, and beyond its end
         assert can_be_flat(one, ours)
         with FlatAdam(one, ours) as adam:
             for _ in range(3):
