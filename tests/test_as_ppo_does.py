@@ -125,7 +125,7 @@ def test_observations_that_are_no_numbers_are_named(space: Any) -> None:
     env = VecNormalize(_vec(1, action_space=space))
     model = HybridGRPO("MlpPolicy", env, n_steps=64, batch_size=16)
     env.clip_obs = np.nan
-    with pytest.raises(ValueError, match="diverged|invalid values"):
+    with pytest.raises(ValueError, match=r"diverged|invalid values"):
         model.learn(64)
 
 
@@ -158,5 +158,3 @@ def test_a_model_with_its_envs_can_be_pickled(horizon: Any, dumps: Any) -> None:
 
 def _cart_pole() -> gym.Env[Any, Any]:
     return gym.make("CartPole-v1")
-
-

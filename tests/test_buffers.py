@@ -36,7 +36,9 @@ class Rollout:
     column c are ``t * 1000 + c``, and V of the state that a cut member reached is ``-(t * 1000 + c)``.
     """
 
-    def __init__(self, shape: tuple[int, int, int], observations: Any = VECTOR, actions: Any = ACTIONS[0], seed: int = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], observations: Any = VECTOR, actions: Any = ACTIONS[0], seed: int = 0
+    ) -> None:
         n_steps, n_envs, n_members = shape
         n_columns = n_envs * n_members
         rng = np.random.default_rng(seed)
@@ -236,7 +238,9 @@ def test_sequences_begin_at_forks_with_the_memory_of_the_step_and_only_episodes_
         memory = tuple(th.full((1, 4, size), 0.0) + th.as_tensor(numbers)[None, :, None] for _ in range(2))
         values = (th.zeros(4, 1), th.as_tensor(numbers))
         states = RNNStates(memory, memory)  # type: ignore[arg-type]
-        buffer.add(np.repeat(numbers[:, None], 3, axis=1), np.zeros((4, 2)), np.zeros(4), starts[t], *values, lstm_states=states)
+        buffer.add(
+            np.repeat(numbers[:, None], 3, axis=1), np.zeros((4, 2)), np.zeros(4), starts[t], *values, lstm_states=states
+        )
         buffer.add_forks(forks[t])
         buffer.add_ends(np.zeros(4, bool), starts[(t + 1) % n_steps], np.zeros(int(starts[(t + 1) % n_steps].sum())))
     buffer.compute_returns_and_advantage(th.zeros(4), np.zeros(4, bool))

@@ -20,7 +20,9 @@ def state_of(optimizer: th.optim.Optimizer) -> list[th.Tensor]:
     return [moment for place in sorted(states) for _, moment in sorted(states[place].items())]
 
 
-@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9), "eps": 1e-3}, {"maximize": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"weight_decay": 0.1}, {"betas": (0.5, 0.9), "eps": 1e-3}, {"maximize": True}], ids=str
+)
 def test_steps_are_adams_own(options: dict[str, Any]) -> None:
     ours = new_weights()
     theirs = copy.deepcopy(ours)

@@ -97,7 +97,9 @@ def test_what_cannot_be_recorded_goes_on_and_says_so_once(how: str, at_once: Non
     monkeypatch.setattr(graph_replay, "make_fx", refuse)
     replay, calls = counted(lambda rows: (rows + th.rand(3),))
     random_state = th.get_rng_state()
-    with pytest.warns(UserWarning, match=r"cannot be replayed.*slower: (no recorder here|a replay gives other numbers)") as said:
+    with pytest.warns(
+        UserWarning, match=r"cannot be replayed.*slower: (no recorder here|a replay gives other numbers)"
+    ) as said:
         results = [replay(th.ones(3))[0] for _ in range(4)]
     assert len(said) == 1
     assert len(calls) >= 4

@@ -278,7 +278,9 @@ class Again(BaseCallback):
         assert (buffer.returns > 0.5 + buffer.values - np.abs(before).max() * 9).all() and (buffer.advantages != before).any()
 
 
-@pytest.mark.parametrize("options", [{}, {"branch_horizon": 4}, {"branch_horizon": 1, "reward_transform": "normalize"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"branch_horizon": 4}, {"branch_horizon": 1, "reward_transform": "normalize"}], ids=str
+)
 def test_advantages_can_be_computed_again(options: dict[str, Any]) -> None:
     HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL, **options).learn(256, Again())
 
@@ -292,4 +294,3 @@ def test_it_is_an_algorithm_of_sb3_with_all_of_ppos_arguments() -> None:
     assert set(ours) - set(theirs) == own
     model = HybridGRPO("MlpPolicy", walk(), 1e-3, 32)  # in PPO's order
     assert isinstance(model, PPO) and (model.learning_rate, model.n_steps) == (1e-3, 32)
-

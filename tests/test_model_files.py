@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 from sb3_contrib import MaskablePPO, RecurrentPPO

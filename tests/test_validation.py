@@ -143,7 +143,7 @@ class Stream(NoisyWalk):
 
 
 def test_envs_that_cannot_be_branched_are_refused_at_once_and_train_with_one_member() -> None:
-    small: dict[str, Any] = {"n_steps": 64, "batch_size": 16}
+    small: dict[str, Any] = {"n_steps": 64, "batch_size": 16, "branch_horizon": 8}
     with pytest.raises(BranchingError, match=r"Stream\.noise holds a multiprocessing\.connection\.Connection.*n_samples=1"):
         HybridGRPO("MlpPolicy", Stream(), **small)
     HybridGRPO("MlpPolicy", Stream(), n_samples=1, **small).learn(64)
@@ -153,13 +153,13 @@ def test_envs_that_cannot_be_branched_are_refused_at_once_and_train_with_one_mem
 
 
 def test_set_env_refuses_them_too() -> None:
-    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16)
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16, branch_horizon=8)
     with pytest.raises(BranchingError, match="Stream"):
         model.set_env(Stream())
 
 
 def test_an_env_refused_by_set_env_leaves_none_to_train_in() -> None:
-    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16).learn(64)
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16, branch_horizon=8).learn(64)
     with pytest.raises(BranchingError):
         model.set_env(Stream())
     with pytest.raises(ValueError, match="set_env"):
@@ -177,7 +177,7 @@ class Doubled(gym.RewardWrapper[Any, Any]):
 def test_siblings_do_not_escape_a_wrapper_put_above_make_branchable(kind: Any) -> None:
     env = kind([lambda: Doubled(make_branchable(walk()))])
     with pytest.raises(ValueError, match=r"below Doubled.*make_branchable\(Wrapper\(env\)\)"):
-        HybridGRPO("MlpPolicy", env)
+        HybridGRPO("MlpPolicy", env, branch_horizon=8)
     env.close()
 
 
@@ -199,21 +199,21 @@ class ScalingVecEnv(DummyVecEnv):
 
 def test_what_siblings_would_miss_in_a_subclass_is_refused() -> None:
     with pytest.raises(BranchingError, match=r"Scaling records episodes.*step\(\) of its own"):
-        HybridGRPO("MlpPolicy", Scaling(walk()))
+        HybridGRPO("MlpPolicy", Scaling(walk()), branch_horizon=8)
     with pytest.raises(ValueError, match="ScalingVecEnv, in which no siblings"):
-        HybridGRPO("MlpPolicy", ScalingVecEnv([walk]))
+        HybridGRPO("MlpPolicy", ScalingVecEnv([walk]), branch_horizon=8)
 
 
 def test_an_update_that_spoils_the_policy_is_an_error() -> None:
     model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16, n_epochs=3, learning_rate=1e30)
-    with pytest.raises(ValueError, match="Lower the learning rate|invalid values"):
+    with pytest.raises(ValueError, match=r"Lower the learning rate|invalid values"):
         model.learn(256)
 
 
 def test_subprocesses_that_are_not_branchable() -> None:
     env = make_vec_env("CartPole-v1", n_envs=2, vec_env_cls=SubprocVecEnv)
     with pytest.raises(ValueError, match="wrapper_class=make_branchable"):
-        HybridGRPO("MlpPolicy", env)
+        HybridGRPO("MlpPolicy", env, branch_horizon=8)
     env.close()
 
 
@@ -227,7 +227,7 @@ def test_an_env_that_draws_on_a_screen() -> None:
         def render(self) -> None: ...
 
     with pytest.raises(ValueError, match="render_mode='human'"):
-        HybridGRPO("MlpPolicy", Shown())
+        HybridGRPO("MlpPolicy", Shown(), branch_horizon=8)
 
 
 def test_an_env_that_says_human_and_draws_nothing_trains() -> None:
