@@ -204,7 +204,7 @@ def test_a_view_by_members_is_writable() -> None:
 @pytest.mark.parametrize("is_dict", [False, True])
 def test_masks_belong_to_their_samples(is_dict: bool) -> None:
     kind = buffers.MaskableHybridDictRolloutBuffer if is_dict else buffers.MaskableHybridRolloutBuffer
-    space = OBSERVATIONS[2] if is_dict else VECTOR
+    space: Any = OBSERVATIONS[2] if is_dict else VECTOR
     buffer: Any = kind(1, space, spaces.Discrete(6), n_envs=1)
     buffer.begin(5, 2, 3)
     rng = np.random.default_rng(0)
@@ -237,7 +237,7 @@ def test_sequences_begin_at_forks_with_the_memory_of_the_step_and_only_episodes_
         numbers = t * 1000 + np.arange(4)
         memory = tuple(th.full((1, 4, size), 0.0) + th.as_tensor(numbers)[None, :, None] for _ in range(2))
         values = (th.zeros(4, 1), th.as_tensor(numbers))
-        states = RNNStates(memory, memory)  # type: ignore[arg-type]
+        states = RNNStates(memory, memory)
         buffer.add(
             np.repeat(numbers[:, None], 3, axis=1), np.zeros((4, 2)), np.zeros(4), starts[t], *values, lstm_states=states
         )

@@ -280,7 +280,8 @@ def test_what_is_gone_is_an_error_that_says_what_to_use_instead(gone: dict[str, 
 
 
 def test_what_ppo_refuses_is_refused_in_its_words() -> None:
-    for arguments in ({"clip_range_vf": -0.2}, {"batch_size": 1}, {"n_steps": 1, "n_samples": 1}):
+    refused: list[dict[str, Any]] = [{"clip_range_vf": -0.2}, {"batch_size": 1}, {"n_steps": 1, "n_samples": 1}]
+    for arguments in refused:
         messages = []
         for algorithm in (HybridGRPO, PPO):
             theirs = {name: value for name, value in arguments.items() if algorithm is HybridGRPO or name != "n_samples"}
