@@ -43,6 +43,12 @@ def test_one_member_is_recurrent_ppo(env_id: str, n_envs: int, kind: dict[str, A
     assert_equal(run(RecurrentHybridGRPO, n_samples=1), run(RecurrentPPO))
 
 
+class Untrained(RecurrentHybridGRPO):
+    """Leaves its buffer as the rollout filled it."""
+
+    def train(self) -> None: ...
+
+
 def slow_memories(model: RecurrentHybridGRPO) -> np.ndarray:
     """What each member must remember at each step, from what it saw in its own past alone, ``(T, N * E, hidden size)``."""
     buffer: Any = model.rollout_buffer
@@ -79,27 +85,28 @@ def slow_memories(model: RecurrentHybridGRPO) -> np.ndarray:
 @pytest.mark.parametrize("horizon", [1, 5, "episode"])
 def test_members_remember_their_own_past_and_forks_that_of_member_0(horizon: Any) -> None:
     env = make_vec_env(walk, n_envs=2, seed=1, env_kwargs={"max_steps": 9})
-    model = RecurrentHybridGRPO("MlpLstmPolicy", env, n_samples=3, branch_horizon=horizon, learning_rate=0.0, **SMALL)
+    model = Untrained("MlpLstmPolicy", env, n_samples=3, branch_horizon=horizon, **SMALL)
     model.learn(48)
     buffer: Any = model.rollout_buffer
     assert buffer.episode_starts[1:, 2:].any()
-    np.testing.assert_allclose(buffer.memories[0][:, :, 0], slow_memories(model), atol=1e-6)
+    np.testing.assert_allclose(buffer.hidden_states_pi[:, 0], slow_memories(model), atol=1e-6)
 
 
 @pytest.mark.parametrize("horizon", [1, 5])
 def test_the_loss_sees_what_was_seen_when_acting(horizon: Any) -> None:
     """Before an update, log-probabilities and values of every minibatch are those of the rollout."""
     env = make_vec_env(walk, n_envs=2, seed=1, env_kwargs={"max_steps": 9})
-    model = RecurrentHybridGRPO("MlpLstmPolicy", env, n_samples=3, branch_horizon=horizon, learning_rate=0.0, **SMALL)
+    model = Untrained("MlpLstmPolicy", env, n_samples=3, branch_horizon=horizon, **SMALL)
     model.learn(48)
     seen = 0
     for batch in model.rollout_buffer.get(37):
         discrete = isinstance(model.action_space, spaces.Discrete)
         actions = batch.actions.long().flatten() if discrete else batch.actions
-        values, log_prob, _ = model._evaluate(batch, actions)
-        np.testing.assert_allclose(log_prob.detach(), batch.old_log_prob, atol=1e-5)
-        np.testing.assert_allclose(values.detach(), batch.old_values, atol=1e-5)
-        seen += len(batch.actions)
+        memory, starts, in_use = batch.lstm_states, batch.episode_starts, batch.mask > 0  # type: ignore[attr-defined]
+        values, log_prob, _ = model.policy.evaluate_actions(batch.observations, actions, memory, starts)
+        np.testing.assert_allclose(log_prob.detach()[in_use], batch.old_log_prob[in_use], atol=1e-5)
+        np.testing.assert_allclose(values.detach().flatten()[in_use], batch.old_values[in_use], atol=1e-5)
+        seen += int(in_use.sum())
     assert seen == 24 * 6
 
 
