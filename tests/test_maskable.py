@@ -99,7 +99,7 @@ def test_action_masker_and_the_callbacks_of_sb3_contrib(tmp_path: Path) -> None:
     callback = MaskableEvalCallback(make_vec_env(make, 1, seed=1), eval_freq=64, n_eval_episodes=5, verbose=0)
     model.learn(128 * 30, callback=callback)
     assert len(callback.evaluations_results) == 0  # nothing is kept without a log path
-    score, _ = evaluate_policy(model, make_vec_env(make, 1, seed=2), 50)  # type: ignore[arg-type]
+    score, _ = evaluate_policy(model, make_vec_env(make, 1, seed=2), 50)
     assert isinstance(score, float) and score > 2.5  # 1 for each of four actions in order; a random policy has 0.9 or so
 
     model.save(tmp_path / "model")
@@ -116,7 +116,7 @@ def test_what_has_no_masks_is_refused() -> None:
         MaskableHybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(32)
     MaskableHybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(64, use_masking=False)
     with pytest.raises(ValueError, match="MaskableActorCriticPolicy"):
-        MaskableHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)  # type: ignore[arg-type]
+        MaskableHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)
     with pytest.raises((ValueError, AssertionError), match=r"supports only|only supports"):
         MaskableHybridGRPO("MlpPolicy", "Pendulum-v1", **SMALL)
 

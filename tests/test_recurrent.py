@@ -104,7 +104,7 @@ def test_the_loss_sees_what_was_seen_when_acting(horizon: Any) -> None:
     for batch in model.rollout_buffer.get(37):
         discrete = isinstance(model.action_space, spaces.Discrete)
         actions = batch.actions.long().flatten() if discrete else batch.actions
-        memory, starts, in_use = batch.lstm_states, batch.episode_starts, batch.mask > 0  # type: ignore[attr-defined]
+        memory, starts, in_use = batch.lstm_states, batch.episode_starts, batch.mask > 0
         values, log_prob, _ = model.policy.evaluate_actions(batch.observations, actions, memory, starts)
         np.testing.assert_allclose(log_prob.detach()[in_use], batch.old_log_prob[in_use], atol=1e-5)
         np.testing.assert_allclose(values.detach().flatten()[in_use], batch.old_values[in_use], atol=1e-5)
@@ -140,7 +140,7 @@ def test_dict_observations_and_saving(tmp_path: Path) -> None:
 
 def test_what_has_no_memory_is_refused() -> None:
     with pytest.raises(ValueError, match="RecurrentActorCriticPolicy"):
-        RecurrentHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)  # type: ignore[arg-type]
+        RecurrentHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)
     with pytest.raises(ValueError, match="action_selection='greedy'"):
         RecurrentHybridGRPO("MlpLstmPolicy", "CartPole-v1", branch_horizon=1, action_selection="greedy", **SMALL)
 
