@@ -225,8 +225,8 @@ class GroupRollouts(ModelFiles):
                 self.num_timesteps += env.num_envs  # it was tried, and is taken again
             shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
             shown |= {"values": values, "log_probs": log_probs}
-            go_on = call_for_each_member(self, callback, shown, step)
             self.num_executed_steps += env.num_envs
+            go_on = call_for_each_member(self, callback, shown, step)
             self._last_obs, self._last_episode_starts = rows_of_members(step.new_obs, n_members)[0], step.dones_NE[0]
             if not go_on:
                 return False
