@@ -163,7 +163,7 @@ def test_plots(zoo: None, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[list[float]]] = []
 
     def show() -> None:
-        drawn.append([line.get_xdata().tolist() for line in pyplot.gca().lines])
+        drawn.append([np.asarray(line.get_xdata()).tolist() for line in pyplot.gca().lines])
         pyplot.close()
 
     monkeypatch.setattr(pyplot, "show", show)

@@ -96,7 +96,8 @@ def test_ppos_hyperparameters_are_the_zoos(zoo: None) -> None:
     from rl_zoo3.hyperparams_opt import HYPERPARAMS_SAMPLER
 
     for trial, hyperparams in draws(20):
-        theirs = HYPERPARAMS_SAMPLER["ppo"](optuna.trial.FixedTrial(trial.params), 1, 2, {})
+        again: Any = optuna.trial.FixedTrial(trial.params)
+        theirs = HYPERPARAMS_SAMPLER["ppo"](again, 1, 2, {})
         assert {name: hyperparams[name] for name in theirs} == theirs
 
 

@@ -35,14 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: The command line without the program's name; ``sys.argv`` by default.
     :return: The exit code.
     """
-    lines = [f"  {name:<14}  {text}" for name, (_, text) in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="hybrid-grpo-zoo",
         description="RL Baselines3 Zoo with HybridGRPO.",
-        epilog="\n".join(["commands (each with --help of its own):", *lines]),
+        epilog="\n".join(f"{name:<16}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, help="one of those below, each with --help of its own")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the command's own options, as in the Zoo")
     typed = parser.parse_args(arguments)
     algorithm = [] if typed.command in _WITHOUT_ALGORITHM else ["--algo", ALGORITHM]
@@ -77,9 +76,7 @@ def run(command: str) -> None:
         return
     module: Any = importlib.import_module(path)
     if command == "plot_train":
-        from sb3_hybrid_grpo.zoo.plots import load_scaled_results
-
-        module.load_results = load_scaled_results
+        module.load_results = importlib.import_module("sb3_hybrid_grpo.zoo.plots").load_scaled_results
     getattr(module, command)()
 
 

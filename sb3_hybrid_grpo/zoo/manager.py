@@ -39,9 +39,9 @@ class HybridExperimentManager(ExperimentManager):
 
     def setup_experiment(self) -> tuple[BaseAlgorithm, dict[str, Any]] | None:
         """
-        Read the hyperparameters, make the envs and, unless they are tuned, the model.
+        Read the hyperparameters; make the envs and the model.
 
-        :return: The model and its hyperparameters as they are saved; None for tuning
+        :return: The model and its hyperparameters; None for tuning
         :raises CommandError: if the hyperparameters cannot be read, or one is unknown or illegal
         """
         what = f"{self.env_name.gym_id} with the options of {self.config!r}"

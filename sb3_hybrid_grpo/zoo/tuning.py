@@ -15,19 +15,17 @@ _CHOICES: dict[str, list[Any]] = {
 }
 
 
-def sample_hybrid_grpo_params(
-    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
-) -> dict[str, Any]:
+def sample_hybrid_grpo_params(trial: optuna.Trial, n_actions: int, n_envs: int, others: dict[str, Any]) -> dict[str, Any]:
     """
     Draw hyperparameters: those that the Zoo draws for PPO, and those of the groups.
 
     :param trial: The trial
-    :param n_actions: As for the Zoo's own, likewise the others
-    :param n_envs: As above
-    :param additional_args: As above
+    :param n_actions: For the Zoo's own
+    :param n_envs: Likewise
+    :param others: Likewise
     :return: Arguments of HybridGRPO
     """
-    sample_ppo_params(trial, n_actions, n_envs, additional_args)
+    sample_ppo_params(trial, n_actions, n_envs, others)
     for name, choices in _CHOICES.items():
         trial.suggest_categorical(name, choices)
     return convert_hybrid_grpo_params(trial.params)
@@ -35,9 +33,9 @@ def sample_hybrid_grpo_params(
 
 def convert_hybrid_grpo_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    Turn what was drawn into hyperparameters that are legal together.
+    Make hyperparameters that are legal together.
 
-    :param sampled_params: The parameters of a trial
+    :param sampled_params: What was drawn
     :return: Arguments of HybridGRPO
     """
     hyperparams: dict[str, Any] = convert_onpolicy_params(sampled_params)
