@@ -15,17 +15,19 @@ _CHOICES: dict[str, list[Any]] = {
 }
 
 
-def sample_hybrid_grpo_params(trial: optuna.Trial, n_actions: int, n_envs: int, others: dict[str, Any]) -> dict[str, Any]:
+def sample_hybrid_grpo_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
     """
     Draw hyperparameters: those that the Zoo draws for PPO, and those of the groups.
 
     :param trial: The trial
     :param n_actions: For the Zoo's own
     :param n_envs: Likewise
-    :param others: Likewise
+    :param additional_args: Likewise
     :return: Arguments of HybridGRPO
     """
-    sample_ppo_params(trial, n_actions, n_envs, others)
+    sample_ppo_params(trial, n_actions, n_envs, additional_args)
     for name, choices in _CHOICES.items():
         trial.suggest_categorical(name, choices)
     return convert_hybrid_grpo_params(trial.params)
