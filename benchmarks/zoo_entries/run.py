@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import rl_zoo3
 
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo import __version__
 
 FOLDER = Path(__file__).parent
 PPO_ENTRIES = Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml"
@@ -101,7 +101,8 @@ def main() -> None:
                 evaluations += evaluated
     write("runs.csv", runs)
     write("evaluations.csv", evaluations)
-    used = versions() | {"rl_zoo3": version("rl_zoo3")}
+    packages = ("stable_baselines3", "rl_zoo3", "gymnasium", "torch", "numpy")
+    used = {"sb3_hybrid_grpo": __version__, **{name: version(name) for name in packages}}
     print(table(runs, evaluations), "\n", ", ".join(f"{name} {number}" for name, number in used.items()), sep="\n")
 
 
