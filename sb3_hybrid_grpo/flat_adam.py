@@ -41,7 +41,9 @@ class FlatAdam:
     def __enter__(self) -> "FlatAdam":
         self._flat = th.nn.Parameter(_flat(self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
-        self._adam = th.optim.Adam([self._flat], **{**options, "foreach": False})
+        self._adam = th.optim.Adam([self._flat])
+        # set, because the constructor refuses the learning rate below 0 that a schedule ends with, and Adam's step does not
+        self._adam.param_groups[0].update(options, foreach=False)
         states: list[dict[str, Any]] = [self._optimizer.state[one] for one in self._parameters]
         if states[0]:
             moments = {name: _flat([state[name] for state in states]) for name in _MOMENTS}
