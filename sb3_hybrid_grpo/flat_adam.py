@@ -47,7 +47,7 @@ class FlatAdam:
         self._flat = th.nn.Parameter(flat(one.detach() for one in self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
         self._adam = th.optim.Adam([self._flat])
-        # only its constructor refuses a negative learning rate, a schedule's where the last rollout goes beyond the end
+        # set, because the constructor refuses the learning rate below 0 that a schedule ends with, and Adam's step does not
         self._adam.param_groups[0].update(options, foreach=False)
         states: list[Any] = [self._optimizer.state.get(one) for one in self._parameters]
         if states[0]:

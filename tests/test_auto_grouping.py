@@ -1,165 +1,174 @@
-"""When siblings fork if that is decided from rollout to rollout."""
+"""``branch_horizon="auto"``: grouped rollouts while the measured gradient says that they pay, as long as it says."""
 
-from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.auto_grouping import GROUPED_ABOVE, PROBE_INTERVAL, SINGLE_BELOW, AutoGrouping
-from tests.toy_envs import NoisyWalk
+from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
 
-class Decisions(BaseCallback):
-    """Writes down which rollouts were grouped."""
+def measured(ratio: float) -> GradientVariances:
+    return GradientVariances(ratio, 1.0)
+
+
+def run(auto: AutoGrouping, ratios: list[float | None]) -> list[bool]:
+    """What is decided, rollout by rollout, where a grouped one would measure these."""
+    decided = []
+    for ratio in ratios:
+        grouped = auto.next_is_grouped()
+        decided.append(grouped)
+        auto.observe(4 if grouped else 1, measured(ratio) if grouped and ratio is not None else None)
+    return decided
+
+
+def test_without_noise_rollouts_are_single_but_for_ever_rarer_probes() -> None:
+    probes = np.flatnonzero(run(AutoGrouping(), [1.0] * 70))
+    assert probes.tolist() == [4, 13, 30, 63]  # after 4, 8, 16 and 32 single ones
+
+
+def test_a_probe_finds_noise_that_no_step_draws() -> None:
+    auto = AutoGrouping()
+    assert run(auto, [0.2] * 10) == [False] * 4 + [True] * 6
+    assert not auto.noise_seen
+
+
+def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
+    auto = AutoGrouping()
+    auto.see_noise()
+    assert run(auto, [0.2] * 5) == [True] * 5
+    decided = run(auto, [1.0] * 20)
+    assert decided[0] and not decided[-1]
+
+
+@given(st.lists(st.floats(0.46, 0.59), min_size=1, max_size=30))
+def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
+    grouped = AutoGrouping()
+    grouped.see_noise()
+    assert all(run(grouped, list(ratios)))
+    single = AutoGrouping(next_probe=1)
+    run(single, list(ratios))
+    assert not single.grouped
+
+
+def test_averages_are_taken_of_numerator_and_denominator() -> None:
+    auto = AutoGrouping()
+    assert auto.ratio is None
+    auto.observe(4, GradientVariances(1.0, 2.0))
+    assert auto.ratio == pytest.approx(0.5)
+    auto.observe(4, GradientVariances(6.0, 2.0))
+    assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
+    auto.observe(4, None)  # not measured: nothing is learned
+    assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "longest", "shortest", "length"),
+    [(None, 512, 128, 512), (0.5, 512, 128, 256), (0.01, 512, 128, 128), (3.0, 512, 128, 512), (0.2, 64, 128, 64)],
+)
+def test_a_rollout_is_as_long_as_its_gradient_needs(ratio: Any, longest: int, shortest: int, length: int) -> None:
+    auto = AutoGrouping()
+    if ratio is not None:
+        auto.observe(4, measured(ratio))
+    assert auto.length(longest, shortest) == length
+
+
+class Path(gym.Env[Any, Any]):
+    """
+    Follow a path that nobody sees ahead. Its steps are drawn in reset, or in every step, or there is none.
+
+    :param drawn: "in reset", "in step" or "never"
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, drawn: str) -> None:
+        self.drawn, self.t, self.ahead = drawn, 0, np.zeros(1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        if self.drawn == "in reset":
+            self.ahead = self.np_random.normal(size=200)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        noise = 0.0
+        if self.drawn == "in reset":
+            noise = float(self.ahead[self.t])
+        elif self.drawn == "in step":
+            noise = float(self.np_random.normal())
+        self.t += 1
+        reward = 20 * noise - float(action[0]) ** 2
+        return np.array([self.t / 200], np.float32), reward, False, self.t >= 200, {}
+
+
+class Lengths(BaseCallback):
+    """Notes the members and the executed steps of every rollout."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.grouped: list[bool] = []
-        self.observations: list[np.ndarray] = []
+        self.rollouts: list[tuple[int, int]] = []
 
     def _on_step(self) -> bool:
         return True
 
     def _on_rollout_end(self) -> None:
-        self.observations.append(self.model.rollout_buffer.observations.copy())  # type: ignore[attr-defined]
-        self.grouped.append(self.model.rollout_buffer.n_samples > 1)  # type: ignore[attr-defined]
+        buffer: Any = self.locals["rollout_buffer"]
+        self.rollouts.append((buffer.n_samples, buffer.buffer_size))
 
 
-def model(**kwargs: Any) -> HybridGRPO:
-    env = make_vec_env("Pendulum-v1", n_envs=2, seed=3)
-    arguments = {"n_steps": 48, "n_epochs": 1, "n_samples": 3, "batch_size": 48, "seed": 3, "branch_horizon": "auto"}
-    return HybridGRPO("MlpPolicy", env, **{**arguments, **kwargs})
+def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, list[tuple[int, int]]]:
+    seen = Lengths()
+    options: dict[str, Any] = {"n_steps": 256, "n_epochs": 1, "seed": 0, **kwargs}
+    model = HybridGRPO("MlpPolicy", make_vec_env(lambda: Path(drawn), n_envs=2), **options)
+    return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
 
 
-def decisions(auto: AutoGrouping, signals: list[float]) -> list[bool]:
-    made = []
-    for signal in signals:
-        made.append(auto.next_is_grouped)
-        auto.observe(signal if made[-1] else None)
-    return made
+def test_a_path_drawn_in_reset_is_found_by_the_first_probe() -> None:
+    model, rollouts = trained("in reset")
+    assert [members for members, _ in rollouts] == [1] * 4 + [4] * 4
+    assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45
 
 
-def test_where_no_noise_was_seen_no_rollout_is_grouped() -> None:
-    assert not any(decisions(AutoGrouping(), [0.9] * 30))
+def test_noise_in_steps_is_grouped_from_the_beginning() -> None:
+    _, rollouts = trained("in step", rollouts=4)
+    assert rollouts[-1][0] == 4 and sum(members == 1 for members, _ in rollouts) <= 1
 
 
-def test_groups_that_pay_stay() -> None:
-    assert all(decisions(AutoGrouping(noise_seen=True), [0.8] * 30))
+def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_with_that(tmp_path: Any) -> None:
+    model, rollouts = trained("in step", rollouts=2, n_steps=1024, branch_horizon=64)
+    lengths = [length for _, length in rollouts]
+    assert lengths[0] == 256 and lengths[-1] == 128
+    assert len(lengths) > 2  # more updates for as many steps of the simulator
+    model.save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=model.get_env())
+    seen = Lengths()
+    loaded.learn(1024, callback=seen, reset_num_timesteps=False)
+    assert seen.rollouts[0] == (4, 128)
 
 
-def test_groups_that_do_not_pay_are_given_a_chance_and_then_probed_now_and_then() -> None:
-    made = decisions(AutoGrouping(noise_seen=True), [0.1] * (4 * PROBE_INTERVAL + 10))
-    at_first = made.index(False)
-    assert 2 <= at_first <= 6
-    probes = np.flatnonzero(made)[at_first:] - at_first
-    assert probes.tolist() == [PROBE_INTERVAL, 2 * PROBE_INTERVAL + 1, 3 * PROBE_INTERVAL + 2, 4 * PROBE_INTERVAL + 3]
+@pytest.mark.parametrize(("adapt", "shortest"), [(False, 256), (32, 32), (200, 200)])
+def test_how_short_rollouts_become_can_be_chosen(adapt: Any, shortest: int) -> None:
+    _, rollouts = trained("in step", 2, n_steps=1024, branch_horizon=16, adapt_rollouts=adapt)
+    assert min(length for _, length in rollouts) == shortest
 
 
-def test_a_bad_start_alone_does_not_end_groups_that_pay() -> None:
-    assert all(decisions(AutoGrouping(noise_seen=True), [0.0, 0.1] + [0.6] * 20))
+def test_a_rollout_has_at_least_two_minibatches() -> None:
+    _, rollouts = trained("in step", 2, n_steps=1024, branch_horizon=16, adapt_rollouts=1, batch_size=512)
+    assert min(length for _, length in rollouts) == 128  # of 2 envs with 4 members each
 
 
-def test_groups_come_back_when_they_pay_again() -> None:
-    auto = AutoGrouping(noise_seen=True)
-    decisions(auto, [0.1] * 20)
-    assert not auto.grouped
-    made = decisions(auto, [0.9] * 100)
-    assert auto.grouped
-    assert all(made[-10:])
-
-
-def test_a_signal_within_the_band_changes_nothing() -> None:
-    between = (GROUPED_ABOVE + SINGLE_BELOW) / 2
-    assert all(decisions(AutoGrouping(noise_seen=True), [between] * 30))
-    single = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0)
-    decisions(single, [between] * 300)
-    assert not single.grouped
-
-
-def test_a_single_odd_rollout_changes_nothing() -> None:
-    assert all(decisions(AutoGrouping(noise_seen=True), [0.8] * 5 + [0.1] + [0.8] * 5))
-
-
-def test_what_was_learned_is_saved_and_goes_on(tmp_path: Path) -> None:
-    one = model()
-    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=-1e9, since_probe=3)
-    one.save(tmp_path / "model")
-    env = make_vec_env("Pendulum-v1", n_envs=2, seed=3)
-    loaded = HybridGRPO.load(tmp_path / "model", env=env)
-    assert loaded.auto_grouping == one.auto_grouping
-    seen = Decisions()
-    loaded.learn(96, callback=seen, reset_num_timesteps=False)
-    assert seen.grouped == [False]
-    assert loaded.auto_grouping.since_probe == 4
-
-
-def test_another_env_is_asked_anew_whether_it_is_noisy() -> None:
-    class Calm(NoisyWalk):
-        def step(self, action: Any) -> Any:
-            self.place = self.place + 0.05 * np.asarray(action)
-            return self._observe(), 0.0, False, False, {}
-
-    one = HybridGRPO("MlpPolicy", NoisyWalk(), n_steps=64, batch_size=32, n_epochs=1).learn(2 * 64)
-    assert one.auto_grouping.noise_seen
-    one.set_env(one.get_env())  # type: ignore[arg-type]
-    assert one.auto_grouping.noise_seen
-    one.set_env(Calm())
-    seen = Decisions()
-    one.learn(3 * 64, callback=seen)
-    assert seen.grouped == [False] * 3 and not one.auto_grouping.noise_seen
-
-
-def test_a_model_loaded_without_an_env_remembers_its_own(tmp_path: Path) -> None:
-    model().learn(2 * 96).save(tmp_path / "model")
-    loaded = HybridGRPO.load(tmp_path / "model")
-    loaded.auto_grouping = AutoGrouping(noise_seen=True)
-    loaded.set_env(make_vec_env("Pendulum-v1", n_envs=2, seed=3))
-    assert loaded.auto_grouping.noise_seen
-
-
-def test_whether_a_rollout_was_grouped_is_logged() -> None:
-    one = model()
-    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=0.0)
-    one.learn(96)
-    logged: dict[str, Any] = {}
-    one.logger.record = lambda key, value, *_, **__: logged.update({key: value})  # type: ignore[method-assign]
-    one.dump_logs()
-    one.train()
-    assert logged["train/grouped"] == 0
-    assert "train/group_beta" not in logged
-
-
-@pytest.mark.parametrize("more", [{"group_baseline": 0.5}, {"advantage_estimator": "grpo"}, {"advantage_estimator": "paper"}])
-def test_what_auto_cannot_decide_about_is_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="branch_horizon"):
-        model(**more)
-
-
-def test_where_groups_pay_auto_is_a_fixed_horizon() -> None:
-    auto = model()
-    auto.auto_grouping = AutoGrouping(noise_seen=True, variance_removed=1e9)
-    auto.learn(3 * 96)
-    fixed = model(branch_horizon=64).learn(3 * 96)
-    for mine, other in zip(auto.policy.parameters(), fixed.policy.parameters(), strict=True):
-        assert th.equal(mine, other)
-
-
-def test_siblings_are_not_stepped_in_single_rollouts_and_fork_for_a_probe() -> None:
-    one = model()
-    one.auto_grouping = AutoGrouping(noise_seen=True, grouped=False, variance_removed=-1e9, since_probe=PROBE_INTERVAL - 1)
-    seen = Decisions()
-    one.learn(96, callback=seen)
-    assert one.num_executed_steps == one.num_timesteps == 96
-    one.learn(96, callback=seen, reset_num_timesteps=False)
-    single, observations = seen.observations
-    assert single.shape[:2] == (48, 2) and observations.shape[:2] == (16, 6)
-    np.testing.assert_array_equal(observations[0, :2], observations[0, 2:4])  # all act from where member 0 is
-    assert not np.isclose(observations[-1, :2], observations[-1, 2:4]).all()
-    one.learn(96, callback=seen, reset_num_timesteps=False)
-    assert seen.grouped == [False, True, False]
-    assert (one.num_timesteps, one.num_executed_steps) == (3 * 96, 96 + 32 + 96)
+@pytest.mark.parametrize("adapt", [0, -3, 1.5, "long"])
+def test_other_lengths_are_refused(adapt: Any) -> None:
+    with pytest.raises(ValueError, match="Received adapt_rollouts=.*True, False, or the least number of executed steps"):
+        HybridGRPO("MlpPolicy", make_vec_env(lambda: Path("never")), adapt_rollouts=adapt)
