@@ -290,7 +290,7 @@ def test_it_is_an_algorithm_of_sb3_with_all_of_ppos_arguments() -> None:
     assert list(ours)[: len(theirs)] == list(theirs)
     assert all(ours[name].default == theirs[name].default for name in theirs)
     own = {"n_samples", "branch_horizon", "advantage_estimator", "group_baseline", "reward_transform"}
-    own |= {"action_selection", "selection_temperature", "branching_check"}
+    own |= {"action_selection", "selection_temperature", "branching_check", "adapt_rollouts"}
     assert set(ours) - set(theirs) == own
     model = HybridGRPO("MlpPolicy", walk(), 1e-3, 32)  # in PPO's order
     assert isinstance(model, PPO) and (model.learning_rate, model.n_steps) == (1e-3, 32)

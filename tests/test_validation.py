@@ -32,6 +32,7 @@ GOOD: dict[str, Any] = {
     "branching_check": True,
     "ent_coef": 0.0,
     "n_steps": 2048,
+    "adapt_rollouts": True,
 }
 
 
@@ -87,6 +88,8 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"group_baseline": 0.5, "n_samples": 1}, "would do nothing"),
         ({"n_steps": 3}, "n_steps of at least 4"),
         ({"branching_check": "no"}, "must be True or False"),
+        ({"adapt_rollouts": 0}, "Leave it at True"),
+        ({"adapt_rollouts": 1.5}, "Leave it at True"),
         ({"group_baseline": 0.5, "branch_horizon": "auto"}, "what the learned baseline"),
         ({"group_baseline": 0.5, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
     ],
