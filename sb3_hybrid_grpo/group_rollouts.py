@@ -245,7 +245,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         dones = step.cut_NE.reshape(-1)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
         self._learn_grouping(n_members)
-        callback.update_locals({**shown, "new_obs": obs, "dones": dones, "values": values})
+        callback.update_locals({**shown, "n_steps": n_executed, "new_obs": obs, "dones": dones, "values": values})
         callback.on_rollout_end()
         return True
 

@@ -108,3 +108,18 @@ def test_models_of_other_algorithms_are_refused(tmp_path: Path) -> None:
     for name in ("policy", "_init_setup_model"):
         with pytest.raises(ValueError, match=f"Received {name}, which HybridGRPO does not have"):
             HybridGRPO.from_ppo(tmp_path / "ppo", None, "cpu", **{name: None})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "policy"),
+    [
+        (MaskablePPO, HybridGRPO, "MlpPolicy"),
+        (RecurrentPPO, HybridGRPO, "MlpLstmPolicy"),
+        (PPO, MaskableHybridGRPO, "MlpPolicy"),
+        (PPO, RecurrentHybridGRPO, "MlpPolicy"),
+    ],
+)
+def test_a_model_of_another_variant_is_refused(theirs: Any, ours: Any, policy: str, tmp_path: Path) -> None:
+    theirs(policy, "CartPole-v1", n_steps=16).save(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="was not saved by.*MaskableHybridGRPO goes on from MaskablePPO"):
+        ours.from_ppo(tmp_path / "theirs")
