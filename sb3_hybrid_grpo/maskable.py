@@ -66,3 +66,7 @@ class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
             return super()._act(obs, groups, n_members)
         masks = groups.action_masks(n_members)
         return *self.policy(obs, action_masks=masks), {"action_masks": masks}
+
+    def _distribution_of(self, obs: Any, steps: slice) -> Any:
+        masks = self.rollout_buffer.action_masks[steps]
+        return self.policy.get_distribution(obs, action_masks=masks.reshape(-1, masks.shape[-1]))

@@ -24,7 +24,7 @@ SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
 
 _ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
 # What belongs to a process: simulators, and graphs that are recorded anew.
-_NOT_SAVED = ("_groups", "_sampling", "_sampling_reads", "_update")
+_NOT_SAVED = ("_groups", "_sampling", "_update")
 
 
 class ModelFiles(OnPolicyAlgorithm):

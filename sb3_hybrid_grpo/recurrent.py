@@ -93,6 +93,14 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
         values: th.Tensor = self.policy.predict_values(obs, memory.vf, th.as_tensor(starts, device=self.device))
         return values
 
+    def _distribution_of(self, obs: Any, steps: slice) -> Any:
+        """Each row is a sequence of one step, with the memory that it began with."""
+        buffer = self.rollout_buffer
+        stored = (buffer.hidden_states_pi[steps], buffer.cell_states_pi[steps])  # (steps, layers, columns, size)
+        memory = tuple(buffer.to_torch(one.swapaxes(0, 1).reshape(one.shape[1], -1, one.shape[3])) for one in stored)
+        starts = buffer.episode_starts[steps] * (1 - buffer.forks[steps])
+        return self.policy.get_distribution(obs, memory, buffer.to_torch(starts.reshape(-1)))[0]
+
 
 def _each(function: Any, states: RNNStates) -> RNNStates:
     """Apply a function to hidden and cell states, of the actor and of the critic."""
