@@ -47,7 +47,8 @@ def gradient_variances(
         grouped = Var_u\Big(\frac{1}{N}\sum_m g_{u,m}(A)\Big), \qquad
         independent = \frac{1}{N} \cdot \frac{1}{N}\sum_m Var_u\big(g_{u,m}(A^0)\big)
 
-    Their ratio ρ, each averaged over rollouts, says that independent steps need 1/ρ times the samples for a gradient that is
+    Both are divided by the mean square of :math:`A^0`, as PPO divides advantages by their standard deviation: else a rollout
+    of large advantages would rule an average over rollouts. Their ratio ρ, each averaged over rollouts, says that independent steps need 1/ρ times the samples for a gradient that is
     as good. Members without anything in common and without a group baseline have ρ = 1. A noise that moves the returns of all
     members of a group alike, and that only the baseline removes, has ρ near 0.
 
@@ -56,7 +57,7 @@ def gradient_variances(
     :param advantages_TEN: Advantages after the group baseline
     :param plain_TEN: Advantages before it
     :param forks_TE: Steps at which all siblings of an env have just forked
-    :return: The variances; None with fewer than two units
+    :return: The variances; None with fewer than two units, or where all advantages are zero
     """
     grouped, independent = [], []
     for e in range(forks_TE.shape[1]):
@@ -67,10 +68,11 @@ def gradient_variances(
             gradients = np.einsum("xtn,tna,tnh->xnah", both, scores, features, optimize=True) / np.sqrt(end - start)
             grouped.append(gradients[0].mean(axis=0).ravel())
             independent.append(gradients[1].reshape(gradients.shape[1], -1))
-    if len(grouped) < 2:
+    scale = float(np.mean(np.square(plain_TEN, dtype=np.float64)))
+    if len(grouped) < 2 or scale == 0:
         return None
     n_members = advantages_TEN.shape[2]
-    return GradientVariances(_trace(np.array(grouped)), _trace(np.array(independent)) / n_members**2)
+    return GradientVariances(_trace(np.array(grouped)) / scale, _trace(np.array(independent)) / n_members**2 / scale)
 
 
 def _trace(estimates: FloatArray) -> float:

@@ -89,6 +89,8 @@ def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
             with module.graph.inserting_before(first):
                 node.replace_all_uses_with(module.graph.placeholder(str(node.target)))
             module.graph.erase_node(node)
+        for name in {str(node.target) for node in constants}:
+            delattr(module, name)
         module.recompile()
         if module.code not in _TRACED:
             trace: Any = th.jit.trace

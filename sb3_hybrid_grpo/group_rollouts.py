@@ -1,7 +1,7 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
 import functools
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch as th
@@ -268,7 +268,11 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
         """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
-        return *cast(Sampling, self._sampling)(obs), {}
+        sampling = self._sampling
+        # the first step clears tensors that the update has left in the policy; a callback may put another policy in its place
+        if self.rollout_buffer.pos == 0 or sampling is None or sampling.policy is not self.policy:
+            return *self.policy(obs), {}
+        return *sampling(obs), {}
 
     def _store_ends(self, buffer: Any, step: GroupStep) -> None:
         """Store which members do not go on, and V of the states that they reached unless that was a terminal one."""

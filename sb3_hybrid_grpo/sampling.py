@@ -19,7 +19,7 @@ class Sampling:
     """
 
     def __init__(self, policy: Any, observation_space: spaces.Space[Any]) -> None:
-        self._policy = policy
+        self.policy = policy
         self._reads = _reads(policy, observation_space)
         self._replay = None if self._reads is None else GraphReplay(policy)
 
@@ -29,7 +29,7 @@ class Sampling:
         :param observation_space: Its observation space
         :return: Whether this is its forward pass as it is now
         """
-        return self._policy is policy and self._reads == _reads(policy, observation_space)
+        return self.policy is policy and self._reads == _reads(policy, observation_space)
 
     def __call__(self, obs: Any) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -38,7 +38,7 @@ class Sampling:
         :raises ValueError: if the policy gives NaN
         """
         if self._replay is None or not isinstance(obs, th.Tensor):
-            actions, values, log_probs = self._policy(obs)
+            actions, values, log_probs = self.policy(obs)
             return actions, values, log_probs
         actions, values, log_probs = self._replay(obs)
         if th.isnan(log_probs).any():

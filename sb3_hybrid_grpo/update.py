@@ -8,7 +8,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_hybrid_grpo.buffers import AdvantageEstimator
-from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat
+from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat, flat
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.losses import Coefficients, Statistics, ppo_loss
 
@@ -119,7 +119,7 @@ class ReplayedUpdate:
         gradients = th.autograd.grad(loss, self._trained, materialize_grads=True)
         norm = th.nn.utils.get_total_norm(gradients)
         scale = th.clamp(self._max_grad_norm / (norm + 1e-6), max=1.0)
-        return th.cat([one.reshape(-1) for one in gradients]) * scale, statistics
+        return flat(gradients) * scale, statistics
 
     @staticmethod
     def _log(model: Any, clip_range: float, clip_range_vf: float | None) -> None:
