@@ -7,7 +7,6 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_hybrid_grpo.buffers import AdvantageEstimator
 from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat, flat
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.losses import Coefficients, Statistics, ppo_loss
@@ -136,7 +135,7 @@ class ReplayedUpdate:
 class FastUpdate(OnPolicyAlgorithm):
     """Replays the update of PPO or MaskablePPO, before which it is mixed in, where that gives the same numbers."""
 
-    advantage_estimator: AdvantageEstimator
+    advantage_estimator: Any
     _update: ReplayedUpdate | None = None
 
     def train(self) -> None:
