@@ -10,10 +10,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.cli import CommandError
-from sb3_hybrid_grpo.evaluation import default_policy
-from sb3_hybrid_grpo.train_arguments import parse_hyperparams, with_schedules
-from sb3_hybrid_grpo.validation import check_arguments
+from sb3_hybrid_grpo.benchmark.presets import Preset
+from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, with_schedules
+from sb3_hybrid_grpo.commands.cli import CommandError
+from sb3_hybrid_grpo.commands.evaluation import default_policy
 
 # HybridGRPO's corners, by the arguments that make them.
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
@@ -23,7 +23,6 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "paper": (HybridGRPO, HybridGRPO.paper_kwargs()),
     "grpo": (HybridGRPO, HybridGRPO.grpo_kwargs()),
 }
-CHECKED = tuple(inspect.signature(check_arguments).parameters)
 # Which arguments a variant's `settings` show.
 SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")
 
@@ -49,25 +48,9 @@ class Variant:
         return " ".join(f"{name}:{known[name]}" for name in SHOWN if name in known)
 
     @property
-    def n_samples(self) -> int:
-        """Members of a group; 1 for an algorithm without groups."""
-        return int(self.arguments.get("n_samples", 1))
-
-    @property
     def update_size(self) -> int:
-        """Samples of an update."""
-        return int(self.n_envs * self.arguments["n_steps"] * self.n_samples)
-
-    @property
-    def cost_of_a_state(self) -> int:
-        """Simulator steps for each executed one, that one included."""
-        steps_again = bool(self.arguments.get("action_selection", "on_policy") != "on_policy")
-        return self.n_samples + steps_again
-
-    @property
-    def update_cost(self) -> int:
-        """Simulator steps for the samples of an update."""
-        return self.update_size // self.n_samples * self.cost_of_a_state
+        """Samples of an update, members included."""
+        return int(self.n_envs * self.arguments["n_steps"])
 
     def build(self, env: Any, seed: int) -> OnPolicyAlgorithm:
         """
@@ -76,6 +59,7 @@ class Variant:
         :param env: The envs to train in.
         :param seed: The training's seed.
         :return: The model.
+        :raises ValueError: if the class does not take the arguments
         """
         arguments = {"policy": default_policy(env.observation_space), "device": "cpu", **with_schedules(self.arguments)}
         return algorithm_class(self.algorithm)(env=env, seed=seed, **arguments)
@@ -98,14 +82,13 @@ def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
     return ALGORITHMS[name][0]
 
 
-def make_variant(algorithm: str, hyperparams: dict[str, Any], n_steps: int, update_size: int, batch_size: int) -> Variant:
+def make_variant(algorithm: str, preset: Preset, update_size: int, batch_size: int) -> Variant:
     """
-    Spread an update over envs: as many as there is data for ``n_steps`` steps of each; where not even one env (one group) has
-    that, a single one with fewer steps.
+    Spread an update over envs: over the preset's ``n_envs``, or over as many as there is data for ``executed_steps`` steps of
+    each; where not even one env (one group) has that, over a single one.
 
     :param algorithm: As named on the command line.
-    :param hyperparams: Arguments that all algorithms share; those that the class does not have are left out.
-    :param n_steps: Longest stretch that an env executes between two updates.
+    :param preset: The arguments that all algorithms share; those that the class does not have are left out.
     :param update_size: Samples of an update, members included.
     :param batch_size: Samples of a minibatch.
     :return: The variant.
@@ -116,27 +99,22 @@ def make_variant(algorithm: str, hyperparams: dict[str, Any], n_steps: int, upda
     own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
     with_schedules(own)  # its mistakes show here
     accepted = inspect.signature(cls).parameters
-    arguments = {key: value for key, value in hyperparams.items() if key in accepted} | arguments | own
+    arguments = {key: value for key, value in preset.hyperparams.items() if key in accepted} | arguments | own
     arguments.setdefault("batch_size", batch_size)
     for key in ("n_samples", "branch_horizon"):
         if key in accepted:
             arguments.setdefault(key, accepted[key].default)
-    n_samples, most_steps = arguments.get("n_samples", 1), arguments.get("n_steps", n_steps)
-    for key, value in (("n_samples", n_samples), ("n_steps", most_steps), ("batch_size", arguments["batch_size"])):
+    n_samples = arguments.get("n_samples", 1)
+    for key, value in (("n_samples", n_samples), ("batch_size", arguments["batch_size"])):
         if type(value) is not int or value < 1:
             raise CommandError(f"{algorithm}: received {key}:{value}, needs a whole number of at least 1")
-    n_steps = min(most_steps, update_size // n_samples)
-    n_envs = update_size // (n_samples * max(n_steps, 1))
-    if n_steps < 1 or n_envs * n_steps * n_samples != update_size or ("n_steps" in own and n_steps != own["n_steps"]):
+    n_steps = arguments.setdefault("n_steps", min(preset.executed_steps * n_samples, update_size))
+    n_envs = preset.n_envs or max(update_size // n_steps, 1)
+    if preset.n_envs and "n_steps" not in own:
+        n_steps = arguments["n_steps"] = update_size // n_envs
+    if n_envs * n_steps != update_size or n_steps % n_samples:
         raise CommandError(
-            f"{algorithm}: an update of {update_size} samples cannot be spread over envs with {n_samples} members and "
-            f"{most_steps} steps each; --update-sizes must be multiples of n_samples * n_steps, or of n_samples if smaller"
+            f"{algorithm}: an update of {update_size} samples cannot be spread over {n_envs} envs with {n_steps} samples "
+            f"each, {n_samples} of a step; --update-sizes must be multiples of both"
         )
-    arguments["n_steps"] = n_steps
-    if cls is HybridGRPO:
-        given = {key: arguments.get(key, parameter.default) for key, parameter in accepted.items() if key in CHECKED}
-        try:
-            check_arguments(**given)
-        except ValueError as error:
-            raise CommandError(f"{algorithm}: {error}") from error
     return Variant(algorithm, n_envs, arguments)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sb3_hybrid_grpo.cli import install_command
+from sb3_hybrid_grpo.commands.cli import install_command
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 
 __all__ = ["ALGORITHM", "config_file", "register"]

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from sb3_hybrid_grpo.branching import make_branchable
-from sb3_hybrid_grpo.cli import CommandError
+from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file
 from sb3_hybrid_grpo.zoo.tuning import suggest_n_samples

@@ -1,4 +1,4 @@
-"""What the commands share: an error for mistyped input, run folders, files that are complete or absent."""
+"""What the commands share: an error for mistyped input, and files that are complete or absent."""
 
 import importlib.util
 import os
@@ -36,23 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """
-    Write a text file in one go (see :func:`replacing`).
-
-    :param path: The file to write or replace.
-    :param text: All of its content.
-    """
+    """Write a text file in one go (see :func:`replacing`)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def output_folder(path: Path) -> Path:
-    """
-    Make a folder, its parents included.
-
-    :param path: The folder; it may exist.
-    :return: The same path.
-    """
+    """Make a folder, its parents included, unless it exists; CommandError if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -62,33 +52,9 @@ def output_folder(path: Path) -> Path:
     return path
 
 
-def next_run_folder(parent: Path, name: str) -> Path:
-    """
-    Make ``parent/name_1``, or the next number that no folder has.
-
-    :param parent: Folder of the runs; made if it is missing.
-    :param name: Usually the env id; slashes become dashes, a ``module:`` prefix is dropped.
-    :return: The new, empty folder.
-    """
-    name = name.rpartition(":")[2].replace("/", "-")
-    output_folder(parent)
-    taken = [entry.name.removeprefix(f"{name}_") for entry in parent.glob(f"{name}_*")]
-    number = 1 + max((int(number) for number in taken if number.isdecimal()), default=0)
-    while True:
-        folder = parent / f"{name}_{number}"
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run took it between the look and the making
-            number += 1
-        except OSError as error:
-            raise CommandError(f"cannot make the folder {str(folder)!r} ({error}); choose another --output-dir") from error
-        else:
-            return folder
-
-
 def require_modules(modules: Sequence[str], extra: str) -> None:
     """
-    Stop with the command that installs what is missing, before anything was started.
+    Raise a CommandError with the command that installs what is missing, before anything was started.
 
     :param modules: Top-level modules that the command imports.
     :param extra: The package's extra that brings them.
@@ -99,21 +65,12 @@ def require_modules(modules: Sequence[str], extra: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """
-    Name the command that installs an extra.
-
-    :param extra: One of this package's extras.
-    :return: The command line.
-    """
+    """The command line that installs one of this package's extras."""
     return f'pip install "sb3-hybrid-grpo[{extra}]" (in a clone: pip install -c constraints.txt -e ".[{extra}]")'
 
 
 def versions() -> dict[str, str]:
-    """
-    Name what results were made with.
-
-    :return: Version by package.
-    """
+    """Versions of the packages that every result depends on."""
     return {
         "sb3_hybrid_grpo": __version__,
         "stable_baselines3": sb3.__version__,

@@ -1,6 +1,5 @@
 """Envs, and the evaluation of a policy in them, beside a random one."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +11,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_hybrid_grpo.cli import CommandError, install_command
+from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
 
 def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
@@ -23,6 +22,7 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     :param n_envs: How many.
     :param seed: Seed of the first; the others count up.
     :return: The vectorised env.
+    :raises CommandError: if there is no such env, or a package that it needs is missing
     """
     try:
         return make_vec_env(env_id, n_envs=n_envs, seed=seed)
@@ -41,25 +41,14 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
 
 
 def default_policy(observation_space: gym.Space[Any]) -> str:
-    """
-    Choose SB3's policy for an observation space.
-
-    :param observation_space: The env's observation space.
-    :return: The policy's name.
-    """
+    """The name of SB3's policy for an observation space."""
     if isinstance(observation_space, gym.spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
 
 
 def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
-    """
-    Show a policy its observations as it saw them in training; rewards stay the env's own.
-
-    :param model: The model that was trained.
-    :param env: Envs of the evaluation.
-    :return: The envs, under the statistics of the model's VecNormalize if it has one.
-    """
+    """Put envs under the statistics of observations that a model was trained with; rewards stay the env's own."""
     trained = model.get_vec_normalize_env()
     if trained is None:
         return env
@@ -69,70 +58,27 @@ def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
 
 
 class RandomPolicy:
-    """
-    Draws actions from the action space, whatever it sees.
-
-    :param env: The env to act in.
-    :param seed: Seed of the draws.
-    """
+    """Draws actions from the action space, whatever it sees."""
 
     def __init__(self, env: VecEnv, seed: int) -> None:
-        self._space = env.action_space
+        self._n_envs, self._space = env.num_envs, env.action_space
         self._space.seed(seed)
 
-    def predict(
-        self,
-        observation: npt.NDArray[Any] | dict[str, npt.NDArray[Any]],
-        state: tuple[npt.NDArray[Any], ...] | None = None,
-        episode_start: npt.NDArray[Any] | None = None,
-        deterministic: bool = False,
-    ) -> tuple[npt.NDArray[Any], tuple[npt.NDArray[Any], ...] | None]:
-        """
-        Draw one action per env.
-
-        :param observation: Only its number of envs is used.
-        :param state: Handed back.
-        :param episode_start: Not used.
-        :param deterministic: Not used.
-        :return: The actions and the state.
-        """
-        batch = next(iter(observation.values())) if isinstance(observation, dict) else observation
-        return np.array([self._space.sample() for _ in range(len(batch))]), state
+    def predict(self, observation: Any, state: Any = None, **_: Any) -> tuple[npt.NDArray[Any], Any]:
+        """Draw one action per env; see ``BaseAlgorithm.predict``."""
+        return np.array([self._space.sample() for _ in range(self._n_envs)]), state
 
 
-@dataclass
-class Evaluation:
-    """
-    Rewards of some episodes.
-
-    :param rewards: One per episode, undiscounted, as the env gave them.
-    """
-
-    rewards: list[float]
-
-    def __str__(self) -> str:
-        return f"{np.mean(self.rewards):.1f} ± {np.std(self.rewards):.1f}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """
-        Prepare for JSON.
-
-        :return: Mean, standard deviation and every reward.
-        """
-        mean, std = float(np.mean(self.rewards)), float(np.std(self.rewards))
-        return {"mean_reward": mean, "std_reward": std, "rewards": self.rewards}
-
-
-def evaluate(policy: BaseAlgorithm | RandomPolicy, env: VecEnv, episodes: int) -> Evaluation:
+def evaluate(policy: BaseAlgorithm | RandomPolicy, env: VecEnv, episodes: int) -> list[float]:
     """
     Run whole episodes with the deterministic policy.
 
     :param policy: The policy.
     :param env: Monitored envs of its own, with the training's observation statistics if there are any; closed at the end.
     :param episodes: How many.
-    :return: The rewards.
+    :return: The undiscounted reward of each, as the env gave it.
     """
-    rewards, _ = evaluate_policy(policy, env, episodes, deterministic=True, return_episode_rewards=True)
+    acting: Any = policy  # SB3 asks for no more than predict()
+    rewards, _ = evaluate_policy(acting, env, episodes, deterministic=True, return_episode_rewards=True)
     env.close()
-    assert isinstance(rewards, list)
-    return Evaluation([float(reward) for reward in rewards])
+    return [float(reward) for reward in np.asarray(rewards)]
