@@ -34,9 +34,8 @@ class Interval(NamedTuple):
 
 class Sample:
     """
-    Independent gradients of one estimator.
-
-    Row 0 of everything that ends in ``_B`` is the estimate itself, the other rows are the bootstrap's.
+    Independent gradients of one estimator. Row 0 of an array that ends in ``_B`` is the estimate itself, the other rows are
+    the bootstrap's.
 
     :param gradients_RP: One gradient a rollout, R of 2 or more.
     :param rng: Draws the bootstrap's rollouts.
@@ -60,12 +59,7 @@ class Sample:
         """Squared length of the expected gradient."""
 
     def product(self, other: "Sample") -> FloatArray:
-        """
-        Scalar product of the expected gradients of two estimators.
-
-        :param other: Gradients from other rollouts.
-        :return: One product a row, shape (B,).
-        """
+        """Scalar products of the expected gradients of two estimators from different rollouts, shape (B,)."""
         products_RR = self.gradients_RP @ other.gradients_RP.T
         product_B: FloatArray = np.einsum("br,br->b", self.weights_BR @ products_RR, other.weights_BR)
         return product_B

@@ -1,5 +1,5 @@
 """
-The ``compare gradient-variance`` command: how much the policy gradient of each estimator varies, and what it is on average.
+Measure how much the policy gradient of each estimator varies, and what it is on average.
 
 On each env, SB3's PPO trains a policy. It is frozen before its first update, in the middle and at the end, with its critic
 and VecNormalize's statistics, so that no estimator is measured on a policy of its own. Then every estimator gives one
@@ -21,29 +21,70 @@ envs, the others in ``n_groups`` groups. The reference that they are held agains
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_hybrid_grpo.benchmark.gradient_report import ADVANTAGES, CSV, PAGE, Row, save_report
-from sb3_hybrid_grpo.benchmark.gradient_rollouts import ESTIMATORS, GAMMA, HORIZONS, Collector, Frozen, Gradients, Size
-from sb3_hybrid_grpo.benchmark.gradient_statistics import Sample, compare
-from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
+from sb3_hybrid_grpo.benchmark.gradient_rollouts import (
+    ESTIMATORS,
+    GAMMA,
+    HORIZONS,
+    Collector,
+    Estimator,
+    Frozen,
+    Gradients,
+    Size,
+)
+from sb3_hybrid_grpo.benchmark.gradient_statistics import Interval, Sample, compare
+from sb3_hybrid_grpo.benchmark.page import table
+from sb3_hybrid_grpo.benchmark.plots import save_gradients
+from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
+from sb3_hybrid_grpo.commands.arguments import positive_int, seed_int
+from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.evaluation import make_env
-from sb3_hybrid_grpo.train_arguments import positive_int, seed_int
 
 DEFAULT_ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 10, "gamma": GAMMA, "device": "cpu"}
 # Gradients are measured on seeds that training (seed, seed + 1, ... one per env) does not reach.
 SEED_STEP = 1_000_000
 FEWEST_ROLLOUTS = 8
+# What the page does not tell from more.
+LARGE = 100
+NAME = "gradient_variance"
+INTERVALS = ("trace_ratio", "noise_ratio", "relative_bias")
+COLUMNS: dict[str, type] = {
+    **{"env": str, "stage": str, "trained_steps": int, "estimator": str, "advantages": str, "rollouts": int},
+    **{"simulator_steps": int, "trace": float, "squared_norm": float},
+    **{f"{name}{end}": float for name in INTERVALS for end in ("", "_low", "_high")},
+    **{"cosine": float, "beta": float, "variance_removed": float},
+}
+EXPLANATION = f"""\
+How much the policy gradient of one rollout varies, and what it is on average. All estimators share one frozen policy and
+critic, trained by SB3's PPO, and the number of simulator steps in a rollout, siblings included. Ratios are to PPO's gradient,
+measured in more rollouts; the row "PPO" holds it against itself. Intervals are 95 %, by bootstrap over independent rollouts.
+
+![Variance of the policy gradient]({NAME}.png)
+
+- **variance**: trace of the gradient's covariance. The paper's and GRPO's gradients have other units: theirs is left out.
+- **noise**: the same, with the gradient scaled first so that its expected component along PPO's expected gradient is as long
+  as that. Free of units; 0.5: half as many rollouts make the same progress with the same noise. "∞": no progress.
+- **noise, as trained**: with advantages normalised over the rollout, as training normalises them in each minibatch.
+- **off PPO**: length of (expected gradient − PPO's expected gradient) over that of PPO's. Its square is estimated free of the
+  noise of both means; where that is below zero, so that no difference was seen, the root has a minus sign.
+- **cosine**: between the two expected gradients, free of their noise; by chance it may pass 1 a little.
+- **β**, **removed**: mean share of the group baseline, and of the advantages' variance that it took off.
+
+PPO's expected gradient is no ground truth: it rests on the critic too. K is the branch horizon. "own trace": at forks, the
+executed member's trace goes on with its own advantage, not with the mean of its group; no option of HybridGRPO."""
 
 
 class _Freezer(BaseCallback):
@@ -58,12 +99,10 @@ class _Freezer(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        assert isinstance(self.model, PPO)
-        trained = self.num_timesteps - self.model.n_steps * self.model.n_envs  # this rollout is still to be learned from
-        if not self.copies:
-            self.copies.append(Frozen.of(self.model, "start", trained))
-        elif len(self.copies) == 1 and self.num_timesteps >= self.budget / 2:
-            self.copies.append(Frozen.of(self.model, "middle", trained))
+        model: Any = self.model
+        trained = self.num_timesteps - model.n_steps * model.n_envs  # this rollout is still to be learned from
+        if not self.copies or (len(self.copies) == 1 and self.num_timesteps >= self.budget / 2):
+            self.copies.append(Frozen.of(model, ("start", "middle")[len(self.copies)], trained))
         self.done("training")
 
 
@@ -88,7 +127,7 @@ def train(env_id: str, budget: int, seed: int, size: Size, done: Callable[[str],
 
 def measure(
     env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Callable[[str], None]
-) -> list[Row]:
+) -> pd.DataFrame:
     """
     Measure all estimators on one policy.
 
@@ -101,68 +140,113 @@ def measure(
     :return: Two rows an estimator: plain and normalised.
     """
     rng = np.random.default_rng(seed)
-    rows: list[Row] = []
-    references: list[Sample] = []
+    rows: list[dict[str, Any]] = []
+    references: dict[str, Sample] = {}
     for number, horizon in enumerate(HORIZONS):
         estimators = [estimator for estimator in ESTIMATORS if estimator.horizon == horizon]
         collector = Collector(env_id, horizon, size, seed + number * SEED_STEP, frozen)
         gathered: list[list[Gradients]] = []
         for _ in range(sum(rollouts) if horizon is None else rollouts[0]):
-            collector.collect()
-            gathered.append(collector.gradients(estimators))
+            gathered.append(collector.collect(estimators))
             done(f"{env_id}, {frozen.stage}")
         collector.env.close()
         if horizon is None:  # the first kind; its first rollouts are PPO's own, which tell what chance does to a ratio of 1
             references = samples_of([one[0] for one in gathered[rollouts[0] :]], rng, size)
         for place, estimator in enumerate(estimators):
             own = [one[place] for one in gathered[: rollouts[0]]]
-            beta, removed = (float(np.mean([getattr(one, name) for one in own])) for name in ("beta", "variance_removed"))
-            for advantages, sample, reference in zip(ADVANTAGES, samples_of(own, rng, size), references, strict=True):
-                rows.append(
-                    Row(
-                        *(env_id, frozen.stage, frozen.trained_steps, estimator.name, advantages, len(own)),
-                        *(size.simulator_steps, compare(sample, reference), estimator.same_units, beta, removed),
-                    )
-                )
-    return rows
+            known = (env_id, frozen.stage, frozen.trained_steps, estimator.name)
+            for advantages, sample in samples_of(own, rng, size).items():
+                numbers = figures(estimator, advantages, sample, references[advantages], own)
+                first = dict(zip(COLUMNS, (*known, advantages, len(own), size.simulator_steps), strict=False))
+                rows.append(first | {name: float(f"{number:.4g}") for name, number in numbers.items()})
+    return pd.DataFrame(rows)
 
 
-def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size) -> list[Sample]:
-    """
-    Put the gradients of one estimator together.
+def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size) -> dict[str, Sample]:
+    """Put the gradients of one estimator together, plain and normalised; ``rng`` is for the bootstrap."""
+    names = ("plain", "normalised")
+    return {name: Sample(np.stack([getattr(one, name) for one in gradients]), rng, size.resamples) for name in names}
 
-    :param gradients: Of one rollout each.
-    :param rng: For the bootstrap.
-    :param size: Says how often it draws.
-    :return: Plain and normalised.
-    """
-    parts = [[one.plain for one in gradients], [one.normalised for one in gradients]]
-    return [Sample(np.stack(part), rng, size.resamples) for part in parts]
+
+def figures(
+    estimator: Estimator, advantages: str, sample: Sample, reference: Sample, own: list[Gradients]
+) -> dict[str, float]:
+    """The numbers of a row; NaN where gradients in other units cannot be compared."""
+    found = compare(sample, reference)
+    is_plain, nothing = advantages == "plain", Interval(math.nan, math.nan, math.nan)
+    bias = Interval(*(math.copysign(math.sqrt(abs(square)), square) for square in found.squared_bias))
+    intervals = (
+        found.trace_ratio if estimator.same_units or not is_plain else nothing,
+        found.noise_ratio,
+        bias if estimator.same_units and is_plain else nothing,
+    )
+    numbers = {"trace": found.trace, "squared_norm": found.squared_norm}
+    for name, interval in zip(INTERVALS, intervals, strict=True):
+        numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+    beta, removed = np.mean([one.baseline for one in own], axis=0)
+    return numbers | {"cosine": found.cosine, "beta": float(beta), "variance_removed": float(removed)}
+
+
+def save_report(results: Results) -> None:
+    """Save the page and the plot of a table, of which at least one policy was measured."""
+    folder, rows, notes = results.path.parent, results.frame, read_notes(results.path.with_suffix(".json"))
+    save_gradients(folder / f"{NAME}.png", rows[rows.advantages == "plain"])
+    parts = ["# Variance of the policy gradient", EXPLANATION]
+    header = ("estimator", "variance", "noise", "noise, as trained", "off PPO", "cosine", "β", "removed")
+    for (env, stage, trained), policy in rows.groupby(["env", "stage", "trained_steps"], sort=False):
+        parts.append(f"## {env}, {stage} of the training ({trained:,} simulator steps)")
+        pairs = zip(policy.to_dict("records")[::2], policy.to_dict("records")[1::2], strict=True)
+        cells = [
+            (
+                *(plain["estimator"], shown(plain, "trace_ratio"), shown(plain, "noise_ratio"), shown(trained, "noise_ratio")),
+                *(shown(plain, "relative_bias"), *(number(plain[name]) for name in ("cosine", "beta", "variance_removed"))),
+            )
+            for plain, trained in pairs
+        ]
+        parts.append(table(header, cells))
+    parts.append(
+        f"{rows.rollouts[0]} rollouts each and {notes['reference_rollouts']} for the reference, {rows.simulator_steps[0]:,} "
+        f"simulator steps a rollout. Settings, versions and machine: [`{NAME}.json`]({NAME}.json); all numbers: "
+        f"[`{NAME}.csv`]({NAME}.csv).\n"
+    )
+    write_text(folder / "README.md", "\n\n".join(parts))
+
+
+def shown(row: dict[str, Any], name: str) -> str:
+    """Write a value with its interval; nothing where there is none."""
+    value, low, high = (number(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return value and f"{value} ({low}…{high})"
+
+
+def number(value: float) -> str:
+    """Write a number; nothing for NaN."""
+    if math.isnan(value):
+        return ""
+    if abs(value) >= LARGE:
+        return "∞" if math.isinf(value) else f"> {LARGE}"
+    return f"{value:.2f}".replace("-", "−")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Add the command's arguments.
-
-    :param parser: The subcommand's parser.
-    """
-    parser.add_argument("--env", nargs="+", default=DEFAULT_ENVS, help="ids of gymnasium envs")
-    parser.add_argument("--budget", type=positive_int, default=200_000, help="simulator steps of each env's training")
-    parser.add_argument("--rollouts", type=positive_int, default=100, help="rollouts of each estimator and policy")
-    parser.add_argument("--reference-rollouts", type=positive_int, default=400, help="rollouts of the reference")
-    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the training; gradients have seeds of their own")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/gradient_variance"), help="folder for the results")
+    """Add the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    numbers = (
+        ("budget", 200_000, "simulator steps of each env's training"),
+        ("rollouts", 100, "rollouts of each estimator and policy"),
+        ("reference-rollouts", 400, "rollouts of the reference"),
+    )
+    parser.add_argument("--env", nargs="+", default=DEFAULT_ENVS, help="ids of gymnasium envs (default: %(default)s)")
+    for name, default, text in numbers:
+        parser.add_argument(f"--{name}", type=positive_int, default=default, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the training (default: %(default)s)")
+    folder = Path("benchmarks/gradient_variance")
+    parser.add_argument("--output", type=Path, default=folder, help="folder for the results (default: %(default)s)")
+    parser.add_argument("--report-only", action="store_true", help="write page and plot of the table that is there")
 
 
 def check(options: argparse.Namespace, size: Size) -> None:
-    """
-    Refuse what cannot be measured, before anything is trained.
-
-    :param options: The command's options.
-    :param size: Size of a rollout.
-    :raises CommandError: if so.
-    """
-    require_modules(("tqdm", "matplotlib"), extra="compare")
+    """Raise a CommandError about what cannot be measured, before anything is trained."""
+    require_modules(("tqdm", "matplotlib", "tabulate"), extra="compare")
     for name in ("rollouts", "reference_rollouts"):
         if getattr(options, name) < FEWEST_ROLLOUTS:
             raise CommandError(
@@ -186,38 +270,39 @@ def run(options: argparse.Namespace, size: Size | None = None) -> int:
     :param size: Size of a rollout; None: as the defaults say.
     :return: The exit code: 0, or 130 after Ctrl-C.
     """
-    size = Size() if size is None else size
+    path, size = options.output / f"{NAME}.csv", size or Size()
+    if options.report_only and path.exists():
+        save_report(Results(path, COLUMNS, ("env", "stage")))
+        return 0
     th.set_num_threads(1)  # small networks gain nothing from a second one
     check(options, size)
     from tqdm import tqdm
 
-    folder = output_folder(options.output)
-    if (folder / PAGE).exists() and not (folder / CSV).exists():
-        raise CommandError(
-            f"--output received {folder}, where {PAGE} is not of this command and would be lost; choose another"
-        )
-    rows: list[Row] = []
+    if (output_folder(options.output) / "README.md").exists() and not path.exists():
+        raise CommandError(f"--output received {options.output}, where README.md is not of this command and would be lost")
+    path.unlink(missing_ok=True)
+    results = Results(path, COLUMNS, ("env", "stage"))
     rollouts = (options.rollouts, options.reference_rollouts)
-    updates = -(-options.budget // size.simulator_steps)
-    total = len(set(options.env)) * (updates + 3 * (rollouts[0] * len(HORIZONS) + rollouts[1]))
-    names = ("env", "budget", "rollouts", "reference_rollouts", "seed")
-    settings = {name: getattr(options, name) for name in names} | {"rollout": size._asdict(), "training": TRAINING}
+    total = -(-options.budget // size.simulator_steps) + 3 * (rollouts[0] * len(HORIZONS) + rollouts[1])
+    settings = {name: getattr(options, name) for name in ("env", "budget", "rollouts", "reference_rollouts", "seed")}
+    settings |= {"rollout": size._asdict(), "training": TRAINING, "made_with": [stamp()]}
+    write_notes(path.with_suffix(".json"), settings)
     try:
-        with tqdm(total=total, unit="rollout") as bar:
+        with tqdm(total=len(set(options.env)) * total, unit="rollout") as bar:
 
             def done(name: str) -> None:
                 bar.set_description(name)
                 bar.update()
 
             for env_id in dict.fromkeys(options.env):
-                for number, frozen in enumerate(train(env_id, options.budget, options.seed, size, done)):
-                    seed = options.seed + (1 + number * len(HORIZONS)) * SEED_STEP
-                    rows += measure(env_id, frozen, seed, rollouts, size, done)
-                    save_report(folder, rows, settings)
+                for count, frozen in enumerate(train(env_id, options.budget, options.seed, size, done)):
+                    seed = options.seed + (1 + count * len(HORIZONS)) * SEED_STEP
+                    results.add(measure(env_id, frozen, seed, rollouts, size, done))
+                    save_report(results)
     except BranchingError as error:
         raise CommandError(f"an env could not be branched any more: {error}") from error
     except KeyboardInterrupt:
-        print(f"\nInterrupted: {folder} has the policies that were measured to the end.")
+        print(f"\nInterrupted: {options.output} has the policies that were measured to the end.")
         return 130
-    print(f"Saved: {folder / 'README.md'}, and beside it the CSV, the plot and the settings.")
+    print(f"Saved: {options.output / 'README.md'}, and beside it the CSV, the plot and the settings.")
     return 0

@@ -130,12 +130,12 @@ def mark_target(axes: "Axes", results: EnvResults) -> None:
     target, ours = results.best_final("ppo"), results.best_training("ours")
     if target is None:
         return
-    score, text = target.final.value, "PPO's final score"
+    score, text = target.final.value, "dotted: PPO's final score"
     axes.axhline(score, color=BLACK, linestyle=":", linewidth=1)
     first, own = results.first_ppo_to_reach(score), ours.steps_to_reach(score) if ours else None
     if first is not None and own is not None and own < first:
         axes.annotate("", (own, score), (first, score), arrowprops={"arrowstyle": "->", "linewidth": 2}, zorder=5)
-        text = f"{label_of(ours.algorithm) if ours else ''} has PPO's final score {first / own:.1f} × earlier"
+        text = f"{label_of(ours.algorithm) if ours else ''} has PPO's final score (dotted) {first / own:.1f} × earlier"
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     where: dict[str, Any] = {"xycoords": ("axes fraction", "axes fraction"), "ha": "right", "va": "top"}
     axes.annotate(text, (0.99, 0.99), zorder=5, bbox=box, **where)
@@ -301,4 +301,41 @@ def save_gradients(path: Path, rows: pd.DataFrame) -> None:
     figure.supxlabel("ratio to PPO at equal simulator steps, 95 % intervals (log axis; arrow: beyond it)", fontsize=10)
     unique = dict(zip(*reversed(first.get_legend_handles_labels()), strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2, frameon=False)
+    save(figure, path)
+
+
+def save_speed(path: Path, rows: pd.DataFrame) -> None:
+    """
+    Save the speeds of all algorithms beside PPO's, a panel for each env.
+
+    :param path: The PNG to write.
+    :param rows: The table of the speed benchmark without the bare loop.
+    """
+    kinds = {"rollout_to_ppo": "rollout", "update_to_ppo": "update", "overall_to_ppo": "both"}
+    labels = [
+        f"HybridGRPO N = {row.n_samples}, K = {row.branch_horizon}" if row.n_samples else row.algorithm
+        for row in rows.itertuples()
+    ]
+    rows = rows.assign(label=labels)[rows.algorithm != "PPO"]
+    envs, names = list(dict.fromkeys(rows.env)), list(dict.fromkeys(rows.label))
+    columns = min(4, len(envs))
+    lines = math.ceil(len(envs) / columns)
+    figure = new_figure(2.6 + 2.4 * columns, 0.9 + (0.7 + 0.26 * len(names)) * lines)
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for env, axes in zip(envs, panels, strict=False):
+        here = rows[rows.env == env]
+        places = np.array([names.index(label) for label in here.label])
+        for (name, label), color, marker, offset in zip(kinds.items(), OUR_COLORS, "os^", (-0.2, 0.0, 0.2), strict=False):
+            middle, low, high = (here[f"{name}_{statistic}"].to_numpy() for statistic in ("median", "min", "max"))
+            look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linestyle": "", "elinewidth": 1}
+            axes.errorbar(middle, places + offset, xerr=[middle - low, high - middle], label=label, **look)
+        axes.axvline(1.0, color=BLACK, linewidth=1, linestyle=":")
+        axes.set_title(env.rpartition("/")[2], fontsize=10)
+        axes.grid(axis="x", alpha=0.3)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set(xlim=(0.0, None), ylim=(len(names) - 0.5, -0.5))
+    for axes in panels[len(envs) :]:
+        axes.set_axis_off()
+    figure.supxlabel("times as fast as PPO", fontsize="medium")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     save(figure, path)
