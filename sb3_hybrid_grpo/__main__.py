@@ -60,7 +60,7 @@ def run_command(module: str, prog: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog=prog)
     try:
         command = importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         parser.error(f'{error}; install with: pip install "sb3-hybrid-grpo[compare]"')
     parser.description = command.__doc__
     command.add_arguments(parser)

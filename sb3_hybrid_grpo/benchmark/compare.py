@@ -5,6 +5,7 @@ import importlib
 import inspect
 import os
 import signal
+import sys
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -12,10 +13,9 @@ from typing import Any
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo import __version__
 from sb3_hybrid_grpo.benchmark.presets import PRESETS, Preset
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
-from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY, Pool, Row, Run
+from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY, Pool, Run
 from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, algorithm_class, make_variant
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules
@@ -27,42 +27,33 @@ GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     of_preset: dict[str, Any] = {"default": argparse.SUPPRESS}  # each env has its own, in presets.py
-    counts = {"type": positive_int, **of_preset}
-    parser.add_argument("--env", nargs="+", help="ids of gymnasium envs; by default all that have a preset", **of_preset)
-    parser.add_argument(
-        "--algorithms",
-        nargs="+",
-        help=f"{', '.join(ALGORITHMS)}, each optionally with arguments of its own: hybrid,n_samples:8,branch_horizon:16",
-        **of_preset,
-    )
-    parser.add_argument("--budget", help="simulator steps of a run, siblings included", **counts)
-    parser.add_argument("--seeds", help="runs of each algorithm with each of its settings", **counts)
-    parser.add_argument("--n-envs", help="the same envs and n_steps for every algorithm: the class alone is swapped", **counts)
-    parser.add_argument("--update-sizes", nargs="+", help="samples of an update", **counts)
-    parser.add_argument("--batch-sizes", nargs="+", help="samples of a minibatch", **counts)
-    parser.add_argument("--evaluations", help="evaluations of a run", **counts)
-    parser.add_argument("--episodes", help="episodes of an evaluation", **counts)
-    parser.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="normalise observations and rewards", **of_preset
-    )
-    parser.add_argument(
-        "--hyperparams", nargs="+", default=[], metavar="key:value", help="arguments of every algorithm, such as gamma:0.9"
-    )
-    jobs = os.cpu_count() or 1
+    several: dict[str, Any] = {"nargs": "+", **of_preset}
+    algorithms = f"{', '.join(ALGORITHMS)}, each optionally with arguments of its own: hybrid,n_samples:8,branch_horizon:16"
+    parser.add_argument("--env", help="ids of gymnasium envs; by default all that have a preset", **several)
+    parser.add_argument("--algorithms", help=algorithms, **several)
+    for name, more, text in (
+        ("budget", of_preset, "simulator steps of a run, siblings included"),
+        ("seeds", of_preset, "runs of each algorithm with each of its settings"),
+        ("n-envs", of_preset, "the same envs and n_steps for every algorithm: the class alone is swapped"),
+        ("update-sizes", several, "samples of an update"),
+        ("batch-sizes", several, "samples of a minibatch"),
+        ("evaluations", of_preset, "evaluations of a run"),
+        ("episodes", of_preset, "episodes of an evaluation"),
+    ):
+        parser.add_argument(f"--{name}", type=positive_int, help=text, **more)
+    normalize = argparse.BooleanOptionalAction
+    parser.add_argument("--normalize", action=normalize, help="normalise observations and rewards", **of_preset)
+    shared: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "key:value"}
+    parser.add_argument("--hyperparams", help="arguments of every algorithm, such as gamma:0.9", **shared)
+    jobs, folder = os.cpu_count() or 1, Path("benchmarks/compare")
     parser.add_argument(
         "--jobs", type=positive_int, default=jobs, help="runs side by side, a thread each (default: %(default)s)"
     )
-    folder = Path("benchmarks/compare")
     parser.add_argument("--output", type=Path, default=folder, help="folder of the results (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
-    """
-    Execute the runs that are not there yet, and keep each as it ends.
-
-    :param options: The command's options.
-    :return: The exit code: 0; 1 if a run failed; 130 after Ctrl-C.
-    """
+    """Execute the runs that are missing, keep each as it ends; the exit code is 1 if one failed, 130 after Ctrl-C."""
     require_modules(("tqdm", "pandas"), extra="compare")
     # everything that can be wrong shows before the first run
     presets = {env: preset_of(env, options) for env in dict.fromkeys(getattr(options, "env", PRESETS))}
@@ -70,10 +61,9 @@ def run(options: argparse.Namespace) -> int:
     results = {env: Results(csv_path(output_folder(options.output), env), COLUMNS, KEY) for env in presets}
     if len({one.path for one in results.values()}) < len(results):
         raise CommandError(f"--env received {' '.join(results)}, of which several are the same env: name each once")
-    for env, preset in presets.items():
-        note_protocol(results[env], protocol(env, preset))
     runs = []
     for env, preset in presets.items():
+        note_protocol(results[env], {"env": env} | {key: one for key, one in asdict(preset).items() if key not in GROWS})
         done, shared = results[env].done(), (preset.budget, preset.evaluations, preset.episodes, preset.normalize)
         # one seed of everything after the other, so that what is there at any time can be compared
         wanted = (Run(env, variant, seed, *shared) for seed, variant in product(range(preset.seeds), planned[env]))
@@ -93,36 +83,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
-    """
-    Execute runs side by side, with a progress bar in simulator steps.
-
-    :param runs: The runs.
-    :param results: Tables for finished runs, by env.
-    :param jobs: How many at a time.
-    :return: How many failed.
-    """
+    """Execute runs side by side, with a progress bar, and add each to the table of its env; return how many failed."""
     from tqdm import tqdm
 
-    reached, failures = {(one.env, one.key): 0 for one in runs}, 0
-    with Pool(jobs) as pool, tqdm(total=sum(one.budget for one in runs), unit=" steps", unit_scale=True) as bar:
-
-        def progress(one: Run, steps: int) -> None:
-            bar.update(steps - reached[one.env, one.key])
-            reached[one.env, one.key] = steps
-
-        def evaluated(one: Run, row: Row) -> None:
-            bar.set_postfix_str(f"{one}: {row['mean_reward']:.1f}", refresh=False)
-            progress(one, min(row["simulator_steps"], one.budget))
-
-        for one, future in pool.execute(runs, evaluated):
+    failures = 0
+    with Pool(jobs) as pool, tqdm(total=len(runs), unit="run") as bar:
+        for one, future in pool.execute(runs, bar.set_postfix_str):
             error = future.exception()
             if error is None:
                 results[one.env].add(future.result())
             else:
                 failures += 1
-                bar.write(f"FAILED: {one}: {error}")
+                bar.write(f"FAILED: {one}: {error}", file=sys.stdout)
             note_failure(results[one.env].path, one, error)
-            progress(one, one.budget)  # whole updates, or a failure, may have left some over
+            bar.update()
     return failures
 
 
@@ -132,14 +106,7 @@ def csv_path(folder: Path, env: str) -> Path:
 
 
 def preset_of(env: str, options: argparse.Namespace) -> Preset:
-    """
-    Find what the runs on an env share.
-
-    :param env: The env's id.
-    :param options: The command's options, which override the env's preset.
-    :return: The settings.
-    :raises CommandError: if there is no such env
-    """
+    """What the runs on an env share: its preset and the options that override it; CommandError if there is no such env."""
     module, _, name = env.rpartition(":")
     try:
         if module:
@@ -160,13 +127,7 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
 
 
 def variants_of(preset: Preset) -> list[Variant]:
-    """
-    Give every algorithm the same search.
-
-    :param preset: How the env is compared.
-    :return: Every algorithm with every update size and batch size.
-    :raises CommandError: if one of them is not what it may be, or an update more than the budget
-    """
+    """Every algorithm with every update size and batch size; CommandError if one is not what it may be, or too large."""
     parameters = [inspect.signature(algorithm_class(algorithm)).parameters for algorithm in preset.algorithms]
     unused = [key for key in preset.hyperparams if not any(key in accepted for accepted in parameters)]
     if unused:
@@ -182,48 +143,39 @@ def variants_of(preset: Preset) -> list[Variant]:
     return list({(variant.algorithm, variant.settings): variant for variant in found}.values())
 
 
-def protocol(env: str, preset: Preset) -> dict[str, Any]:
-    """All that must agree for results on an env to be comparable, for JSON."""
-    return {"env": env} | {name: value for name, value in asdict(preset).items() if name not in GROWS}
-
-
 def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
     """
     Refuse to mix runs that cannot be compared, and note how these are made.
 
     :param results: The env's table.
-    :param wanted: What all of them share.
+    :param wanted: What all of them share, for JSON.
     :raises CommandError: if there are results that were made otherwise
     """
     path = results.path.with_suffix(".json")
     notes = read_notes(path) if len(results.frame) else {}
     if len(results.frame) and not notes:
         raise CommandError(f"{results.path} has results, but {path}, which says how they were made, is missing: restore it")
-    known = notes or wanted
-    differing = [f"{key} is {value!r}, there {known.get(key)!r}" for key, value in wanted.items() if known.get(key) != value]
-    release = __version__.rpartition(".")[0]
-    others = {one["sb3_hybrid_grpo"] for one in notes.get("made_with", [])}
-    differing += [f"version is {release}, there {one}" for one in sorted(others) if one.rpartition(".")[0] != release]
+    made_with, here = notes.get("made_with", []), stamp()
+    known = {**(notes or wanted), "version": {minor(one) for one in made_with} or {minor(here)}}
+    needed = {**wanted, "version": {minor(here)}}
+    differing = [f"{key} is {value!r}, there {known.get(key)!r}" for key, value in needed.items() if known.get(key) != value]
     if differing:
         raise CommandError(
             f"{results.path} holds results of other settings: {'; '.join(differing)}. Results are comparable only if these "
             "agree: use the same, or choose another --output."
         )
-    here, made_with = stamp(), notes.get("made_with", [])
     write_notes(path, {**wanted, **notes, "made_with": made_with if here in made_with else [*made_with, here]})
 
 
-def note_failure(table: Path, one: Run, error: BaseException | None) -> None:
-    """
-    Note whether a run failed, so that no one takes those that did not for all of them.
+def minor(stamped: dict[str, str]) -> str:
+    """The version of a stamp without its last number: 0.1 counted other steps than 0.2."""
+    return stamped["sb3_hybrid_grpo"].rpartition(".")[0]
 
-    :param table: The env's table.
-    :param one: The run.
-    :param error: What it ended with; None if it did not fail.
-    """
+
+def note_failure(table: Path, one: Run, error: BaseException | None) -> None:
+    """Note in the JSON beside a table whether a run failed, so that no one takes those that did not for all of them."""
     path = table.with_suffix(".json")
-    notes = read_notes(path)
-    entry = dict(zip(KEY, one.key, strict=True))
+    notes, entry = read_notes(path), dict(zip(KEY, one.key, strict=True))
     failed = [known for known in notes.get("failed", []) if {key: known[key] for key in entry} != entry]
     failed += [{**entry, "error": str(error)}] if error is not None else []
     if failed or "failed" in notes:

@@ -1,14 +1,12 @@
 """Independent rollouts of a frozen policy, and the gradients that each estimator makes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -29,18 +27,11 @@ Horizon = int | Literal["episode"] | None
 
 
 class Size(NamedTuple):
-    """
-    How large a rollout is, and how often the bootstrap draws.
-
-    :param n_groups: Groups; PPO has ``n_groups * n_samples`` envs.
-    :param n_samples: Members of a group.
-    :param n_steps: Steps of every member in a rollout.
-    :param resamples: Rows of the bootstrap.
-    """
+    """How large a rollout is, and how often the bootstrap draws. PPO has ``n_groups * n_samples`` envs."""
 
     n_groups: int = 4
     n_samples: int = 4
-    n_steps: int = 128
+    n_steps: int = 128  # of every member
     resamples: int = 2000
 
     @property
@@ -91,21 +82,14 @@ HORIZONS = tuple(dict.fromkeys(estimator.horizon for estimator in ESTIMATORS))
 
 
 class Gradients(NamedTuple):
-    """
-    What an estimator makes of one rollout.
-
-    :param plain: Gradient with the advantages as they are, shape (P,).
-    :param normalised: With normalised ones.
-    :param baseline: The group baseline; NaN where there is none.
-    """
+    """Of one rollout: the gradients (P,) by plain and by normalised advantages, and the group baseline, NaN without one."""
 
     plain: npt.NDArray[np.float32]
     normalised: npt.NDArray[np.float32]
     baseline: Baseline
 
 
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(NamedTuple):
     """
     A policy as it was at one moment of a training.
 
@@ -120,13 +104,6 @@ class Frozen:
     parameters: dict[str, th.Tensor]
     statistics: tuple[Any, Any]
 
-    @classmethod
-    def of(cls, model: PPO, stage: str, trained_steps: int) -> "Frozen":
-        """Copy the policy of a model in training, which has VecNormalize."""
-        env: Any = model.get_vec_normalize_env()
-        parameters = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
-        return cls(stage, trained_steps, parameters, (env.obs_rms.copy(), env.ret_rms.copy()))
-
 
 class _Model(HybridGRPO):
     def train(self) -> None:
@@ -137,10 +114,7 @@ class Collector(BaseCallback):
     """
     Collects independent rollouts of a frozen policy.
 
-    :param env_id: The env's id.
-    :param horizon: Branch horizon, or PPO's envs.
-    :param size: Size of a rollout.
-    :param seed: Seed of the envs, of the actions and of where rollouts start.
+    :param seed: Of the envs, of the actions and of where rollouts start.
     :param frozen: The policy; None leaves the one that it starts with.
     :raises CommandError: if the env cannot be trained on or branched.
     """
@@ -171,12 +145,7 @@ class Collector(BaseCallback):
         self._found: list[Gradients] = []
 
     def collect(self, estimators: Sequence[Estimator]) -> list[Gradients]:
-        """
-        Collect a rollout that starts at random points of fresh episodes.
-
-        :param estimators: Whose advantages to take.
-        :return: What each of them makes of the rollout.
-        """
+        """Collect a rollout that starts at random points of fresh episodes; return the gradients of each estimator."""
         self._estimators = estimators
         self.model.learn(self.model.n_envs * self.model.n_steps, callback=self)
         return self._found
@@ -220,9 +189,8 @@ def estimate(
     Estimate the advantages of a collected rollout anew.
 
     :param buffer: The full buffer, whose ``baseline`` is set too.
-    :param estimator: The estimator; one of the horizon that the rollout was collected with.
-    :param last_values: V of the states after the rollout, shape (N * E,).
-    :param dones: Whether a member does not go on there, shape (N * E,).
+    :param estimator: One of the horizon that the rollout was collected with.
+    :param last_values: V of the states after the rollout, shape (N * E,); ``dones``: who does not go on there.
     :return: Shape (T, N * E).
     """
     n_samples, buffer.baseline = buffer.n_samples, Baseline(np.nan, np.nan)

@@ -19,13 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """
-    An estimate and its bootstrap interval of 95 %.
-
-    :param value: The estimate.
-    :param low: Lower end.
-    :param high: Upper end; infinite where the data set none.
-    """
+    """An estimate and its interval; the upper end is infinite where the data set none."""
 
     value: float
     low: float
@@ -50,13 +44,11 @@ class Sample:
         gram_RR = self.gradients_RP @ self.gradients_RP.T
         mean_of_squares_B = self.weights_BR @ np.diag(gram_RR)
         square_of_mean_B = np.einsum("br,br->b", self.weights_BR @ gram_RR, self.weights_BR)
-        self.trace_B: FloatArray = (mean_of_squares_B - square_of_mean_B) * n / (n - 1)
-        """Trace of the covariance of one gradient."""
+        self.trace_B: FloatArray = (mean_of_squares_B - square_of_mean_B) * n / (n - 1)  # of the covariance of one gradient
         self.noise_of_mean_B: FloatArray = self.trace_B / n
         self.noise_of_mean_B[1:] += self.trace_B[0] / n
         self.raw_square_of_mean_B: FloatArray = square_of_mean_B
-        self.squared_norm_B: FloatArray = square_of_mean_B - self.noise_of_mean_B
-        """Squared length of the expected gradient."""
+        self.squared_norm_B: FloatArray = square_of_mean_B - self.noise_of_mean_B  # of the expected gradient
 
     def product(self, other: "Sample") -> FloatArray:
         """Scalar products of the expected gradients of two estimators from different rollouts, shape (B,)."""
@@ -88,13 +80,7 @@ class Comparison(NamedTuple):
 
 
 def compare(own: Sample, reference: Sample) -> Comparison:
-    """
-    Compare an estimator with the reference.
-
-    :param own: The estimator's gradients.
-    :param reference: The reference's, from other rollouts of the same size, with as many rows of the bootstrap.
-    :return: The comparison.
-    """
+    """Compare an estimator with the reference, whose rollouts are others of the same size, with as many resamples."""
     product_B = own.product(reference)
     distance_B = own.raw_square_of_mean_B - 2 * product_B + reference.raw_square_of_mean_B
     squared_distance_B = distance_B - own.noise_of_mean_B - reference.noise_of_mean_B
@@ -107,15 +93,9 @@ def compare(own: Sample, reference: Sample) -> Comparison:
     bias_B = np.full_like(product_B, np.inf)
     np.divide(squared_distance_B, reference.squared_norm_B, out=bias_B, where=known_B)
     squares = float(own.squared_norm_B[0]) * float(reference.squared_norm_B[0])
-    both_known = own.squared_norm_B[0] > 0 and known_B[0]
-    return Comparison(
-        trace=float(own.trace_B[0]),
-        squared_norm=float(own.squared_norm_B[0]),
-        trace_ratio=_interval(trace_ratio_B),
-        noise_ratio=_interval(noise_ratio_B),
-        squared_bias=_interval(bias_B),
-        cosine=float(product_B[0] / np.sqrt(squares)) if both_known else float("nan"),
-    )
+    cosine = float(product_B[0] / np.sqrt(squares)) if own.squared_norm_B[0] > 0 and known_B[0] else float("nan")
+    intervals = map(_interval, (trace_ratio_B, noise_ratio_B, bias_B))
+    return Comparison(float(own.trace_B[0]), float(own.squared_norm_B[0]), *intervals, cosine)
 
 
 def _interval(rows_B: FloatArray) -> Interval:

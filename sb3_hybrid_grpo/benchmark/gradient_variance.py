@@ -6,18 +6,11 @@ and VecNormalize's statistics, so that no estimator is measured on a policy of i
 gradient from each of many independent rollouts, all of the same number of simulator steps: PPO in ``n_groups * n_samples``
 envs, the others in ``n_groups`` groups. The reference that they are held against is PPO's gradient over many more rollouts.
 
-- **The gradient** is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor: that of
-  the clipped surrogate before the first step of an update.
-- **Two kinds of advantages.** ``plain``: as the estimator gives them; the clean one, the estimator alone.
-  ``normalised``: mean 0 and standard deviation 1 over the rollout, as training does minibatch by minibatch.
-- **Where rollouts start.** Every env is reset and goes on alone for a random number of steps, drawn anew for each env and
-  rollout from 0 up to the length of an episode (1000 where no one limits it). So rollouts are independent, envs are at
-  random points of their episodes, and PPO's envs and executed members start from one and the same distribution. Siblings
-  fork when the rollout starts; in a training they would go on from the one before.
-- **The critic** has learned plain rewards. The paper's estimator with tanh would have trained it on f(R): beside the
-  critic that all share it is at a disadvantage, and is therefore shown without tanh too.
-- **"own trace"** is not an estimator that users can choose. Where a group forks, member 0's trace goes on with its own
-  advantage, in place of the mean over all members that start there: it shows what that mean brings, and what it costs.
+The gradient is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor, with ``plain``
+advantages as the estimator gives them, and with ``normalised`` ones as in training. Every rollout begins at random points of
+fresh episodes, so rollouts are independent; siblings fork there. The critic has learned plain rewards, where the paper's with
+tanh would have learned f(R): its estimator is therefore shown without tanh too. "own trace" is no estimator that users can
+choose: it shows what the mean over all members at a fork brings, and what it costs.
 """
 
 import argparse
@@ -43,7 +36,7 @@ from sb3_hybrid_grpo.benchmark.gradient_rollouts import (
     Gradients,
     Size,
 )
-from sb3_hybrid_grpo.benchmark.gradient_statistics import Interval, Sample, compare
+from sb3_hybrid_grpo.benchmark.gradient_statistics import Comparison, Sample, compare
 from sb3_hybrid_grpo.benchmark.page import table
 from sb3_hybrid_grpo.benchmark.plots import save_gradients
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
@@ -51,6 +44,8 @@ from sb3_hybrid_grpo.commands.arguments import positive_int, seed_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.errors import BranchingError
+
+Done = Callable[[str], None]  # called after each rollout
 
 DEFAULT_ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 10, "gamma": GAMMA, "device": "cpu"}
@@ -88,9 +83,9 @@ executed member's trace goes on with its own advantage, not with the mean of its
 
 
 class _Freezer(BaseCallback):
-    """Copies the policy before its first update and in the middle of the training."""
+    """Copies the policy before its first update, in the middle of the training, and at its end."""
 
-    def __init__(self, budget: int, done: Callable[[str], None]) -> None:
+    def __init__(self, budget: int, done: Done) -> None:
         super().__init__()
         self.budget, self.done = budget, done
         self.copies: list[Frozen] = []
@@ -100,43 +95,34 @@ class _Freezer(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         model: Any = self.model
-        trained = self.num_timesteps - model.n_steps * model.n_envs  # this rollout is still to be learned from
         if not self.copies or (len(self.copies) == 1 and self.num_timesteps >= self.budget / 2):
-            self.copies.append(Frozen.of(model, ("start", "middle")[len(self.copies)], trained))
+            self._copy(model, self.num_timesteps - model.n_steps * model.n_envs)  # this rollout is still to be learned from
         self.done("training")
 
+    def _on_training_end(self) -> None:
+        self._copy(self.model, self.num_timesteps)
 
-def train(env_id: str, budget: int, seed: int, size: Size, done: Callable[[str], None]) -> list[Frozen]:
-    """
-    Train PPO.
+    def _copy(self, model: Any, trained_steps: int) -> None:
+        parameters = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+        env, stage = model.get_vec_normalize_env(), ("start", "middle", "end")[len(self.copies)]
+        self.copies.append(Frozen(stage, trained_steps, parameters, (env.obs_rms.copy(), env.ret_rms.copy())))
 
-    :param env_id: The env's id.
-    :param budget: Simulator steps, at least three rollouts.
-    :param seed: Seed of the training.
-    :param size: Size of a rollout.
-    :param done: Called after each rollout.
-    :return: The policy at the start, in the middle and at the end.
-    """
+
+def train(env_id: str, budget: int, seed: int, size: Size, done: Done) -> list[Frozen]:
+    """Train PPO; return the policy at the start, in the middle and at the end."""
     env = VecNormalize(make_env(env_id, size.n_groups * size.n_samples, seed), gamma=GAMMA)
-    model = PPO("MlpPolicy", env, n_steps=size.n_steps, seed=seed, **TRAINING)
     freezer = _Freezer(budget, done)
-    model.learn(budget, callback=freezer)
+    PPO("MlpPolicy", env, n_steps=size.n_steps, seed=seed, **TRAINING).learn(budget, callback=freezer)
     env.close()
-    return [*freezer.copies, Frozen.of(model, "end", model.num_timesteps)]
+    return freezer.copies
 
 
-def measure(
-    env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Callable[[str], None]
-) -> pd.DataFrame:
+def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Done) -> pd.DataFrame:
     """
     Measure all estimators on one policy.
 
-    :param env_id: The env's id.
-    :param frozen: The policy.
     :param seed: Seed of the first kind of rollouts; the others count up in steps of ``SEED_STEP``.
     :param rollouts: How many rollouts each estimator gets, and how many the reference.
-    :param size: Size of a rollout.
-    :param done: Called after each rollout.
     :return: Two rows an estimator: plain and normalised.
     """
     rng = np.random.default_rng(seed)
@@ -154,11 +140,12 @@ def measure(
             references = samples_of([one[0] for one in gathered[rollouts[0] :]], rng, size)
         for place, estimator in enumerate(estimators):
             own = [one[place] for one in gathered[: rollouts[0]]]
-            known = (env_id, frozen.stage, frozen.trained_steps, estimator.name)
+            baseline = np.mean([one.baseline for one in own], axis=0).tolist()
             for advantages, sample in samples_of(own, rng, size).items():
-                numbers = figures(estimator, advantages, sample, references[advantages], own)
-                first = dict(zip(COLUMNS, (*known, advantages, len(own), size.simulator_steps), strict=False))
-                rows.append(first | {name: float(f"{number:.4g}") for name, number in numbers.items()})
+                known = (env_id, *frozen[:2], estimator.name, advantages, len(own), size.simulator_steps)
+                numbers = [*figures(estimator, advantages == "plain", compare(sample, references[advantages])), *baseline]
+                found = (*known, *(float(f"{number:.4g}") for number in numbers))
+                rows.append(dict(zip(COLUMNS, found, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -168,23 +155,12 @@ def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size)
     return {name: Sample(np.stack([getattr(one, name) for one in gradients]), rng, size.resamples) for name in names}
 
 
-def figures(
-    estimator: Estimator, advantages: str, sample: Sample, reference: Sample, own: list[Gradients]
-) -> dict[str, float]:
-    """The numbers of a row; NaN where gradients in other units cannot be compared."""
-    found = compare(sample, reference)
-    is_plain, nothing = advantages == "plain", Interval(math.nan, math.nan, math.nan)
-    bias = Interval(*(math.copysign(math.sqrt(abs(square)), square) for square in found.squared_bias))
-    intervals = (
-        found.trace_ratio if estimator.same_units or not is_plain else nothing,
-        found.noise_ratio,
-        bias if estimator.same_units and is_plain else nothing,
-    )
-    numbers = {"trace": found.trace, "squared_norm": found.squared_norm}
-    for name, interval in zip(INTERVALS, intervals, strict=True):
-        numbers |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
-    beta, removed = np.mean([one.baseline for one in own], axis=0)
-    return numbers | {"cosine": found.cosine, "beta": float(beta), "variance_removed": float(removed)}
+def figures(estimator: Estimator, is_plain: bool, found: Comparison) -> list[float]:
+    """The numbers of a row from trace to cosine; NaN where gradients in other units cannot be compared."""
+    bias = [math.copysign(math.sqrt(abs(square)), square) for square in found.squared_bias]
+    trace = found.trace_ratio if estimator.same_units or not is_plain else [math.nan] * 3
+    bias = bias if estimator.same_units and is_plain else [math.nan] * 3
+    return [found.trace, found.squared_norm, *trace, *found.noise_ratio, *bias, found.cosine]
 
 
 def save_report(results: Results) -> None:
@@ -230,17 +206,15 @@ def number(value: float) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    numbers = (
-        ("budget", 200_000, "simulator steps of each env's training"),
-        ("rollouts", 100, "rollouts of each estimator and policy"),
-        ("reference-rollouts", 400, "rollouts of the reference"),
-    )
     parser.add_argument("--env", nargs="+", default=DEFAULT_ENVS, help="ids of gymnasium envs (default: %(default)s)")
-    for name, default, text in numbers:
-        parser.add_argument(f"--{name}", type=positive_int, default=default, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the training (default: %(default)s)")
-    folder = Path("benchmarks/gradient_variance")
-    parser.add_argument("--output", type=Path, default=folder, help="folder for the results (default: %(default)s)")
+    for name, kind, default, text in (
+        ("budget", positive_int, 200_000, "simulator steps of each env's training"),
+        ("rollouts", positive_int, 100, "rollouts of each estimator and policy"),
+        ("reference-rollouts", positive_int, 400, "rollouts of the reference"),
+        ("seed", seed_int, 0, "seed of the training"),
+        ("output", Path, Path("benchmarks") / NAME, "folder for the results"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     parser.add_argument("--report-only", action="store_true", help="write page and plot of the table that is there")
 
 
@@ -262,15 +236,9 @@ def check(options: argparse.Namespace, size: Size) -> None:
         Collector(env_id, 1, size, options.seed).env.close()
 
 
-def run(options: argparse.Namespace, size: Size | None = None) -> int:
-    """
-    Train, measure, save; what was measured is saved policy by policy.
-
-    :param options: The command's options.
-    :param size: Size of a rollout; None: as the defaults say.
-    :return: The exit code: 0, or 130 after Ctrl-C.
-    """
-    path, size = options.output / f"{NAME}.csv", size or Size()
+def run(options: argparse.Namespace, size: Size = Size()) -> int:  # noqa: B008 (it is immutable)
+    """Train, measure, save policy by policy; the exit code is 130 after Ctrl-C."""
+    path = options.output / f"{NAME}.csv"
     if options.report_only and path.exists():
         save_report(Results(path, COLUMNS, ("env", "stage")))
         return 0

@@ -8,13 +8,7 @@ import pandas as pd
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    Write a table.
-
-    :param header: Names of the columns.
-    :param rows: The cells, a row each.
-    :return: Markdown, without a newline at its end.
-    """
+    """Write a table in Markdown, without a newline at its end."""
     frame = pd.DataFrame(rows, columns=list(header))
     return str(frame.to_markdown(index=False, tablefmt="pipe", disable_numparse=True))
 
@@ -36,11 +30,6 @@ def steps(value: float | None, none: str = "not reached") -> str:
 def anchor(heading: str) -> str:
     """The address that GitHub gives a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
-def plural(count: int, noun: str) -> str:
-    """The number with its noun."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def plain(value: Any) -> str:

@@ -34,7 +34,6 @@ FIXED_COLORS = {"ppo": (BLACK,), "trpo": ("#CC79A7",), "paper": ("#E69F00",), "g
 OUR_COLORS = ("#0072B2", "#009E73", "#D55E00", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("", "o", "s", "^")
-PANELS_PER_ROW = 3
 # From this share of the steps on, every curve that rises is within the frame.
 UNDER_WAY = 0.1
 # Beyond these ratios the plot of gradients has an arrow.
@@ -42,24 +41,14 @@ LOWEST, HIGHEST = 0.02, 20.0
 
 
 class Style(NamedTuple):
-    """
-    How an algorithm's line looks, the same in all figures of a page.
-
-    :param color: Its colour.
-    :param line: Its dashes.
-    """
+    """Colour and dashes of an algorithm's line, the same in all figures of a page."""
 
     color: str
     line: str
 
 
 def label_of(algorithm: str) -> str:
-    """
-    Name an algorithm for people.
-
-    :param algorithm: As on the command line: ``hybrid,branch_horizon:64``.
-    :return: ``HybridGRPO (K = 64)``.
-    """
+    """Name an algorithm for people: ``hybrid,branch_horizon:64`` is ``HybridGRPO (K = 64)``."""
     family, _, arguments = algorithm.partition(",")
     parts = arguments.replace("branch_horizon:auto", "").replace("branch_horizon", "K").strip(",")
     name = NAMES.get(family, family)
@@ -78,11 +67,20 @@ def styles_of(algorithms: Iterable[str]) -> dict[str, Style]:
     return styles
 
 
-def new_figure(width: float, height: float) -> "Figure":
-    """Make a figure without pyplot: no global state, and no display is needed. Sizes are in inches, 100 pixels each."""
+def new_panels(count: int, width: float, height: float, columns: int = 3, **shared: Any) -> tuple["Figure", list["Axes"]]:
+    """
+    Make a figure with ``count`` panels of some inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``. Without
+    pyplot: no global state, and no display is needed.
+    """
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", dpi=150)
+    columns = math.ceil(count / math.ceil(count / columns))
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(max(width * columns, 6.4), height * rows), layout="constrained", dpi=150)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -142,17 +140,8 @@ def mark_target(axes: "Axes", results: EnvResults) -> None:
 
 
 def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_shown: Sequence[Axis]) -> None:
-    """
-    Save learning curves, each algorithm at its best settings.
-
-    :param path: The PNG to write.
-    :param results: One env's.
-    :param styles: Every algorithm's look.
-    :param axes_shown: What the x-axes count, a panel each.
-    """
-    rows = math.ceil(len(results.best) / 2)
-    figure = new_figure(6.4 * len(axes_shown), 4.0 + 0.2 * rows)
-    panels = figure.subplots(1, len(axes_shown), sharey=True, squeeze=False)[0]
+    """Save learning curves, each algorithm at its best settings."""
+    figure, panels = new_panels(len(axes_shown), 6.4, 4.0 + 0.1 * len(results.best), sharey=True)
     for panel, axis in zip(panels, axes_shown, strict=True):
         for algorithm, variant in results.best.items():
             below = "" if variant.final.value > results.untrained else ", below the frame"
@@ -175,19 +164,10 @@ def what_differs(variant: Runs, variants: Sequence[Runs]) -> str:
 
 
 def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> None:
-    """
-    Save learning curves of all settings, a panel per algorithm: the best ones were chosen from these.
-
-    :param path: The PNG to write.
-    :param results: One env's.
-    :param styles: Every algorithm's look.
-    """
-    rows = math.ceil(len(results.best) / PANELS_PER_ROW)
-    columns = math.ceil(len(results.best) / rows)
+    """Save learning curves of all settings, a panel per algorithm: the best ones were chosen from these."""
     height = 3.6 + 0.22 * max(len(results.settings_of(algorithm)) for algorithm in results.best)
-    figure = new_figure(max(4.2 * columns, 6.5), height * rows)
-    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for (algorithm, best), axes in zip(results.best.items(), panels, strict=False):
+    figure, panels = new_panels(len(results.best), 4.2, height, sharey=True)
+    for (algorithm, best), axes in zip(results.best.items(), panels, strict=True):
         variants = results.settings_of(algorithm)
         looks = cycle(product(MARKERS, LINES[1:]))
         for variant in variants:
@@ -200,25 +180,16 @@ def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> 
         axes.set_title(label_of(algorithm))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
     frame(panels[0], results, results.variants)
-    for axes in panels[len(results.best) :]:
-        axes.set_axis_off()
     figure.supylabel("mean reward of an evaluation", fontsize="medium")
     figure.suptitle(f"{results.env.rpartition('/')[2]}: all settings, interquartile means over seeds")
     save(figure, path)
 
 
 def save_profiles(path: Path, profiles: Profiles, styles: dict[str, Style]) -> None:
-    """
-    Save performance profiles.
-
-    :param path: The PNG to write.
-    :param profiles: The profiles.
-    :param styles: Every algorithm's look.
-    """
+    """Save performance profiles."""
     from rliable.plot_utils import plot_performance_profiles
 
-    figure = new_figure(6.4, 4.4)
-    axes = figure.add_subplot()
+    figure, (axes,) = new_panels(1, 6.4, 4.4)
     names = {algorithm: label_of(algorithm) for algorithm in profiles.shares}
     plot_performance_profiles(
         {names[one]: shares for one, shares in profiles.shares.items()},
@@ -237,18 +208,10 @@ def save_profiles(path: Path, profiles: Profiles, styles: dict[str, Style]) -> N
 
 
 def save_zoo(path: Path, curves: pd.DataFrame) -> None:
-    """
-    Save the Zoo's learning curves, a panel per env: a thin line per seed, a thick one for their mean.
-
-    :param path: The PNG to write.
-    :param curves: Columns env, algo, seed, simulator_steps, mean_reward.
-    """
+    """Save the Zoo's learning curves, a panel per env: a thin line per seed, a thick one for their mean."""
     envs = list(dict.fromkeys(curves.env))
-    columns = min(PANELS_PER_ROW, len(envs))
-    rows = math.ceil(len(envs) / columns)
-    figure = new_figure(4.2 * columns, 3.2 * rows)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for env, axes in zip(envs, panels, strict=False):
+    figure, panels = new_panels(len(envs), 4.2, 3.2)
+    for env, axes in zip(envs, panels, strict=True):
         for algo, color in (("ppo", BLACK), ("hybrid_grpo", OUR_COLORS[0])):
             here = curves[(curves.env == env) & (curves.algo == algo)]
             for _, run in here.groupby("seed"):
@@ -260,26 +223,18 @@ def save_zoo(path: Path, curves: pd.DataFrame) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f}k")
         axes.set(title=env, ylabel="mean reward")
     panels[0].legend(frameon=False)
-    for axes in panels[len(envs) :]:
-        axes.set_axis_off()
     save(figure, path)
 
 
 def save_gradients(path: Path, rows: pd.DataFrame) -> None:
-    """
-    Save how much gradients vary, a panel for each policy.
-
-    :param path: The PNG to write.
-    :param rows: The table of the gradient-variance command; advantages as they are, not normalised.
-    """
+    """Save how much gradients vary, a panel for each policy."""
     envs, stages, names = (list(dict.fromkeys(rows[column])) for column in ("env", "stage", "estimator"))
-    figure = new_figure(2.0 + 3.0 * len(stages), 1.2 + 0.27 * len(names) * len(envs))
-    panels = figure.subplots(len(envs), len(stages), sharex=True, sharey=True, squeeze=False)
+    figure, panels = new_panels(len(envs) * len(stages), 3.6, 0.6 + 0.27 * len(names), len(stages), sharex=True, sharey=True)
     kinds = (
         ("trace_ratio", "variance", "s", OUR_COLORS[0], -0.16),
         ("noise_ratio", "noise per progress", "o", OUR_COLORS[1], 0.16),
     )
-    for (env, stage), axes in zip(product(envs, stages), panels.flat, strict=True):
+    for (env, stage), axes in zip(product(envs, stages), panels, strict=True):
         shown = rows[(rows.env == env) & (rows.stage == stage)]
         for column, label, marker, color, offset in kinds:
             for row in shown[shown[column].notna()].to_dict("records"):
@@ -294,7 +249,7 @@ def save_gradients(path: Path, rows: pd.DataFrame) -> None:
         axes.tick_params(labelsize=9)
         if len(shown):
             axes.set_title(f"{env.rpartition('/')[2]}, {stage}\n({shown.trained_steps.iloc[0]:,} steps)", fontsize=10)
-    first = panels[0][0]
+    first = panels[0]
     first.set(xscale="log", xlim=(LOWEST, HIGHEST), xticks=(0.1, 1, 10), ylim=(len(names) - 0.5, -0.5))
     first.set_yticks(range(len(names)), names)
     first.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -305,12 +260,7 @@ def save_gradients(path: Path, rows: pd.DataFrame) -> None:
 
 
 def save_speed(path: Path, rows: pd.DataFrame) -> None:
-    """
-    Save the speeds of all algorithms beside PPO's, a panel for each env.
-
-    :param path: The PNG to write.
-    :param rows: The table of the speed benchmark without the bare loop.
-    """
+    """Save the speeds of all algorithms beside PPO's, a panel for each env."""
     kinds = {"rollout_to_ppo": "rollout", "update_to_ppo": "update", "overall_to_ppo": "both"}
     labels = [
         f"HybridGRPO N = {row.n_samples}, K = {row.branch_horizon}" if row.n_samples else row.algorithm
@@ -318,11 +268,8 @@ def save_speed(path: Path, rows: pd.DataFrame) -> None:
     ]
     rows = rows.assign(label=labels)[rows.algorithm != "PPO"]
     envs, names = list(dict.fromkeys(rows.env)), list(dict.fromkeys(rows.label))
-    columns = min(4, len(envs))
-    lines = math.ceil(len(envs) / columns)
-    figure = new_figure(2.6 + 2.4 * columns, 0.9 + (0.7 + 0.26 * len(names)) * lines)
-    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for env, axes in zip(envs, panels, strict=False):
+    figure, panels = new_panels(len(envs), 3.0, 1.2 + 0.26 * len(names), 4, sharex=True, sharey=True)
+    for env, axes in zip(envs, panels, strict=True):
         here = rows[rows.env == env]
         places = np.array([names.index(label) for label in here.label])
         for (name, label), color, marker, offset in zip(kinds.items(), OUR_COLORS, "os^", (-0.2, 0.0, 0.2), strict=False):
@@ -334,8 +281,6 @@ def save_speed(path: Path, rows: pd.DataFrame) -> None:
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set(xlim=(0.0, None), ylim=(len(names) - 0.5, -0.5))
-    for axes in panels[len(envs) :]:
-        axes.set_axis_off()
     figure.supxlabel("times as fast as PPO", fontsize="medium")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     save(figure, path)

@@ -39,14 +39,7 @@ class Preset:
 
 
 _SWING_UP = Preset(budget=245_760, executed_steps=256, update_sizes=(4096, 1024))
-_MUJOCO = Preset(
-    budget=204_800,
-    seeds=10,
-    evaluations=10,
-    episodes=10,
-    update_sizes=(2048,),
-    hyperparams={"gamma": 0.99, "learning_rate": 3e-4},
-)
+_MUJOCO = Preset(204_800, 10, 10, 10, update_sizes=(2048,), hyperparams={"gamma": 0.99, "learning_rate": 3e-4})
 
 # What `compare` runs without --env. An env that is not here gets the defaults of Preset.
 PRESETS = {

@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from sb3_hybrid_grpo.benchmark.page import anchor, plain, plural, scores, steps, table
+from sb3_hybrid_grpo.benchmark.page import anchor, plain, scores, steps, table
 from sb3_hybrid_grpo.benchmark.plots import AXES, label_of, save_curves, save_profiles, save_settings, styles_of
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes
 from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY
-from sb3_hybrid_grpo.benchmark.statistics import (
-    BASELINES,
-    HIGHEST_THRESHOLD,
-    OURS,
-    EnvResults,
-    Estimate,
-    Profiles,
-    Runs,
-    performance_profiles,
-)
+from sb3_hybrid_grpo.benchmark.statistics import BASELINES, HIGHEST_THRESHOLD, OURS
+from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Profiles, Runs, performance_profiles
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 
 # Results of another command, with columns of their own.
@@ -40,46 +32,32 @@ other runs on other cores. Figures leave out what is below all curves from a ten
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    folder = Path("benchmarks/compare")
+    folder, axes = Path("benchmarks/compare"), {"nargs": "+", "choices": list(AXES), "default": ["simulator_steps"]}
     parser.add_argument("folder", type=Path, nargs="?", default=folder, help="folder of the results (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the report (default: the results' folder)")
-    parser.add_argument(
-        "--axes",
-        nargs="+",
-        choices=list(AXES),
-        default=["simulator_steps"],
-        help="x-axes of the curves (default: simulator_steps)",
-    )
+    parser.add_argument("--axes", help="x-axes of the curves (default: simulator_steps)", **axes)
 
 
 def run(options: argparse.Namespace) -> int:
-    """
-    Write the report.
-
-    :param options: The command's options.
-    :return: The exit code.
-    """
+    """Write the report; the exit code is 0."""
     require_modules(("matplotlib", "rliable", "tabulate"), extra="compare")
-    protocols = {path: read_notes(path.with_suffix(".json")) for path in find_results(options.folder)}
-    comparisons = {path: read_env(path, notes) for path, notes in protocols.items()}
-    output = output_folder(options.output or options.folder)
-    styles = styles_of(algorithm for results in comparisons.values() for algorithm in results.best)
-    parts = ["# Comparison", *summary(list(comparisons.values())), HOW_TO_READ]
-    profiles = performance_profiles(list(comparisons.values()))
+    notes = {path: read_notes(path.with_suffix(".json")) for path in find_results(options.folder)}
+    comparisons = {path: read_env(path, of_env) for path, of_env in notes.items()}
+    output, everything = output_folder(options.output or options.folder), list(comparisons.values())
+    styles = styles_of(algorithm for results in everything for algorithm in results.best)
+    profiles = performance_profiles(everything)
     if profiles is not None:
         save_profiles(output / PROFILES, profiles, styles)
-        print(output / PROFILES)
-    parts += over_envs(list(comparisons.values()), profiles)
+    parts = ["# Comparison", *summary(everything), HOW_TO_READ, *over_envs(everything, profiles)]
     for path, results in comparisons.items():
         figures = [f"{results.name}.png"]
         save_curves(output / figures[0], results, styles, options.axes)
         if len(results.variants) > len(results.best):
             figures.append(f"{results.name}-settings.png")
             save_settings(output / figures[1], results, styles)
-        print(*(output / figure for figure in figures), sep="\n")
-        parts += env_section(results, figures, protocols[path])
+        parts += env_section(results, figures, notes[path])
     write_text(output / "README.md", "\n\n".join(parts) + "\n")
-    print(output / "README.md")
+    print(f"Saved: {output / 'README.md'}, and its figures beside it.")
     return 0
 
 
@@ -94,28 +72,18 @@ def find_results(folder: Path) -> list[Path]:
 
 
 def read_env(path: Path, notes: dict[str, Any]) -> EnvResults:
-    """
-    Read the results of one env.
-
-    :param path: Its CSV.
-    :param notes: How the runs were made, and which failed.
-    :return: Its variants, baselines first.
-    :raises CommandError: if the file holds anything else
-    """
+    """Read the results of one env and the notes beside them: its variants, baselines first; CommandError if broken."""
     rows = Results(path, COLUMNS, KEY).frame.sort_values("simulator_steps", kind="stable")
     if rows.env.nunique() != 1:
         raise CommandError(f"{path} has rows of {rows.env.nunique()} envs, needed is exactly one")
-    twice = rows[rows.duplicated([*KEY, "simulator_steps"])]
-    endless = rows[~np.isfinite(rows[["mean_reward", "wall_seconds"]]).all(axis=1)]
-    last = rows.groupby(list(KEY), as_index=False).simulator_steps.max()
-    untrained = last[last.simulator_steps <= 0]
-    for wrong, text in (
-        (twice, "two evaluations"),
-        (endless, "no finite number"),
-        (untrained, "no evaluation after training began"),
-    ):
-        if len(wrong):
-            where = f"{tuple(wrong.iloc[0][list(KEY)])} at {wrong.iloc[0].simulator_steps} simulator steps"
+    wrong = {
+        "two evaluations": rows.duplicated([*KEY, "simulator_steps"]),
+        "no finite number": ~np.isfinite(rows[["mean_reward", "wall_seconds"]]).all(axis=1),
+        "no evaluation after training began": rows.groupby(list(KEY)).simulator_steps.transform("max") <= 0,
+    }
+    for text, found in wrong.items():
+        for row in rows[found].to_dict("records"):
+            where = f"{tuple(row[name] for name in KEY)} at {row['simulator_steps']} simulator steps"
             raise CommandError(f"{path} has {text} of {where}")
 
     def order(variant: Runs) -> tuple[int, str, list[Any]]:
@@ -138,13 +106,8 @@ def interval(estimate: Estimate) -> str:
 
 def steps_beside_ppo(variant: Runs, results: EnvResults, target: Runs) -> str:
     """
-    Write when a variant reaches the best PPO's final score.
-
-    :param variant: The variant.
-    :param results: The env's results.
-    :param target: The PPO with that score.
-    :return: Steps, and what share that is of that PPO's and of the first PPO's to get there, at whatever settings; the shares
-        are missing where PPO's mean is never that high.
+    Write when a variant reaches the final score of ``target``, the best PPO: steps, and their share of those of that PPO and
+    of the first PPO to get there at whatever settings; without shares where PPO's mean is never that high.
     """
     score = target.final.value
     own, its, first = variant.steps_to_reach(score), target.steps_to_reach(score), results.first_ppo_to_reach(score)
@@ -180,7 +143,7 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
     counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in names)
     return [
         table((*header, "ours to PPO's final: steps (of its / of the first)", "verdict"), rows),
-        f"Of {plural(len(rows), 'env')}: {counts}.",
+        f"Of {len(rows)} envs: {counts}.",
     ]
 
 
@@ -188,36 +151,40 @@ def over_envs(comparisons: Sequence[EnvResults], profiles: Profiles | None) -> l
     """Show the profiles, or say why there are none."""
     if profiles is None:
         return ["No performance profiles: they need two envs or more on which PPO learned something, and PPO on every env."]
-    missing = sorted({name for results in comparisons for name in results.best} - set(profiles.shares))
+    missing = sorted({label_of(name) for results in comparisons for name in results.best if name not in profiles.shares})
     others = [results.env for results in comparisons if results.env not in profiles.envs]
     caption = (
         f"Performance profiles over {', '.join(profiles.envs)}: the share of runs whose final score is above a threshold, "
         "where 0 is the untrained policy and 1 the best PPO's final score. Higher lines are better; bands are 95 % bootstrap "
-        f"intervals. Each algorithm at its best settings on each env; {plural(profiles.seeds, 'seed')} of each, as many as "
-        f"all have. Thresholds end at {HIGHEST_THRESHOLD:g} at the latest."
+        f"intervals. Each algorithm at its best settings on each env; {profiles.seeds} seeds of each, as many as all have. "
+        f"Thresholds end at {HIGHEST_THRESHOLD:g} at the latest."
     )
-    if missing:
-        caption += f" Left out, as they have no runs on some env: {', '.join(label_of(name) for name in missing)}."
-    if others:
-        caption += f" Left out, as PPO's final score is not above the untrained policy's: {', '.join(others)}."
+    caption += f" Left out, as they have no runs on some env: {', '.join(missing)}." if missing else ""
+    caption += f" Left out, as PPO's final score is not above the untrained policy's: {', '.join(others)}." if others else ""
     return ["## All envs", f"![Performance profiles]({PROFILES})", caption]
 
 
 def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, Any]) -> list[str]:
-    """Write about one env: its figures, all variants, cautions, how it was made."""
+    """Write about one env: its figures, all variants, how it was made, and what a comparison has to allow for."""
     parts = [f"## {results.env}", f"![Learning curves of {results.env}]({figures[0]})", variants_table(results)]
-    target = results.best_final("ppo")
-    if target is not None:
-        first = results.first_ppo_to_reach(target.final.value)
-        when = f"first as high at {steps(first)} simulator steps" if first is not None else "never as high"
-        height = scores(target.final.value)[0]
-        parts.append(f"PPO's final score is {height}, with `{target.settings}`; an interquartile mean of PPO is {when}.")
     parts += [f"![All settings]({figure})" for figure in figures[1:]]
-    parts.append(" ".join(cautions(results)))
-    if not notes:
-        return [*parts, "How these runs were made is not known: there is no JSON beside the CSV."]
+    tried = ", ".join(f"{label_of(name)} {len(results.settings_of(name))}" for name in results.best)
+    cautions = [f"Settings tried: {tried}."]
+    if (target := results.best_final("ppo")) is not None:
+        first = steps(results.first_ppo_to_reach(target.final.value), "no number of")
+        height = f"PPO's final score is {scores(target.final.value)[0]}, with `{target.settings}`"
+        cautions.insert(0, f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
+    if results.failed:
+        named = "; ".join(f"{label_of(algorithm)} ({settings}) seed {seed}" for algorithm, settings, seed in results.failed)
+        cautions.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
+    seeds = sorted({len(variant.runs) for variant in results.variants})
+    if len(seeds) > 1:
+        cautions.append(f"Not all variants have as many seeds: from {seeds[0]} to {seeds[-1]}.")
+    ends = [end for variant in results.variants for end in variant.last_steps]
+    if min(ends) < 0.95 * max(ends):
+        cautions.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
     made = "; ".join(f"{key} {plain(value)}" for key, value in notes.items() if key not in ("env", "failed"))
-    return [*parts, f"How it was made: {made}."]
+    return [*parts, " ".join(cautions), f"How it was made: {made or 'not known, there is no JSON beside the CSV'}."]
 
 
 def variants_table(results: EnvResults) -> str:
@@ -236,19 +203,3 @@ def variants_table(results: EnvResults) -> str:
         *means, mean = scores(*variant.means, variant.means.mean())
         rows.append([*cells, f"{variant.wall_seconds:,.0f} s", f"{', '.join(means)} ({mean})"])
     return table(header, rows)
-
-
-def cautions(results: EnvResults) -> list[str]:
-    """Say what a comparison of these runs has to allow for."""
-    tried = ", ".join(f"{label_of(name)} {len(results.settings_of(name))}" for name in results.best)
-    notes = [f"Settings tried: {tried}."]
-    if results.failed:
-        named = "; ".join(f"{label_of(algorithm)} ({settings}) seed {seed}" for algorithm, settings, seed in results.failed)
-        notes.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
-    seeds = sorted({len(variant.runs) for variant in results.variants})
-    if len(seeds) > 1:
-        notes.append(f"Not all variants have as many seeds: from {seeds[0]} to {seeds[-1]}.")
-    ends = [end for variant in results.variants for end in variant.last_steps]
-    if min(ends) < 0.95 * max(ends):
-        notes.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
-    return notes

@@ -2,8 +2,8 @@
 Results of the benchmarks: tables in CSV files that grow run by run, a JSON beside each that says how it was made.
 
 ``simulator_steps`` are the steps of the simulator, siblings included, and ``executed_steps`` those of member 0 alone. Both
-columns mean the same in results of every version: 0.1's ``num_simulator_steps`` and ``num_timesteps``, and 0.2's
-``num_timesteps`` and ``num_executed_steps``.
+mean the same in results of every version: 0.1's ``num_simulator_steps`` and ``num_timesteps``, 0.2's ``num_timesteps`` and
+``num_executed_steps``. The ``settings`` of 0.1's comparisons say ``executed_steps`` where its ``n_steps`` counted these.
 """
 
 import importlib.metadata
@@ -17,8 +17,6 @@ from typing import Any
 import pandas as pd
 
 from sb3_hybrid_grpo.commands.cli import CommandError, replacing, versions, write_text
-
-Key = tuple[Any, ...]
 
 
 class Results:
@@ -41,7 +39,7 @@ class Results:
             return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in self.columns.items()})
         numbers = {name: [""] for name, kind in self.columns.items() if kind is not str}
         try:
-            frame = pd.read_csv(self.path, keep_default_na=False, na_values=numbers, dtype=str, encoding="utf-8")
+            frame = pd.read_csv(self.path, keep_default_na=False, na_values=numbers, dtype=str)
             if list(frame) != list(self.columns):
                 raise ValueError(f"its columns are {list(frame)}, needed are {list(self.columns)}")
             return frame.astype(self.columns)
@@ -50,35 +48,23 @@ class Results:
                 f"{self.path} holds no results of this benchmark: {error}. Move it away, or name another folder."
             ) from None
 
-    def done(self) -> set[Key]:
+    def done(self) -> set[tuple[Any, ...]]:
         """The keys of all runs that are in the table."""
         return set(self.frame[self.key].itertuples(index=False, name=None))
 
     def add(self, rows: pd.DataFrame) -> None:
-        """
-        Add a run, in the place of an earlier one with the same key. A crash leaves the file without it or with all of it.
-
-        :param rows: All rows of the run.
-        """
+        """Add all rows of a run, in the place of those of its key. A crash leaves the file without them or with them all."""
         known = self.read()  # with what another process may have added
-        run = tuple(rows.iloc[0][self.key])
-        is_same = (known[self.key] == list(run)).all(axis=1).to_numpy()
-        place = int(is_same.argmax()) if is_same.any() else len(known)
-        others = known[~is_same]
+        same = (known[self.key] == list(rows.iloc[0][self.key])).all(axis=1).to_numpy()
+        place, others = int(same.argmax()) if same.any() else len(known), known[~same]
         parts = [part for part in (others[:place], rows[list(self.columns)], others[place:]) if len(part)]
         self.frame = pd.concat(parts, ignore_index=True).astype(self.columns)
         with replacing(self.path) as temporary:
-            self.frame.to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
+            self.frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """
-    Read how results were made.
-
-    :param path: The JSON.
-    :return: Its content; empty if there is no such file.
-    :raises CommandError: if it cannot be read
-    """
+    """Read the JSON that says how results were made; empty if there is no such file, CommandError if it cannot be read."""
     if not path.exists():
         return {}
     try:
@@ -88,12 +74,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def write_notes(path: Path, notes: Mapping[str, Any]) -> None:
-    """
-    Write down how results were made.
-
-    :param path: The JSON.
-    :param notes: Its content.
-    """
+    """Write that JSON."""
     write_text(path, json.dumps(notes, indent=2) + "\n")
 
 
@@ -110,9 +91,7 @@ def stamp() -> dict[str, str]:
 
 def machine() -> str:
     """The processor, the number of its cores, the operating system."""
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()}"
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, platform.processor() or platform.machine())}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,21 +1,13 @@
-"""
-The runs of a comparison, each in a process of its own: one that dies takes no other with it.
+"""The runs of a comparison, each in a process of its own: one that dies takes no other with it."""
 
-``python -m sb3_hybrid_grpo.benchmark.runs '{"env": …}'`` executes one. It writes every evaluation as a line of JSON to its
-standard output, and all else that is printed to standard error.
-"""
-
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from tempfile import TemporaryFile
-from typing import Any
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,12 +30,10 @@ KEY = ("algorithm", "settings", "seed")
 SEEDS_APART = 1_000
 EVALUATION_SEED = 1_000_000
 MOST_EVALUATION_ENVS = 25
-# Runs share the cores: networks of this size gain nothing from a second thread.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_NEW_PROCESSES = multiprocessing.get_context("spawn")
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """
     A training.
 
@@ -90,20 +80,17 @@ class _Evaluation(BaseCallback):
         self._start = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
-        if self.model.num_timesteps >= self._done * self.run_.budget / self.run_.evaluations:
-            self._evaluate()
+        if self.num_timesteps >= self._done * self.run_.budget / self.run_.evaluations:
+            self._on_training_end()
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
-        self._evaluate()
-
-    def _evaluate(self) -> None:
         before, run, steps = time.perf_counter(), self.run_, self.model.num_timesteps
         # the same episodes at every evaluation of every run, none of which is trained on
         env = make_env(run.env, min(run.episodes, MOST_EVALUATION_ENVS), EVALUATION_SEED)
-        reward = float(np.mean(evaluate(self.model, normalized_like(self.model, env), run.episodes).rewards))
+        reward = float(np.mean(evaluate(self.model, normalized_like(self.model, env), run.episodes)))
         executed = getattr(self.model, "num_executed_steps", steps)  # PPO has no siblings
         seconds = round(before - self._start - self._evaluating_seconds, 2)
         found = (run.env, *run.key, steps, executed, seconds, reward, run.episodes)
@@ -113,12 +100,7 @@ class _Evaluation(BaseCallback):
 
 
 def execute(run: Run, report: Callable[[Row], None]) -> None:
-    """
-    Train, and evaluate along the way.
-
-    :param run: The run.
-    :param report: Called with every evaluation's row.
-    """
+    """Train, and call ``report`` with the row of every evaluation along the way."""
     seed = SEEDS_APART * run.seed
     env: VecEnv = make_env(run.env, run.variant.n_envs, seed)
     if run.normalize:
@@ -129,15 +111,11 @@ def execute(run: Run, report: Callable[[Row], None]) -> None:
 
 
 class Pool:
-    """
-    Executes runs side by side. To be used in a ``with`` statement, whose end stops the processes.
-
-    :param jobs: How many at a time.
-    """
+    """Executes so many runs at a time. To be used in a ``with`` statement, whose end stops the processes."""
 
     def __init__(self, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs)
-        self._processes: set[subprocess.Popen[str]] = set()
+        self._processes: set[Any] = set()
         self._stopped = False
 
     def __enter__(self) -> "Pool":
@@ -149,56 +127,50 @@ class Pool:
             process.terminate()
         self._threads.shutdown(cancel_futures=True)
 
-    def execute(
-        self, runs: Sequence[Run], evaluated: Callable[[Run, Row], None]
-    ) -> Iterator[tuple[Run, "Future[pd.DataFrame]"]]:
+    def execute(self, runs: Sequence[Run], say: Callable[[str], None]) -> Iterator[tuple[Run, "Future[pd.DataFrame]"]]:
         """
         Execute runs; the first ones start first.
 
         :param runs: The runs.
-        :param evaluated: Called in another thread with every evaluation, as it happens.
+        :param say: Called in another thread with a line on every evaluation, as it happens.
         :return: Each run that ends, with a future whose result are its rows and whose exception says what went wrong.
         """
-        futures = {self._threads.submit(self._execute, run, evaluated): run for run in runs}
+        futures = {self._threads.submit(self._execute, run, say): run for run in runs}
         for future in as_completed(futures):
             yield futures[future], future
 
-    def _execute(self, run: Run, evaluated: Callable[[Run, Row], None]) -> pd.DataFrame:
+    def _execute(self, run: Run, say: Callable[[str], None]) -> pd.DataFrame:
+        receiving, sending = _NEW_PROCESSES.Pipe(duplex=False)
+        process = _NEW_PROCESSES.Process(target=_work, args=(run, sending))
+        process.start()
+        self._processes.add(process)
         if self._stopped:
-            raise RuntimeError("not started")
-        command = [sys.executable, "-m", "sb3_hybrid_grpo.benchmark.runs", json.dumps(asdict(run))]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True, "env": {**os.environ, **ONE_THREAD}}
-        rows: list[Row] = []
-        with TemporaryFile("w+") as errors, subprocess.Popen(command, stderr=errors, **pipes) as process:
-            self._processes.add(process)
-            if self._stopped:  # since it was asked above
-                process.terminate()
-            for line in process.stdout or ():
-                rows.append(json.loads(line))
-                evaluated(run, rows[-1])
-            code = process.wait()
-            self._processes.discard(process)
-            errors.seek(0)
-            said = errors.read().strip().splitlines() or ["it said nothing"]
-        if code or not rows or rows[-1]["simulator_steps"] < run.total_timesteps:
-            raise RuntimeError(f"exit code {code}: {said[-1]}")
+            process.terminate()
+        sending.close()
+        rows, said = [], "it said nothing"
+        with suppress(EOFError):  # the process has ended
+            while True:
+                message = receiving.recv()
+                if isinstance(message, str):
+                    said = message
+                else:
+                    rows.append(message)
+                    say(f"{run}: {message['mean_reward']:.1f}")
+        process.join()
+        self._processes.discard(process)
+        if not rows or rows[-1]["simulator_steps"] < run.total_timesteps:
+            raise RuntimeError(f"exit code {process.exitcode}: {said}")
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def main(text: str) -> None:
-    """Execute a run, written as JSON."""
-    th.set_num_threads(1)
-    # what libraries print below Python, straight to the standard output, would break a line of JSON
-    rows = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    fields = json.loads(text)
-    run = Run(**{**fields, "variant": Variant(**fields["variant"])})
+def _work(run: Run, rows: Connection) -> None:
+    """Execute a run in this process, which prints nothing; send its rows, and what went wrong."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    th.set_num_threads(1)  # runs share the cores: networks of this size gain nothing from a second thread
     try:
-        execute(run, lambda row: print(json.dumps(row), file=rows, flush=True))
+        execute(run, rows.send)
     except Exception as error:
-        traceback.print_exc()
-        sys.exit(" ".join(f"{type(error).__name__}: {error}".split())[:500])  # in a line, which is what the others show
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        rows.send(" ".join(f"{type(error).__name__}: {error}".split())[:500])
+        raise

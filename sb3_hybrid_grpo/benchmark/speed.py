@@ -11,8 +11,7 @@ update costs the same as any other. Results are saved env by env: a new measurem
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,37 +19,33 @@ import pandas as pd
 import torch as th
 
 from sb3_hybrid_grpo.__main__ import run_command
-from sb3_hybrid_grpo.benchmark import speed_cases as cases
 from sb3_hybrid_grpo.benchmark.page import plain, table
 from sb3_hybrid_grpo.benchmark.plots import save_speed
 from sb3_hybrid_grpo.benchmark.results import Results, stamp
-from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Add, Measurement, Size, short_name
-from sb3_hybrid_grpo.commands.cli import CommandError, install_command, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Measurement, Size
+from sb3_hybrid_grpo.benchmark.speed_cases import is_atari, measure_speed, one_core, short_name
+from sb3_hybrid_grpo.commands.cli import install_command, output_folder, require_modules, write_text
 
 STATISTICS = ("median", "min", "max")
-SETTINGS = ("samples", "n_epochs", "repeats")
-# By kind of observation: networks for images take a hundred times as long, and convolutions are not recorded.
-SIZES = {"vectors": Size(), "images": Size(256, 4, 3, warm_up=0), "brief": Size(2048, 2, 5)}
-TINY = Size(256, 1, 1, 0.01, warm_up=0)
+# Networks for images take a hundred times as long, and convolutions are not recorded.
+IMAGES, TINY = Size(256, 4, 3, warm_up=0), Size(256, 1, 1, 0.01, warm_up=0)
 EXTRAS = {
-    "mujoco": (("mujoco", "imageio"), {"HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5"}),
-    "box2d": (("Box2D",), {"LunarLander-v3", "BipedalWalker-v3"}),
-    "atari": (("ale_py", "cv2"), {BREAKOUT}),
+    **dict.fromkeys(("HalfCheetah-v5", "Ant-v5"), ("mujoco", ("mujoco", "imageio"))),
+    **dict.fromkeys(("LunarLander-v3", "BipedalWalker-v3"), ("box2d", ("Box2D",))),
+    BREAKOUT: ("atari", ("ale_py", "cv2")),
 }
+ENVS = ("CartPole-v1", "Pendulum-v1", "hybrid_grpo/Inventory-v0", *EXTRAS)
 
 
 class Section(NamedTuple):
     """
-    A part of the benchmark.
+    A table of speeds.
 
     :param name: Of its CSV.
     :param title: Its heading.
     :param text: What people have to know.
     :param labels: Title by name of what tells rows apart; the first is the env.
     :param columns: Title and digits by name of the numbers.
-    :param envs: Ids of its envs.
-    :param measure: Measures one of them.
-    :param size: Of ``SIZES``, for vectors.
     :param settings: What numbers depend on besides machine and versions.
     """
 
@@ -59,10 +54,7 @@ class Section(NamedTuple):
     text: str
     labels: dict[str, str]
     columns: dict[str, tuple[str, int]]
-    envs: Sequence[str]
-    measure: Callable[[str, Size, Add], None]
-    size: str = "brief"
-    settings: Sequence[str] = SETTINGS
+    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")
 
     def results(self, folder: Path) -> Results:
         """The section's table, in which the unit of work is an env."""
@@ -70,73 +62,28 @@ class Section(NamedTuple):
         texts = dict.fromkeys((*self.settings, "made_with"), str)
         return Results(folder / f"{self.name}.csv", {**dict.fromkeys(self.labels, str), **numbers, **texts}, ["env"])
 
-    def summarise(self, measurements: Sequence[Measurement], settings: dict[str, str]) -> pd.DataFrame:
+    def summarise(self, measurements: Sequence[Measurement], size: Size) -> pd.DataFrame:
         """Median, lowest and highest of the measurements of each case, to five digits."""
         frame = pd.DataFrame(measurements).reindex(columns=[*self.labels, *self.columns])
         found = frame.groupby(list(self.labels), sort=False)[list(self.columns)].agg(list(STATISTICS))
         found.columns = pd.Index([f"{name}_{statistic}" for name, statistic in found.columns])
         found = found.map(lambda value: float(f"{value:.5g}")).reset_index()
+        settings = {name: str(getattr(size, name)) for name in self.settings}
         return found.assign(**settings, made_with=plain(stamp()))
 
 
-_GROUPS = {"n_samples": "N", "branch_horizon": "K"}
-_ROLLOUT = {"rollout": ("rollout: simulator steps/s", 0), "rollout_to_ppo": ("× PPO", 2)}
-_UPDATE = {"update": ("update: samples/s", 0), "update_to_ppo": ("× PPO", 2)}
-PER_SECOND = {**_ROLLOUT, **_UPDATE, "overall": ("both: samples/s", 0), "overall_to_ppo": ("× PPO", 2)}
-SECTIONS = {
-    "speed": Section(
-        "speed",
-        "Algorithms",
-        "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one step of its "
-        "policy and ten epochs of its critic. Both: rollout and update together.",
-        {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **_GROUPS},
-        {**_ROLLOUT, "rollout_to_raw": ("share of the env.step loop", 2), **PER_SECOND},
-        (
-            *("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5", "Ant-v5", "LunarLander-v3", "BipedalWalker-v3"),
-            *("hybrid_grpo/Inventory-v0", BREAKOUT),
-        ),
-        cases.measure_speed,
-        "vectors",
-    ),
-    "states": Section(
-        "states",
-        "The update of a state",
-        "PPO and HybridGRPO with K = 1 on the same number of states: what N samples of a state cost, over what PPO pays for "
-        "one. Minibatches of 64 states, as PPO's, and of 64 samples. `samples` are PPO's.",
-        {"env": "env", "algorithm": "algorithm", **_GROUPS, "minibatch_states": "states in a minibatch"},
-        {"update": ("update: µs a state", 1), "update_to_ppo": ("time × PPO's", 2)},
-        ("CartPole-v1", "HalfCheetah-v5", BREAKOUT),
-        cases.measure_states,
-    ),
-    "branching": Section(
-        "branching",
-        "Branching alone",
-        "A step of the whole group, with random actions, over N plain steps of the env; and what that leaves for a sibling, "
-        "forks included, over one plain step. Both in turn, block by block, in one process. K = 1: all siblings branch at "
-        "every step. K = 64: they live on.",
-        {"env": "env", **_GROUPS, "siblings": "siblings are"},
-        {
-            **{"step": ("plain step: µs", 1), "group_step": ("group's step: µs", 1)},
-            **{"slow_down": ("× N plain steps", 2), "sibling": ("a sibling's step × a plain one", 2)},
-        },
-        (
-            *("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "LunarLander-v3", "BipedalWalker-v3"),
-            *("Ant-v5", "Humanoid-v5", BREAKOUT),
-        ),
-        cases.measure_branching,
-        settings=("repeats",),
-    ),
-    "workers": Section(
-        "workers",
-        "Workers",
-        "Rollouts in a SubprocVecEnv, one env in each of its processes, which run beside this one.",
-        {"env": "env", "algorithm": "algorithm", **_GROUPS, "vec_env": "envs in", "n_envs": "envs"},
-        {"rollout": _ROLLOUT["rollout"], "to_one": ("× one worker", 2), "to_dummy": ("× DummyVecEnv of as many", 2)},
-        ("Ant-v5",),
-        cases.measure_workers,
-    ),
-}
-ENVS = tuple(dict.fromkeys(short_name(env) for section in SECTIONS.values() for env in section.envs))
+GROUP_LABELS = {"n_samples": "N", "branch_horizon": "K"}
+ROLLOUT = {"rollout": ("rollout: simulator steps/s", 0), "rollout_to_ppo": ("× PPO", 2)}
+UPDATE = {"update": ("update: samples/s", 0), "update_to_ppo": ("× PPO", 2)}
+PER_SECOND = {**ROLLOUT, **UPDATE, "overall": ("both: samples/s", 0), "overall_to_ppo": ("× PPO", 2)}
+ALGORITHMS = Section(
+    "speed",
+    "Algorithms",
+    "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one step of its "
+    "policy and ten epochs of its critic. Both: rollout and update together.",
+    {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **GROUP_LABELS},
+    {**ROLLOUT, "rollout_to_raw": ("share of the env.step loop", 2), **PER_SECOND},
+)
 INTRODUCTION = """\
 # Speed
 
@@ -151,7 +98,7 @@ def cell(row: dict[str, float], name: str, digits: int) -> str:
 
 
 def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
-    """Write a section of the page."""
+    """Write a section of a page."""
     header = [*section.labels.values(), *(title for title, _ in section.columns.values())]
     cells = [
         [*(row[name] for name in section.labels), *(cell(row, name, digits) for name, (_, digits) in section.columns.items())]
@@ -161,11 +108,6 @@ def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
     for made, shared in rows.groupby([*section.settings, "made_with"], sort=False):
         settings = ", ".join(f"{name} {value}" for name, value in zip(section.settings, made, strict=False))
         parts.append(f"{', '.join(dict.fromkeys(shared.env))}: {settings}, {made[-1]}.")
-    if section.name == "speed":
-        without = [env for env, one in rows.groupby("env", sort=False) if SBX not in set(one.algorithm)]
-        if without:
-            parts.append(f"{SBX} was not measured in {', '.join(without)}: it was not installed. {install_command('speed')}")
-        parts += time_table(rows)
     return parts
 
 
@@ -176,7 +118,7 @@ def time_table(rows: pd.DataFrame) -> list[str]:
     for row in rows[rows.update_median.notna() & rows.env.isin(raw.index)].to_dict("records"):
         step, rollout, update = (1e6 / value for value in (raw[row["env"]], row["rollout_median"], row["update_median"]))
         parts = (step, rollout - step, update, rollout + update)
-        cells.append([*(row[name] for name in ("env", "algorithm", *_GROUPS)), *(f"{part:,.1f}" for part in parts)])
+        cells.append([*(row[name] for name in ("env", "algorithm", *GROUP_LABELS)), *(f"{part:,.1f}" for part in parts)])
     return [
         "### Where the time goes",
         "Microseconds a sample, from the medians above: a step of the env as in the bare loop, what a rollout takes besides "
@@ -186,29 +128,24 @@ def time_table(rows: pd.DataFrame) -> list[str]:
 
 
 def save_page(folder: Path) -> None:
-    """Save ``speed.md`` and its picture, of all sections that were measured."""
-    parts = [INTRODUCTION]
-    for section in SECTIONS.values():
-        rows = section.results(folder).frame
-        if len(rows):
-            parts += section_text(section, rows)
-            if section.name == "speed":
-                save_speed(folder / "speed.png", rows[rows.algorithm != RAW_LOOP])
-                parts.append("![Algorithms](speed.png)")
-    write_text(folder / "speed.md", "\n\n".join(parts) + "\n")
+    """Save ``speed.md`` and its picture, of all envs that were measured."""
+    rows = ALGORITHMS.results(folder).frame
+    save_speed(folder / "speed.png", rows[rows.algorithm != RAW_LOOP])
+    parts = [INTRODUCTION, *section_text(ALGORITHMS, rows)]
+    without = [env for env, one in rows.groupby("env", sort=False) if SBX not in set(one.algorithm)]
+    if without:
+        parts.append(f"{SBX} was not measured in {', '.join(without)}: it was not installed. {install_command('speed')}")
+    write_text(folder / "speed.md", "\n\n".join([*parts, "![Algorithms](speed.png)", *time_table(rows)]) + "\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    folder = Path("speed_benchmark")
-    parser.add_argument("--output", type=Path, default=folder, help="folder for speed.md and CSVs (default: %(default)s)")
-    parser.add_argument(
-        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure (default: all)"
-    )
-    parser.add_argument("--envs", nargs="+", choices=ENVS, default=list(ENVS), help="in which envs (default: all)")
+    folder, names = Path("speed_benchmark"), [short_name(env) for env in ENVS]
+    parser.add_argument("--output", type=Path, default=folder, help="folder for speed.md and speed.csv (default: %(default)s)")
+    parser.add_argument("--envs", nargs="+", choices=names, default=names, help="in which envs (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")
-    parser.add_argument("--report-only", action="store_true", help="write the page of the tables that are there")
+    parser.add_argument("--report-only", action="store_true", help="write the page of the table that is there")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -216,36 +153,22 @@ def run(options: argparse.Namespace) -> int:
     require_modules(["matplotlib", "tqdm", "tabulate"], "speed")
     from tqdm import tqdm
 
-    chosen = [
-        (SECTIONS[name], env) for name in options.sections for env in SECTIONS[name].envs if short_name(env) in options.envs
-    ]
-    if not chosen:
-        has = "; ".join(f"{name}: {', '.join(map(short_name, SECTIONS[name].envs))}" for name in options.sections)
-        raise CommandError(f"received --envs {' '.join(options.envs)}, needs an env that a chosen section has: {has}")
-    for extra, (modules, needed_by) in EXTRAS.items():
-        if needed_by & {env for _, env in chosen} and not options.report_only:
-            require_modules(modules, extra)
-    folder = output_folder(options.output)
-    for section in SECTIONS.values():
-        section.results(folder)  # what is no table is refused now rather than in half an hour
+    envs = [] if options.report_only else [env for env in ENVS if short_name(env) in options.envs]
+    for env in envs:
+        extra, modules = EXTRAS.get(env, ("speed", ()))
+        require_modules(modules, extra)
+    results = ALGORITHMS.results(output_folder(options.output))  # another table is refused now, not in half an hour
     th.set_num_threads(1)
-    with tqdm(total=len(chosen), unit="env") as bar:
-        for section, env in () if options.report_only else chosen:
+    with one_core():
+        for env in (bar := tqdm(envs, unit="env")):
+            bar.set_description(short_name(env))
+            size = TINY if options.quick else IMAGES if is_atari(env) else Size()
             measurements: list[Measurement] = []
-            bar.set_description(f"{section.name} {short_name(env)}")
-            size = (
-                TINY
-                if options.quick
-                else SIZES["images" if cases.is_atari(env) and section.name != "branching" else section.size]
-            )
-            with nullcontext() if section.name == "workers" else cases.one_core():
-                section.measure(env, size, measurements.append)
-            settings = {name: str(getattr(size, name)) for name in section.settings}
-            section.results(folder).add(section.summarise(measurements, settings))
-            save_page(folder)
-            bar.update()
-    save_page(folder)
-    print(f"Saved: {folder / 'speed.md'}, and the tables beside it.")
+            measure_speed(env, size, measurements.append)
+            results.add(ALGORITHMS.summarise(measurements, size))
+            save_page(options.output)
+    save_page(options.output)
+    print(f"Saved: {options.output / 'speed.md'}, and the table beside it.")
     return 0
 
 

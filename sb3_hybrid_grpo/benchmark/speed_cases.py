@@ -1,4 +1,4 @@
-"""What the speed benchmark measures: algorithms in envs, pair by pair, and the bare ``env.step`` loop."""
+"""Speeds of algorithms in envs, measured pair by pair, and of the bare ``env.step`` loop."""
 
 import importlib.util
 import os
@@ -13,11 +13,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack
+from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from sb3_hybrid_grpo import HybridGRPO, check_branching, make_branchable
+from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.commands.evaluation import default_policy
-from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.graph_replay import CALLS_BEFORE_RECORDING
 
 Measurement = dict[str, Any]
@@ -28,7 +27,6 @@ BREAKOUT = "ale_py:BreakoutNoFrameskip-v4"
 SBX, RAW_LOOP = "SBX PPO", "env.step loop"
 BATCH_SIZE = 64
 GROUPS = tuple((n_samples, horizon) for n_samples in (1, 4, 8, 16) for horizon in (1, 64))
-WORKERS = 2
 N_ENVS = {"CartPole-v1": 8, "hybrid_grpo/Inventory-v0": 8}
 """Number of envs by env id, where it is not 4."""
 
@@ -52,12 +50,7 @@ class Size(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """
-    One measurement.
-
-    :param rollout: Simulator steps per second while collecting.
-    :param update: Samples per second while updating, all epochs of a sample counted as one.
-    """
+    """Simulator steps per second while collecting, samples per second while updating (all epochs counted as one)."""
 
     rollout: float
     update: float
@@ -76,8 +69,6 @@ class Runner(BaseCallback):
     """
     A model that is measured again and again, with the learning rate 0: always the same policy.
 
-    :param algorithm: Its class.
-    :param env: Its envs.
     :param samples: Samples in a rollout, members and envs included.
     :param arguments: Of the class besides.
     """
@@ -129,14 +120,7 @@ def short_name(env_id: str) -> str:
 
 
 def make_envs(env_id: str, n_envs: int | None = None, **arguments: Any) -> VecEnv:
-    """
-    Make the envs of an algorithm.
-
-    :param env_id: The env's id.
-    :param n_envs: How many; None: as many as the benchmark has.
-    :param arguments: Of ``make_vec_env`` besides.
-    :return: The envs; Atari games with the wrappers of SB3's, and four frames stacked.
-    """
+    """Make the envs of an algorithm, Atari games with SB3's wrappers and four frames stacked; ``arguments`` of SB3 besides."""
     arguments |= {"n_envs": n_envs or N_ENVS.get(env_id, 4), "seed": 0}
     if is_atari(env_id):
         return VecFrameStack(make_atari_env(env_id, **arguments), n_stack=4)
@@ -153,14 +137,7 @@ def sbx_ppo() -> Any:
 
 
 def raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
-    """
-    Build the bare loop: random actions, nothing but ``env.step`` and ``env.reset``.
-
-    :param env_id: The env's id.
-    :param n_envs: Number of envs, stepped in turn.
-    :param seconds: Shortest duration of a measurement.
-    :return: A function that measures the steps per second.
-    """
+    """Build the bare loop: nothing but ``env.step`` with random actions; the result measures steps per second."""
     envs = [make_one(env_id) for _ in range(n_envs)]
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
@@ -183,7 +160,7 @@ def raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
 
 
 def make_one(env_id: str) -> gym.Env[Any, Any]:
-    """Make one env, with all that the algorithms' envs have but recorders: Atari games under SB3's ``AtariWrapper``."""
+    """Make one env as the algorithms have it, but without recorders."""
     env: gym.Env[Any, Any] = gym.make(env_id)
     return AtariWrapper(env) if is_atari(env_id) else env
 
@@ -218,62 +195,6 @@ def measure_speed(env_id: str, size: Size, add: Add, groups: tuple[tuple[int, in
             add({**labels(env_id, RAW_LOOP), **envs, "rollout": raw})
             add({**labels(env_id, "PPO"), **envs, **peer.named(), "rollout_to_raw": peer.rollout / raw})
             add({**case, **envs, **own.beside(peer), "rollout_to_raw": own.rollout / raw})
-
-
-def measure_states(env_id: str, size: Size, add: Add, members: tuple[int, ...] = (4, 8)) -> None:
-    """Compare updates on the same number of states (``size.samples``), with minibatches of as many states and samples."""
-    ppo, cases = Runner(PPO, make_envs(env_id), size.samples, n_epochs=size.n_epochs), []
-    for n_samples in members:
-        for states in (BATCH_SIZE, BATCH_SIZE // n_samples):
-            shape = {"n_samples": n_samples, "branch_horizon": 1, "batch_size": states * n_samples, "n_epochs": size.n_epochs}
-            runner = Runner(HybridGRPO, make_envs(env_id), size.samples * n_samples, **shape)
-            cases.append(({**labels(env_id, "HybridGRPO", n_samples, 1), "minibatch_states": str(states)}, n_samples, runner))
-    for runner in (ppo, *(runner for _, _, runner in cases)):
-        runner.warm_up(size.warm_up)
-    for _ in range(size.repeats):
-        for case, n_samples, runner in cases:
-            peer, own = 1e6 / ppo.measure().update, 1e6 * n_samples / runner.measure().update
-            add({**labels(env_id, "PPO"), "minibatch_states": str(BATCH_SIZE), "update": peer})
-            add({**case, "update": own, "update_to_ppo": own / peer})
-
-
-def measure_branching(env_id: str, size: Size, add: Add) -> None:
-    """Measure what branching costs without a policy; BranchingError if the env cannot be branched."""
-    env = make_one(env_id)
-    for horizon in (1, 64):
-        for _ in range(size.repeats):
-            report = check_branching(env, 8, horizon)
-            if not report.is_exact:
-                raise BranchingError(report.refusal)
-            # plain steps that a sibling's step takes, forks included: the executed member's step is one
-            sibling = (report.slow_down * report.n_samples - 1) / (report.n_samples - 1)
-            kind = {"in place": "snapshots", "copied": "copies", "forked": "forks"}[report.engine]
-            case = {"env": short_name(env_id), "n_samples": "8", "branch_horizon": str(horizon), "siblings": kind}
-            times = {"step": report.step, "group_step": report.group_step}
-            add({**case, **times, "slow_down": report.slow_down, "sibling": sibling})
-    env.close()
-
-
-def measure_workers(env_id: str, size: Size, add: Add) -> None:
-    """Compare rollouts in processes: one env in one, two envs in this one, and one env in each of two."""
-    places = ((SubprocVecEnv, 1), (DummyVecEnv, WORKERS), (SubprocVecEnv, WORKERS))
-    algorithms: list[tuple[Any, dict[str, int]]] = [(PPO, {})]
-    algorithms += [(HybridGRPO, {"n_samples": 8, "branch_horizon": horizon}) for horizon in (1, 64)]
-    for algorithm, groups in algorithms:
-        branchable = {"wrapper_class": make_branchable} if groups else {}
-        envs = [make_envs(env_id, n_envs, vec_env_cls=vec_env, **branchable) for vec_env, n_envs in places]
-        runners = [Runner(algorithm, one, size.samples, n_epochs=1, **groups) for one in envs]
-        for runner in runners:
-            runner.warm_up(size.warm_up)
-        for _ in range(size.repeats):
-            one, dummy, two = (runner.measure().rollout for runner in runners)
-            found = ({"rollout": one}, {"rollout": dummy, "to_one": dummy / one})
-            found += ({"rollout": two, "to_one": two / one, "to_dummy": two / dummy},)
-            for (vec_env, n_envs), numbers in zip(places, found, strict=True):
-                where = {"vec_env": vec_env.__name__, "n_envs": str(n_envs)}
-                add({**labels(env_id, algorithm.__name__, *groups.values()), **where, **numbers})
-        for one_env in envs:
-            one_env.close()
 
 
 @contextmanager

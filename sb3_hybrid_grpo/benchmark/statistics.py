@@ -1,8 +1,7 @@
 """The numbers of a comparison: learning curves on a common grid, interquartile means with intervals, who is best."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -41,14 +40,10 @@ class Estimate(NamedTuple):
 
 
 def interquartile_means(scores: Array) -> Array:
-    """
-    Average without the lowest and the highest quarter: rliable's ``aggregate_iqm``, of all columns at once.
+    """Average (seeds, columns) to (columns,) as rliable's ``aggregate_iqm`` does, all columns at once."""
+    from scipy.stats import trim_mean
 
-    :param scores: Shape (seeds, columns).
-    :return: Shape (columns,).
-    """
-    cut = len(scores) // 4
-    means: Array = np.sort(scores, axis=0)[cut : len(scores) - cut].mean(axis=0)
+    means: Array = trim_mean(scores, 0.25, axis=0)
     return means
 
 
@@ -63,18 +58,12 @@ def fixed_seed() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def bootstrap(scores: Array, statistic: Callable[[Array], Array] = interquartile_means) -> tuple[Array, Array]:
-    """
-    Find 95 % intervals by resampling seeds, in each column on its own.
-
-    :param scores: Shape (seeds, columns).
-    :param statistic: From such scores to an array of numbers.
-    :return: The numbers' lower and upper bounds.
-    """
+def bootstrap(scores: Array) -> tuple[Array, Array]:
+    """Lower and upper bounds, 95 %, of the interquartile mean of each column of scores of shape (seeds, columns)."""
     from rliable.library import get_interval_estimates
 
     with fixed_seed():
-        _, found = get_interval_estimates({"scores": scores}, statistic, reps=RESAMPLES)
+        _, found = get_interval_estimates({"scores": scores}, interquartile_means, reps=RESAMPLES)
     low, high = found["scores"]
     return low, high
 
@@ -84,8 +73,7 @@ def estimates(scores: Array) -> list[Estimate]:
     values = interquartile_means(scores)
     if len(scores) < FEWEST_SEEDS:
         return [Estimate(float(value), None) for value in values]
-    bounds = zip(*bootstrap(scores), strict=True)
-    return [Estimate(float(v), (float(low), float(high))) for v, (low, high) in zip(values, bounds, strict=True)]
+    return [Estimate(float(v), (float(low), float(high))) for v, low, high in zip(values, *bootstrap(scores), strict=True)]
 
 
 def first_reaching(steps: Array, values: Array, score: float) -> float | None:
@@ -132,8 +120,7 @@ class Runs:
         Make runs comparable point by point: linear between evaluations, within the range that all of them cover.
 
         :param axis: The column that the grid counts.
-        :return: The grid, which has every evaluation's position (100 even ones if those are more), and the rewards there, of
-            shape (seeds, grid).
+        :return: Every evaluation's position (100 even ones if those are more), and rewards there, shape (seeds, grid).
         """
         known = [run[axis].to_numpy(np.float64) for run in self.runs]
         first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
@@ -165,12 +152,9 @@ class EnvResults:
 
     def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[tuple[str, str, int]] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
-        self.best: dict[str, Runs] = {}
+        names = dict.fromkeys(variant.algorithm for variant in self.variants)
+        self.best = {name: max(self.settings_of(name), key=lambda variant: float(variant.means.mean())) for name in names}
         """Each algorithm at its best settings: those with the highest plain mean over training and seeds."""
-        for variant in self.variants:
-            known = self.best.get(variant.algorithm)
-            if known is None or variant.means.mean() > known.means.mean():
-                self.best[variant.algorithm] = variant
         rows = pd.concat([run for variant in self.variants for run in variant.runs])
         before = rows.mean_reward[rows.simulator_steps == 0]
         self.untrained = float(before.mean() if len(before) else rows.mean_reward.min())
@@ -180,14 +164,14 @@ class EnvResults:
         """The variants of an algorithm."""
         return [variant for variant in self.variants if variant.algorithm == algorithm]
 
-    def best_training(self, group: str | None = None) -> Runs | None:
+    def best_training(self, group: str) -> Runs | None:
         """The highest mean over training of a group, each algorithm at its best settings; None if the group has no runs."""
-        fitting = [variant for variant in self.best.values() if group in (None, variant.group)]
+        fitting = [variant for variant in self.best.values() if variant.group == group]
         return max(fitting, key=lambda variant: variant.training.value, default=None)
 
-    def best_final(self, group: str | None = None) -> Runs | None:
+    def best_final(self, group: str) -> Runs | None:
         """The highest final score of a group, at any settings; None if the group has no runs."""
-        fitting = [variant for variant in self.variants if group in (None, variant.group)]
+        fitting = [variant for variant in self.variants if variant.group == group]
         return max(fitting, key=lambda variant: variant.final.value, default=None)
 
     def first_ppo_to_reach(self, score: float) -> float | None:
@@ -196,8 +180,7 @@ class EnvResults:
         return min((steps for steps in found if steps is not None), default=None)
 
 
-@dataclass(frozen=True)
-class Profiles:
+class Profiles(NamedTuple):
     """
     How often each algorithm gets how far, over envs.
 
@@ -228,14 +211,11 @@ def performance_profiles(comparisons: Sequence[EnvResults]) -> Profiles | None:
     def shares_above(scores: Array, levels: Array) -> Array:  # as rliable's own, of all levels at once
         return np.asarray((scores[..., None] > levels).mean(axis=(0, 1)))
 
-    targets = [results.best_final("ppo") for results in comparisons]
-    if None in targets:
+    targets = [(one, target.final.value - one.untrained) for one in comparisons if (target := one.best_final("ppo"))]
+    usable = [(one, scale) for one, scale in targets if scale > 0]
+    if len(targets) < len(comparisons) or len(usable) < 2:
         return None
-    scales = [target.final.value - results.untrained for target, results in zip(targets, comparisons, strict=True) if target]
-    usable = [(results, scale) for results, scale in zip(comparisons, scales, strict=True) if scale > 0]
-    algorithms = [name for name in usable[0][0].best if all(name in one.best for one, _ in usable)] if usable else []
-    if len(usable) < 2 or not algorithms:
-        return None
+    algorithms = [name for name in usable[0][0].best if all(name in one.best for one, _ in usable)]
     seeds = min(len(one.best[name].runs) for one, _ in usable for name in algorithms)
     scores = {
         name: np.column_stack([(one.best[name].finals[:seeds] - one.untrained) / scale for one, scale in usable])

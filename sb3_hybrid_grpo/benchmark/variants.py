@@ -53,26 +53,13 @@ class Variant:
         return int(self.n_envs * self.arguments["n_steps"])
 
     def build(self, env: Any, seed: int) -> OnPolicyAlgorithm:
-        """
-        Make the model.
-
-        :param env: The envs to train in.
-        :param seed: The training's seed.
-        :return: The model.
-        :raises ValueError: if the class does not take the arguments
-        """
+        """Make the model; ValueError if the class does not take the arguments."""
         arguments = {"policy": default_policy(env.observation_space), "device": "cpu", **with_schedules(self.arguments)}
         return algorithm_class(self.algorithm)(env=env, seed=seed, **arguments)
 
 
 def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
-    """
-    Look up an algorithm.
-
-    :param algorithm: Its name, with or without arguments of its own.
-    :return: The class.
-    :raises CommandError: if there is none of that name
-    """
+    """The class of an algorithm, whose name may have arguments of its own; CommandError if there is none."""
     name = algorithm.partition(",")[0]
     if name not in ALGORITHMS:
         raise CommandError(

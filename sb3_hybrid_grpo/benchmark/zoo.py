@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch as th
 import yaml
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo.__main__ import run_command
@@ -31,54 +31,42 @@ from sb3_hybrid_grpo.benchmark.page import made_with, table
 from sb3_hybrid_grpo.benchmark.plots import NAMES, save_zoo
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import evaluate
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 
 # Seeds by env, from the cheapest to the dearest
 ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}
 EVALUATIONS = 20
 EPISODES = 100
-# Trainings and their evaluations have seeds that are far below it
-PLAY_SEED = 1_000_000
-# Differences beyond it are called more than noise
-STANDARD_ERRORS = 2.0
+PLAY_SEED = 1_000_000  # trainings and their evaluations have seeds far below it
+STANDARD_ERRORS = 2.0  # differences beyond it are called more than noise
 KEY = ("env", "algo", "seed")
 RUN: dict[str, type] = {"env": str, "algo": str, "seed": int, "simulator_steps": int}
-SCORES = {
-    **RUN,
-    **{"executed_steps": int, "wall_seconds": float, "cpu_seconds": float},
-    **{"mean_reward": float, "std_reward": float, "episodes": int},
-}
 CURVES = {**RUN, "mean_reward": float}
-HEAD = """\
+SECONDS = {"wall_seconds": float, "cpu_seconds": float}
+SCORES = {**RUN, "executed_steps": int, **SECONDS, "mean_reward": float, "std_reward": float, "episodes": int}
+PAGE = """\
 # HybridGRPO and PPO in RL Baselines3 Zoo
 
 Each trained by `hybrid-grpo-zoo train` with its own entry, PPO's from the Zoo, at equal **simulator** steps; then the final
 agent played {episodes} episodes, deterministically, with seeds that training did not use. Shown are the mean reward of each
 seed's agent, and their mean ± standard error. CPU time is that of one training in one thread, its evaluations included.
-*Worse* and *better* are differences of more than {errors:g} standard errors of the difference."""
-FOOT = """\
+*Worse* and *better* are differences of more than {errors:g} standard errors of the difference.
+
+{table}
+
 ![learning curves](curves.png)
 
 The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean.
 
 [`scores.csv`](scores.csv), [`curves.csv`](curves.csv) and [`runs.json`](runs.json), which has each run's command,
 hyperparameters, versions and machine, were made by
-
-```bash
-python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs
-```
-
-with {made_with}."""
+`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}.
+"""
 
 
 class Run(NamedTuple):
-    """
-    One training.
-
-    :param env: The env's id.
-    :param algo: What ``--algo`` is.
-    :param seed: Its seed.
-    """
+    """One training, with a value of ``--algo``."""
 
     env: str
     algo: str
@@ -109,16 +97,9 @@ def train_arguments(run: Run, hyperparams: Sequence[str]) -> list[str]:
 
 
 def train(folder: Path, arguments: Sequence[str]) -> tuple[float, float]:
-    """
-    Train, in one thread.
-
-    :param folder: Where the launcher works; ``train.log`` there holds what it printed.
-    :param arguments: What follows ``hybrid-grpo-zoo``.
-    :return: Wall and CPU seconds.
-    :raises CommandError: if it fails
-    """
+    """Train with the launcher, in a folder and in one thread; return wall and CPU seconds. CommandError if it fails."""
     command = [sys.executable, "-m", "sb3_hybrid_grpo.zoo", *arguments]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with (folder / "train.log").open("w", encoding="utf-8") as log:
         code = subprocess.run(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -128,23 +109,15 @@ def train(folder: Path, arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def play(run: Run, trained: Path) -> tuple[Any, np.ndarray]:
-    """
-    Let the final agent play as ``enjoy`` would, deterministically.
-
-    :param run: The run.
-    :param trained: The folder that the launcher made for it.
-    :return: The agent, and the reward of each of its ``EPISODES``.
-    """
+def play(run: Run, trained: Path) -> tuple[Any, npt.NDArray[np.float64]]:
+    """Let the final agent play as ``enjoy`` would, deterministically; return it and the reward of each episode."""
     from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 
     hyperparams, statistics = get_saved_hyperparams(str(trained / run.env), norm_reward=False, test_mode=True)
     settings: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
     env = create_test_env(run.env, 10, statistics, hyperparams=hyperparams, **settings)
     model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
-    rewards, _ = evaluate_policy(model, env, n_eval_episodes=EPISODES, deterministic=True, return_episode_rewards=True)
-    env.close()
-    return model, np.array(rewards)
+    return model, np.array(evaluate(model, env, EPISODES))
 
 
 def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[str, Any]:
@@ -160,14 +133,14 @@ def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[s
     unfinished = logs / "unfinished" / str(run).replace(" ", "-")
     shutil.rmtree(unfinished, ignore_errors=True)
     arguments = train_arguments(run, hyperparams)
-    wall, cpu = train(output_folder(unfinished), arguments)
+    seconds = train(output_folder(unfinished), arguments)
     (trained,) = unfinished.glob(f"seed_{run.seed}/{run.algo}/{run.env}_1")
     model, rewards = play(run, trained)
     saved = np.load(trained / "evaluations.npz")
     curve = pd.DataFrame({"simulator_steps": saved["timesteps"], "mean_reward": saved["results"].mean(axis=1)})
     counts = (model.num_timesteps, getattr(model, "num_executed_steps", model.num_timesteps))
-    played = (float(rewards.mean()), float(rewards.std()), len(rewards))
-    score = dict(zip(SCORES, (*run, *counts, round(wall, 1), round(cpu, 1), *played), strict=True))
+    found = (*run, *counts, *(round(one, 1) for one in seconds), float(rewards.mean()), float(rewards.std()), len(rewards))
+    score = dict(zip(SCORES, found, strict=True))
     kept = logs / trained.relative_to(unfinished)
     shutil.rmtree(kept, ignore_errors=True)
     shutil.copy(unfinished / "train.log", trained)
@@ -211,20 +184,20 @@ def save_report(folder: Path) -> None:
     scores = Results(folder / "scores.csv", SCORES, KEY).frame
     if len(scores):
         save_zoo(folder / "curves.png", Results(folder / "curves.csv", CURVES, KEY).frame)
-        head = HEAD.format(episodes=scores.episodes[0], errors=STANDARD_ERRORS)
-        foot = FOOT.format(made_with=made_with(one["made_with"] for one in read_notes(folder / "runs.json").values()))
-        write_text(folder / "README.md", f"{head}\n\n{scores_table(scores)}\n\n{foot}\n")
+        used = made_with(one["made_with"] for one in read_notes(folder / "runs.json").values())
+        numbers = {"episodes": scores.episodes[0], "errors": STANDARD_ERRORS}
+        write_text(folder / "README.md", PAGE.format(table=scores_table(scores), made_with=used, **numbers))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    several: dict[str, Any] = {"nargs": "+"}
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--logs", type=Path, required=True, help="folder of the trained agents, for enjoy -f LOGS/seed_0")
-    parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ENV_ID", help="which envs (default: %(default)s)")
-    parser.add_argument("--algos", nargs="+", default=["ppo", ALGORITHM], metavar="ALGO", help="default: %(default)s")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="3 or 5 by default")
-    parser.add_argument("-params", "--hyperparams", nargs="+", default=[], help="instead of what the entries say, to try")
+    parser.add_argument("--envs", default=list(ENVS), metavar="ENV_ID", help="which envs (default: %(default)s)", **several)
+    parser.add_argument("--algos", default=["ppo", ALGORITHM], metavar="ALGO", help="default: %(default)s", **several)
+    parser.add_argument("--seeds", type=int, metavar="SEED", help="3 or 5 by default", **several)
+    parser.add_argument("-params", "--hyperparams", default=[], help="instead of what the entries say, to try", **several)
     parser.add_argument("--report-only", action="store_true", help="do not run anything")
 
 
@@ -235,12 +208,8 @@ def run(options: argparse.Namespace) -> int:
     th.set_num_threads(1)
     folder = output_folder(options.output)
     done = Results(folder / "scores.csv", SCORES, KEY).done()
-    wanted = [
-        Run(env, algo, seed)
-        for algo in options.algos
-        for env in options.envs
-        for seed in options.seeds or range(ENVS.get(env, 3))
-    ]
+    seeds = {env: options.seeds or range(ENVS.get(env, 3)) for env in options.envs}
+    wanted = [Run(env, algo, seed) for algo in options.algos for env in options.envs for seed in seeds[env]]
     missing = [] if options.report_only else [one for one in wanted if one not in done]
     for number, one in enumerate(missing, start=1):
         print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {one} …", flush=True)
