@@ -3,10 +3,6 @@ Advantage estimators for groups of trajectories: pure numpy, no state.
 
 The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group).
 Member 0 is the executed one, members 1 to N-1 are its siblings.
-
-Siblings may be drawn from another distribution μ than the policy π. ``weights_TEN`` then holds :math:`w = \pi(a) / \mu(a)`,
-1 for member 0, and every sibling is cut at every step (K = 1). Since :math:`E_\mu[w A] = E_\pi[A]`, whatever a member takes
-from the *others* is weighted here. Its own part is not: the loss weights that, and once is enough.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -39,8 +35,6 @@ def gae_group(
     cut_TEN: BoolArray,
     gamma: float,
     gae_lambda: float,
-    forks: bool = True,
-    weights_TEN: FloatArray | None = None,
 ) -> FloatArray:
     r"""
     Generalized Advantage Estimation (GAE, https://arxiv.org/abs/1506.02438) for every member of every group.
@@ -50,11 +44,11 @@ def gae_group(
         A_t = \delta_t + \gamma \lambda (1 - cut_t) A_{t+1}
 
     A sibling that is cut at t starts t+1 as a copy of member 0. Where member 0 itself goes on,
-    its :math:`A_{t+1}` is therefore the mean (of :math:`w A`) over member 0 and all siblings cut at t:
+    its :math:`A_{t+1}` is therefore the mean over member 0 and all siblings cut at t:
     they take their next action in the same state. That lowers the variance. The expectation stays the same
     as far as V is right where those siblings are cut in their turn: their advantage ends in V there,
     while member 0's own goes on.
-    With N = 1 or ``forks=False`` the result is plain GAE, to the last bit that of Stable-Baselines3.
+    With N = 1 the result is plain GAE, to the last bit that of Stable-Baselines3.
 
     :param rewards_TEN: rewards, shape (T, E, N), after any reward transform
     :param values_TEN: V of the state acted in, in units of discounted reward
@@ -64,8 +58,6 @@ def gae_group(
         or, for siblings, a fork dropped it; the last step is a cut for everyone, whatever is given
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: decay of the trace, in [0, 1]: 0 is the one-step TD error, 1 the discounted return minus V
-    :param forks: cut siblings start again from member 0; False for members that never meet
-    :param weights_TEN: w of the actions; None if all are 1
     :return: advantages, shape (T, E, N), dtype of the inputs
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
@@ -75,21 +67,9 @@ def gae_group(
         next_values_TEN=next_values_TEN,
         terminated_TEN=terminated_TEN,
         cut_TEN=cut_TEN,
-        weights_TEN=weights_TEN,
     )
     delta_TEN = _td_errors(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, gamma)
-    cut_mask_TEN = cut_TEN.astype(rewards_TEN.dtype)
-    advantages_TEN = np.empty_like(delta_TEN)
-    next_EN = np.zeros(delta_TEN.shape[1:], dtype=delta_TEN.dtype)
-    next_weights_EN = None
-    for t in reversed(range(len(delta_TEN))):
-        if forks:
-            next_EN = _meet_member_0(next_EN, cut_TEN[t], next_weights_EN)
-        # The order of these factors is that of Stable-Baselines3: another one rounds differently
-        advantages_TEN[t] = delta_TEN[t] + gamma * gae_lambda * (1 - cut_mask_TEN[t]) * next_EN
-        next_EN = advantages_TEN[t]
-        next_weights_EN = None if weights_TEN is None else weights_TEN[t]
-    return advantages_TEN
+    return _discounted_sums(delta_TEN, cut_TEN, gamma * gae_lambda, forks=True)
 
 
 def paper_advantage(
@@ -100,7 +80,6 @@ def paper_advantage(
     starts_TEN: BoolArray,
     gamma: float,
     per_sample: bool = False,
-    weights_TEN: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     r"""
     Advantage of Hybrid GRPO (https://arxiv.org/abs/2502.01652, hierarchical multi-step sub-sampling):
@@ -119,9 +98,6 @@ def paper_advantage(
     The members in mid-branch when the rollout begins count as one macro-step, each less the V of its own state:
     the parts of a macro-step on either side, :math:`A + \gamma^j A'`, add up to the equation.
 
-    With weights (K = 1) the branches' brackets B count as :math:`A^i_T = \frac{1}{N} (B^i + \sum_{m \neq i} w^m B^m)`:
-    the loss multiplies that by :math:`w^i`, and :math:`(w^i)^2 B^i` would not have the policy's expectation.
-
     The critic's target is the discounted rest of the branch, V where it ends included;
     where a branch starts it is V + A, the mean over the branches that leave that state.
 
@@ -134,7 +110,6 @@ def paper_advantage(
         With N = 1 there is no fork to tell where a macro-step ends: each is one step
     :param gamma: discount factor, in [0, 1]
     :param per_sample: each branch keeps its own advantage
-    :param weights_TEN: w of the actions; None if all are 1
     :return: advantages and targets for the critic, shape (T, E, N), dtype of the inputs
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
@@ -144,7 +119,6 @@ def paper_advantage(
         next_values_TEN=next_values_TEN,
         terminated_TEN=terminated_TEN,
         starts_TEN=starts_TEN,
-        weights_TEN=weights_TEN,
     )
     starts_TEN = np.copy(starts_TEN)  # keeps the memory layout, and with it the order in which numpy adds
     starts_TEN[:, :, 0] |= starts_TEN[:, :, 1:].all(axis=2)
@@ -156,8 +130,8 @@ def paper_advantage(
     if not per_sample:
         in_one_state_TEN = np.copy(starts_TEN)
         in_one_state_TEN[:, :, 0] = True
-        means_TEN = _mean_over(advantages_TEN, in_one_state_TEN, weights_TEN)
-        advantages_TEN = np.where(starts_TEN, means_TEN, _mean_over(advantages_TEN, ~starts_TEN, weights_TEN))
+        means_TEN = _mean_over(advantages_TEN, in_one_state_TEN)
+        advantages_TEN = np.where(starts_TEN, means_TEN, _mean_over(advantages_TEN, ~starts_TEN))
         returns_TEN = np.where(starts_TEN, values_TEN + advantages_TEN, returns_TEN)
     for t in range(1, len(advantages_TEN)):
         advantages_TEN[t] = np.where(starts_TEN[t], advantages_TEN[t], advantages_TEN[t - 1])
@@ -176,9 +150,6 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, ep
     the fork of the whole group starts a new comparison.
     With a fork at every step this is the standardised reward itself.
 
-    There are no weights here. The mean is a baseline, which may be of any actions. The standard deviation is that of the
-    actions drawn; where they are not the policy's, it scales states and actions by another spread than the policy's.
-
     :param rewards_TEN: rewards, shape (T, E, N), after any reward transform; with N = 1 there is nothing
         to compare with and the result is zero
     :param cut_TEN: the member does not go on at t+1, as in :func:`gae_group`
@@ -196,42 +167,35 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, ep
 
     end_TEN = cut_TEN.copy()
     end_TEN[:, :, 0] |= cut_TEN[:, :, 1:].all(axis=2)
-    # With V = 0, no fork and lambda = 1, GAE is the discounted sum up to the end of the segment
-    zeros_TEN = np.zeros_like(standardized_TEN)
-    return gae_group(standardized_TEN, zeros_TEN, zeros_TEN, end_TEN, end_TEN, gamma, gae_lambda=1.0, forks=False)
+    return _discounted_sums(standardized_TEN, end_TEN, gamma, forks=False)
 
 
-def group_baseline(
-    advantages_TEN: FloatArray, beta: float | Literal["auto"], weights_TEN: FloatArray | None = None
-) -> tuple[FloatArray, Baseline]:
+def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) -> tuple[FloatArray, Baseline]:
     r"""
     Subtract a share of the other members' mean advantage: they live through the same noise, which V cannot foresee.
 
     .. math::
-        b^i = \frac{1}{N-1} \sum_{m \neq i} w^m A^m, \qquad A^i \leftarrow A^i - \beta b^i
+        b^i = \frac{1}{N-1} \sum_{m \neq i} A^m, \qquad A^i \leftarrow A^i - \beta b^i
 
     Leaving member i out keeps the policy gradient unbiased: its action has no influence on :math:`b^i`, with one exception.
     Where member 0's episode ends, its siblings are cut, and :math:`b^0` depends on that end as far as V is wrong there.
     ``"auto"`` takes the beta in [0, 1] that leaves the least variance over the rollout,
     :math:`clip(Cov(A, b) / Var(b), 0, 1)`, and 0 where :math:`Var(b) = 0`
     (the leave-one-out mean is that of RLOO, https://openreview.net/forum?id=r1lgTGL5DE).
-    With weights, b estimates what it does without; the variances remain those over the samples as they were drawn.
 
     :param advantages_TEN: advantages of all members, shape (T, E, N), N of 2 or more
     :param beta: share to subtract, in [0, 1], or ``"auto"``
-    :param weights_TEN: w of the actions; None if all are 1
     :return: the new advantages (same shape and dtype), and what was subtracted
     :raises ValueError: if the shape is not (T, E, N), there is only one member, or beta is out of range
     """
-    _check_shapes(advantages_TEN=advantages_TEN, weights_TEN=weights_TEN)
+    _check_shapes(advantages_TEN=advantages_TEN)
     n_members = advantages_TEN.shape[2]
     if n_members < 2:
         raise ValueError(
             f"Received advantages of shape {advantages_TEN.shape}: a group baseline needs N >= 2 members "
             "(the last axis). Use more samples per state, or leave the baseline out."
         )
-    weighted_TEN = advantages_TEN if weights_TEN is None else weights_TEN * advantages_TEN
-    others_TEN = (weighted_TEN.sum(axis=2, keepdims=True) - weighted_TEN) / (n_members - 1)
+    others_TEN = (advantages_TEN.sum(axis=2, keepdims=True) - advantages_TEN) / (n_members - 1)
     weight = _least_variance_beta(advantages_TEN, others_TEN) if beta == "auto" else _check_beta(beta)
     residual_TEN = advantages_TEN - weight * others_TEN
     variance = _mean_square(_centred(advantages_TEN))
@@ -253,24 +217,32 @@ def _one_step_returns(
     return rewards_TEN + gamma * next_values_TEN * (1 - terminated_mask_TEN)
 
 
-def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray, weights_EN: FloatArray | None) -> FloatArray:
+def _discounted_sums(delta_TEN: FloatArray, cut_TEN: BoolArray, decay: float, forks: bool) -> FloatArray:
+    """A_t = delta_t + decay * (1 - cut_t) * A_{t+1}. With forks, members that are cut start t+1 in member 0's state."""
+    goes_on_TEN = 1 - cut_TEN.astype(delta_TEN.dtype)
+    sums_TEN = np.empty_like(delta_TEN)
+    next_EN = np.zeros(delta_TEN.shape[1:], dtype=delta_TEN.dtype)
+    for t in reversed(range(len(delta_TEN))):
+        if forks:
+            next_EN = _meet_member_0(next_EN, cut_TEN[t])
+        # The order of these factors is that of Stable-Baselines3: another one rounds differently
+        next_EN = sums_TEN[t] = delta_TEN[t] + decay * goes_on_TEN[t] * next_EN
+    return sums_TEN
+
+
+def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray) -> FloatArray:
     """A_{t+1} as seen from t: member 0's becomes the mean over all who start t+1 in its state."""
     starts_EN = cut_EN.copy()
     starts_EN[:, 0] = True
     met_EN: FloatArray = next_EN.copy()
-    met_EN[:, :1] = _mean_over(next_EN, starts_EN, weights_EN)[:, :1]
+    met_EN[:, :1] = _mean_over(next_EN, starts_EN)
     return met_EN
 
 
-def _mean_over(array: FloatArray, members: BoolArray, weights: FloatArray | None) -> FloatArray:
-    """
-    Mean over these members (the last axis, which stays, of length 1); 0 without any.
-    With weights it is another for each of them (and of their number): its own number has the weight 1.
-    """
+def _mean_over(array: FloatArray, members: BoolArray) -> FloatArray:
+    """Mean over these members (the last axis, which stays, of length 1); 0 without any."""
     counts = np.maximum(members.sum(axis=-1, keepdims=True), 1).astype(array.dtype)
-    weighted = array if weights is None else weights * array
-    sums = np.where(members, weighted, 0).sum(axis=-1, keepdims=True)
-    means: FloatArray = (sums if weights is None else sums + (array - weighted)) / counts
+    means: FloatArray = np.where(members, array, 0).sum(axis=-1, keepdims=True) / counts
     return means
 
 
@@ -301,9 +273,9 @@ def _check_beta(beta: float | str) -> float:
     return float(beta)
 
 
-def _check_shapes(**arrays: FloatArray | BoolArray | None) -> None:
+def _check_shapes(**arrays: FloatArray | BoolArray) -> None:
     """Numpy would broadcast a wrong shape into a wrong number without a word."""
-    shapes = {name: array.shape for name, array in arrays.items() if array is not None}
+    shapes = {name: array.shape for name, array in arrays.items()}
     shape = next(iter(shapes.values()))
     if len(shape) != 3 or len(set(shapes.values())) > 1:
         raise ValueError(f"Received {shapes}: all arrays must have the same shape (T steps, E envs, N members).")

@@ -1,241 +1,130 @@
-"""Rollout buffers for groups: SB3's, with a column for every member of every group."""
+"""Rollout buffers for groups: those of SB3 and sb3-contrib, with a column for every member of every group."""
 
-from collections.abc import Generator, Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Generator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableRolloutBuffer
+from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, RecurrentRolloutBuffer
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.type_aliases import TensorDict
-from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
 from sb3_hybrid_grpo.transforms import Transform, apply_transform
 
 AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
-_CHUNK_STATES, _CHUNK_BYTES = 4096, 2**22
-"""States reached wait until there are so many, or so large ones; then their values are computed at once."""
 
 
-class HybridRolloutBufferSamples(NamedTuple):
-    """SB3's :class:`RolloutBufferSamples` (its Dict form, where observations are a dict), and the samples' weights π/μ."""
+class Estimation(NamedTuple):
+    """
+    How advantages are estimated, see :mod:`sb3_hybrid_grpo.advantages`.
 
-    observations: th.Tensor | TensorDict
-    actions: th.Tensor
-    old_values: th.Tensor
-    old_log_prob: th.Tensor
-    advantages: th.Tensor
-    returns: th.Tensor
-    weights: th.Tensor
+    :param estimator: ``"hybrid"``, ``"paper"``, ``"paper_per_sample"`` or ``"grpo"``
+    :param group_baseline: Share β of the other members' advantage, ``"auto"``: learned from the rollout
+    :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
+    """
+
+    estimator: AdvantageEstimator = "hybrid"
+    group_baseline: float | Literal["auto"] = "auto"
+    reward_transform: Transform | None = None
 
 
 class GroupStorage:
     """
-    What both forms of the buffer share. Mixed in before one of SB3's rollout buffers.
+    Adds groups to one of SB3's rollout buffers, before which it is mixed in. The arguments are those of that buffer.
 
-    SB3's arrays ``(T, columns)`` have N·E columns, member by member: column ``m * E + e`` is member m of group e, so that
-    with N = 1, and for N·E independent members, everything is where SB3 would put it. Where all members of a group share
-    their state (``shared_states``) an observation is stored once a state: ``observations`` has E columns.
-
-    :param buffer_size: T, the number of steps
-    :param observation_space: Observation space
-    :param action_space: Action space
-    :param device: PyTorch device
-    :param gae_lambda: GAE's λ
-    :param gamma: Discount factor
-    :param n_envs: E, the number of groups
-    :param n_samples: N, the number of members of a group
-    :param shared_states: Whether all members of a group are in one state at every step
-    :param forks: Whether siblings fork from member 0; False: all members are independent
-    :param advantage_estimator: ``"hybrid"``, ``"paper"``, ``"paper_per_sample"`` or ``"grpo"``: functions of
-        :mod:`sb3_hybrid_grpo.advantages`
-    :param group_baseline: Share β of the other members' advantage, learned if ``"auto"``
-    :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
+    A rollout of N members in each of E envs has N·E columns, member by member: column ``m * E + e`` is member m of env e.
+    With N = 1 everything lies where SB3 puts it. ``episode_starts`` marks the steps that do not follow from the step before
+    in the same column: an episode starts there, or a sibling forks from member 0.
     """
-
-    samples_class: ClassVar[Any] = HybridRolloutBufferSamples
 
     # SB3's, named for the type checker
     buffer_size: int
     n_envs: int
-    observation_space: spaces.Space[Any]
-    action_dim: int
     pos: int
-    full: bool
     gamma: float
     gae_lambda: float
-    observations: Any
-    actions: np.ndarray
     rewards: np.ndarray
     values: np.ndarray
-    log_probs: np.ndarray
     advantages: np.ndarray
     returns: np.ndarray
     episode_starts: np.ndarray
 
-    def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        device: th.device | str = "auto",
-        gae_lambda: float = 1,
-        gamma: float = 0.99,
-        n_envs: int = 1,
-        n_samples: int = 1,
-        shared_states: bool = True,
-        forks: bool = True,
-        advantage_estimator: AdvantageEstimator = "hybrid",
-        group_baseline: float | Literal["auto"] = "auto",
-        reward_transform: Transform | None = None,
-    ) -> None:
-        self.n_groups, self.n_samples, self.shared_states, self.forks = n_envs, n_samples, shared_states, forks
-        self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
-        self.reward_transform = reward_transform
-        super().__init__(  # type: ignore[call-arg]
-            buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs * n_samples
-        )
+    estimation = Estimation()
+    n_samples = 1
 
-    @property
-    def samples_per_state(self) -> int:
-        """How many actions a stored observation has."""
-        return self.n_samples if self.shared_states else 1
+    def begin(self, n_steps: int, n_groups: int, n_samples: int) -> None:
+        """
+        Make room for a rollout.
+
+        :param n_steps: T, the number of executed steps
+        :param n_groups: E, the number of envs
+        :param n_samples: N, the members of a group; 1 for a rollout without siblings
+        """
+        self.buffer_size, self.n_envs, self.n_samples = n_steps, n_groups * n_samples, n_samples
+        self.reset()
 
     def reset(self) -> None:
         """Forget the rollout."""
         super().reset()  # type: ignore[misc]
-        columns = self.n_envs // self.samples_per_state
-        self.observations = _each(
-            lambda array: np.zeros((self.buffer_size, columns, *array.shape[2:]), dtype=array.dtype), self.observations
-        )
         shape = (self.buffer_size, self.n_envs)
-        self.weights = np.ones(shape, dtype=np.float32)
         self.next_values = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=bool)
         self.cut = np.zeros(shape, dtype=bool)
         self.baseline = Baseline(0.0, 0.0)
-        parts = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
-        self._chunk = max(1, min(_CHUNK_STATES, _CHUNK_BYTES // max(1, sum(part[0, 0].nbytes for part in parts))))
-        self._pending: list[tuple[np.ndarray, Any, Any]] = []
-        self._n_pending = 0
+        self._learned = False
 
-    def add_ends(self, terminated: np.ndarray, cut: np.ndarray, reached: Any, memory: Any = None) -> None:
+    def add_ends(self, terminated: np.ndarray, cut: np.ndarray, values: np.ndarray) -> None:
         """
-        Store which members do not go on after the step that ``add`` stores next.
+        Store which columns do not go on after the step that was added last.
 
-        :param terminated: Members whose episode ended for good, ``(N, E)``
-        :param cut: Members that do not go on at the next step for whatever reason, ``(N, E)``
-        :param reached: The observations that the cut but not terminated members reached, in order; None if there is none
-        :param memory: What else :meth:`pending` is to give back with them
+        :param terminated: Whether the member's episode ended in a terminal state, ``(N * E,)``
+        :param cut: Whether the member does not go on at the next step for any reason, ``(N * E,)``
+        :param values: V of the states that the members reached which were cut but not terminated, in order
         """
-        self.terminated[self.pos], self.cut[self.pos] = terminated.reshape(-1), cut.reshape(-1)
-        if reached is not None:
-            columns = np.flatnonzero(self.cut[self.pos] & ~self.terminated[self.pos])
-            self._pending.append((self.pos * self.n_envs + columns, reached, memory))
-            self._n_pending += len(columns)
-
-    def add_weights(self, weights: th.Tensor) -> None:
-        """
-        Store how the actions that ``add`` stores next are weighted. Without this, all weights are 1.
-
-        :param weights: π/μ, the policy's probability of each action over that with which it was drawn, ``(N * E,)``
-        """
-        self.weights[self.pos] = weights.cpu().numpy()
-
-    def pending(self, rest: bool = True) -> Iterator[tuple[np.ndarray, Any, list[Any]]]:
-        """
-        :param rest: Whether none is to be left; else only what makes a large batch is given
-        :return: Large batches of the states reached whose values are wanted: their places, for :meth:`set_next_values`,
-            their observations, and the memories that were stored with them, one a step
-        """
-        while self._pending and (rest or self._n_pending >= self._chunk):
-            chunk, size = [], 0
-            while self._pending and size < self._chunk:
-                chunk.append(self._pending.pop(0))
-                size += len(chunk[-1][0])
-            self._n_pending -= size
-            places, reached, memories = zip(*chunk, strict=True)
-            yield np.concatenate(places), _each(lambda *parts: np.concatenate(parts), *reached), list(memories)
-
-    def set_next_values(self, places: np.ndarray, values: th.Tensor) -> None:
-        """
-        Store values of states reached.
-
-        :param places: As :meth:`pending` gave them
-        :param values: V of those states
-        """
-        self.next_values.reshape(-1)[places] = values.cpu().numpy().flatten()
-
-    def add(
-        self,
-        obs: Any,
-        action: np.ndarray,
-        reward: np.ndarray,
-        episode_start: np.ndarray,
-        value: th.Tensor,
-        log_prob: th.Tensor,
-    ) -> None:
-        """
-        Store a step of all members. See SB3's :class:`RolloutBuffer`.
-
-        :param obs: Observations, one a state
-        :param action: Actions of all members, ``(N * E, ...)``
-        :param reward: Raw rewards, ``(N * E,)``
-        :param episode_start: Whether a member's trace starts with this step, ``(N * E,)``
-        :param value: V of the states, one a state
-        :param log_prob: Log-probabilities of the actions, ``(N * E,)``
-        """
-        # the reshape gives a discrete observation the axis that SB3 stores it with
-        _each(lambda stored, new: stored.__setitem__(self.pos, new.reshape(stored.shape[1:])), self.observations, obs)
-        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
-        self.rewards[self.pos] = reward
-        self.episode_starts[self.pos] = episode_start
-        self.values[self.pos].reshape(self.samples_per_state, -1)[:] = value.cpu().numpy().flatten()
-        self.log_probs[self.pos] = log_prob.cpu().numpy().flatten()
-        self.pos += 1
-        self.full = self.pos == self.buffer_size
+        step = self.pos - 1
+        self.terminated[step], self.cut[step] = terminated, cut
+        self.next_values[step, cut & ~terminated] = values
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
-        Apply f(R) and the estimator.
+        Apply f(R) and the estimator. Can be repeated, after a callback has changed ``rewards`` for example.
 
-        :param last_values: V of the states that the rollout ends in, one a state
+        :param last_values: V of the states that the members act on after the rollout, ``(N * E,)``
         :param dones: Whether a member does not go on there, ``(N * E,)``
         """
-        last = np.tile(last_values.cpu().numpy().flatten(), self.samples_per_state)
-        following = np.concatenate([self.values[1:], last[None]])
-        cut = np.concatenate([self.cut[:-1], dones[None]])
-        self.next_values = np.where(cut, self.next_values, following)
-
-        starts_TEN = self._as_TEN(self.episode_starts) > 0
-        raw_TEN = self._as_TEN(self.rewards)
-        rewards_TEN = apply_transform(self.reward_transform, raw_TEN, starts_TEN, self.gamma, self.forks)
-        values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(
-            self._as_TEN, (self.values, self.next_values, self.terminated, cut)
-        )
-        weights_TEN = self._as_TEN(self.weights) if (self.weights != 1).any() else None
-        if self.advantage_estimator == "grpo":
-            advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma)
-            returns_TEN = values_TEN
-        elif self.advantage_estimator in ("paper", "paper_per_sample"):
+        following = np.concatenate([self.values[1:], last_values.cpu().numpy().reshape(1, -1)])
+        cut = np.concatenate([self.cut[:-1], dones[None]]).astype(bool)
+        columns = (self.rewards, self.values, np.where(cut, self.next_values, following), self.terminated, cut)
+        raw_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(self.as_TEN, columns)
+        starts_TEN = self.as_TEN(self.episode_starts) > 0
+        estimator, beta, transform = self.estimation
+        rewards_TEN = apply_transform(transform, raw_TEN, starts_TEN, self.gamma, learn=not self._learned)
+        self._learned = True
+        if estimator == "grpo":
+            advantages_TEN, returns_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma), values_TEN
+        elif estimator != "hybrid":
             advantages_TEN, returns_TEN = paper_advantage(
                 *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, starts_TEN, self.gamma),
-                per_sample=self.advantage_estimator == "paper_per_sample",
-                weights_TEN=weights_TEN,
+                per_sample=estimator == "paper_per_sample",
             )
         else:
             advantages_TEN = gae_group(
-                *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN),
-                *(self.gamma, self.gae_lambda, self.forks, weights_TEN),
+                *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN, self.gamma, self.gae_lambda)
             )
             returns_TEN = values_TEN + advantages_TEN
-            if self.forks and self.n_samples > 1:
-                advantages_TEN, self.baseline = group_baseline(advantages_TEN, self.group_baseline, weights_TEN)
+            if self.n_samples > 1:
+                advantages_TEN, self.baseline = group_baseline(advantages_TEN, beta)
         self.advantages, self.returns = self._as_columns(advantages_TEN), self._as_columns(returns_TEN)
 
-    def _as_TEN(self, array: np.ndarray) -> np.ndarray:
-        array_TEN: np.ndarray = array.reshape(self.buffer_size, self.n_samples, self.n_groups).swapaxes(1, 2)
+    def as_TEN(self, array: np.ndarray) -> np.ndarray:
+        """
+        Give each axis its own dimension.
+
+        :param array: One of the buffer's arrays, before :meth:`get` flattens it, ``(T, N * E, ...)``
+        :return: A view, ``(T, E, N, ...)``
+        """
+        array_TEN: np.ndarray = array.reshape(len(array), self.n_samples, -1, *array.shape[2:]).swapaxes(1, 2)
         return array_TEN
 
     def _as_columns(self, array_TEN: np.ndarray) -> np.ndarray:
@@ -244,54 +133,78 @@ class GroupStorage:
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """
-        Go through the rollout once, in random order. The samples of a shared state stay together.
+        Go through the rollout once, in random order.
 
-        :param batch_size: Samples a minibatch (None: all of them)
-        :return: Minibatches; their actions, and all that belongs to an action, are sample by sample
+        :param batch_size: Samples in a minibatch (None: all of them)
+        :return: The minibatches that SB3's buffer gives, as views of one permuted copy of the rollout
         """
-        if not self.full:
-            raise RuntimeError(f"The buffer has {self.pos} of {self.buffer_size} steps: collect a rollout first.")
-        n_states = self.buffer_size * self.n_envs // self.samples_per_state
-        step = n_states if batch_size is None else batch_size // self.samples_per_state
-        # one copy of everything in the epoch's order: the minibatches are views of it
-        observations, parts = self._gather(np.random.permutation(n_states))
-        for start in range(0, n_states, step):
-            yield self._minibatch(observations, parts, slice(start, start + step))
+        (whole,) = super().get(None)  # type: ignore[misc]
+        n_samples = self.buffer_size * self.n_envs
+        for start in range(0, n_samples, batch_size or n_samples):
+            rows = slice(start, start + (batch_size or n_samples))
+            yield type(whole)(*(_rows(part, rows) for part in whole))
 
-    def _get_samples(self, batch_inds: np.ndarray, env: VecNormalize | None = None) -> Any:
-        return self._minibatch(*self._gather(batch_inds), slice(None))
 
-    def _gather(self, states: np.ndarray) -> tuple[Any, list[th.Tensor]]:
-        """Observations of states, ``(S, ...)``, and what belongs to their actions, ``(S, samples_per_state, ...)``."""
-        columns, steps = np.divmod(states, self.buffer_size)
-        width = self.n_envs // self.samples_per_state
-        where = (steps[:, None], columns[:, None] + width * np.arange(self.samples_per_state))
-        stored = (self.actions, self.values, self.log_probs, self.advantages, self.returns, self.weights)
-        parts = [part[where] for part in stored]
-        parts[0] = parts[0].astype(np.float32, copy=False)  # as SB3 hands out actions of every kind
-        observations = _each(lambda one: self._to_device(one[steps, columns]), self.observations)
-        return observations, [self._to_device(part) for part in parts]
+class _MemoryStorage(GroupStorage):
+    """Adds the forks of siblings to one of sb3-contrib's recurrent rollout buffers: a fork keeps the memory of member 0."""
 
-    def _to_device(self, array: np.ndarray) -> th.Tensor:
-        tensor: th.Tensor = self.to_torch(array, copy=False)  # type: ignore[attr-defined]
-        return tensor
+    hidden_state_shape: tuple[int, int, int, int]
 
-    def _minibatch(self, observations: Any, parts: list[th.Tensor], rows: slice) -> Any:
-        return self.samples_class(
-            _each(lambda one: one[rows], observations), *(part[rows].swapaxes(0, 1).flatten(0, 1) for part in parts)
-        )
+    def reset(self) -> None:
+        """Forget the rollout."""
+        self.hidden_state_shape = (self.buffer_size, self.hidden_state_shape[1], self.n_envs, self.hidden_state_shape[3])
+        super().reset()
+        self.forks = np.zeros((self.buffer_size, self.n_envs), dtype=np.float32)
+
+    def add_forks(self, forks: np.ndarray) -> None:
+        """
+        Store which siblings began the step that was added last in mid-episode, with the memory of member 0.
+
+        :param forks: ``(N * E,)``
+        """
+        self.forks[self.pos - 1] = forks
+
+    def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
+        """
+        Go through the rollout once, column by column, as sb3-contrib's buffer does.
+
+        :param batch_size: Samples in a minibatch (None: all of them)
+        :return: Minibatches of sequences
+        """
+        self._forks = self.swap_and_flatten(self.forks)  # type: ignore[attr-defined]
+        yield from super(GroupStorage, self).get(batch_size)  # type: ignore[misc]
+
+    def _get_samples(self, batch_inds: np.ndarray, env_change: np.ndarray, env: Any = None) -> Any:
+        """A fork begins a sequence, but not an episode, before which the policy would clear the memory."""
+        samples = super()._get_samples(batch_inds, env_change, env)  # type: ignore[misc]
+        episode_starts = self.episode_starts[batch_inds] * (1 - self._forks[batch_inds])
+        return samples._replace(episode_starts=self.pad_and_flatten(episode_starts))  # type: ignore[attr-defined]
 
 
 class HybridRolloutBuffer(GroupStorage, RolloutBuffer):
     __doc__ = GroupStorage.__doc__
 
 
-class HybridDictRolloutBuffer(GroupStorage, DictRolloutBuffer):  # type: ignore[misc]
+class HybridDictRolloutBuffer(GroupStorage, DictRolloutBuffer):
     __doc__ = GroupStorage.__doc__
 
 
-def _each(function: Any, *batches: Any) -> Any:
-    """Apply a function to arrays, or key by key to dicts of arrays."""
-    if isinstance(batches[0], dict):
-        return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
-    return function(*batches)
+class MaskableHybridRolloutBuffer(GroupStorage, MaskableRolloutBuffer):
+    __doc__ = GroupStorage.__doc__
+
+
+class MaskableHybridDictRolloutBuffer(GroupStorage, MaskableDictRolloutBuffer):
+    __doc__ = GroupStorage.__doc__
+
+
+class RecurrentHybridRolloutBuffer(_MemoryStorage, RecurrentRolloutBuffer):  # type: ignore[misc]
+    __doc__ = GroupStorage.__doc__
+
+
+class RecurrentHybridDictRolloutBuffer(_MemoryStorage, RecurrentDictRolloutBuffer):  # type: ignore[misc]
+    __doc__ = GroupStorage.__doc__
+
+
+def _rows(part: Any, rows: slice) -> Any:
+    """Rows of a tensor, or of each tensor of a dict."""
+    return {key: value[rows] for key, value in part.items()} if isinstance(part, dict) else part[rows]

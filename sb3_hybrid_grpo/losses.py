@@ -1,101 +1,105 @@
 """
-Losses of Proximal Policy Optimization (PPO, https://arxiv.org/abs/1707.06347): pure torch, no state.
+Loss of Proximal Policy Optimization (PPO, https://arxiv.org/abs/1707.06347): pure torch, no state.
 
 The operations and their order are those of Stable-Baselines3's PPO, so that the results are the same to the last bit.
-Weights are for actions drawn from another distribution μ than the policy π that collected them: ``w = π(a) / μ(a)``, so that
-``E_μ[w x] = E_π[x]``.
 """
+
+from typing import NamedTuple
 
 import torch as th
 from torch.nn import functional as F
 
 
-def clipped_surrogate(
-    advantages: th.Tensor, ratio: th.Tensor, clip_range: float, weights: th.Tensor | None = None
-) -> th.Tensor:
+class Coefficients(NamedTuple):
     """
-    Policy loss: ``-mean(w * min(A * ratio, A * clip(ratio, 1 - clip_range, 1 + clip_range)))``.
+    Coefficients of the loss as scalar tensors, so that a schedule changes no function.
 
-    :param advantages: A, shape (batch,)
-    :param ratio: new over old probability of each action, shape (batch,), positive
-    :param clip_range: how far the ratio may go from 1 before its gradient is dropped, greater than 0
-    :param weights: w, shape (batch,), not negative; None if all are 1
-    :return: the loss, a scalar
+    :param smallest_ratio: 1 - clip_range
+    :param largest_ratio: 1 + clip_range
+    :param clip_range: How far the ratio may go from 1 before its gradient is dropped
+    :param clip_range_vf: How far a value may go from the old one before its gradient is dropped, in units of discounted reward
+    :param ent_coef: Entropy coefficient
+    :param vf_coef: Value function coefficient
     """
-    policy_loss_1 = advantages * ratio
-    policy_loss_2 = advantages * th.clamp(ratio, 1 - clip_range, 1 + clip_range)
-    smaller = th.min(policy_loss_1, policy_loss_2)
-    return -(smaller if weights is None else weights * smaller).mean()
+
+    smallest_ratio: th.Tensor
+    largest_ratio: th.Tensor
+    clip_range: th.Tensor
+    clip_range_vf: th.Tensor
+    ent_coef: th.Tensor
+    vf_coef: th.Tensor
+
+    @classmethod
+    def of(cls, clip_range: float, clip_range_vf: float, ent_coef: float, vf_coef: float) -> "Coefficients":
+        """
+        Make them of numbers.
+
+        :param clip_range: As above, like the others
+        :param clip_range_vf: Any number where values are not clipped
+        :param ent_coef: As above
+        :param vf_coef: As above
+        :return: The coefficients
+        """
+        numbers = (1 - clip_range, 1 + clip_range, clip_range, clip_range_vf, ent_coef, vf_coef)
+        return cls(*(th.tensor(number, dtype=th.float32) for number in numbers))
 
 
-def value_loss(
-    values: th.Tensor,
+class Statistics(NamedTuple):
+    """Scalars that SB3's PPO logs of a minibatch. As one tensor: :func:`ppo_loss` gives them stacked, in this order."""
+
+    policy_gradient_loss: th.Tensor
+    clip_fraction: th.Tensor
+    value_loss: th.Tensor
+    entropy_loss: th.Tensor
+    approx_kl: th.Tensor
+    loss: th.Tensor
+
+
+def ppo_loss(
+    evaluated: tuple[th.Tensor, th.Tensor, th.Tensor | None],
     old_values: th.Tensor,
+    old_log_prob: th.Tensor,
+    advantages: th.Tensor,
     returns: th.Tensor,
-    clip_range_vf: float | None,
-    weights: th.Tensor | None = None,
-) -> th.Tensor:
+    coefficients: Coefficients,
+    clips_values: bool,
+    normalize_advantage: bool,
+) -> tuple[th.Tensor, th.Tensor]:
+    r"""
+    PPO's loss of a minibatch of B samples.
+
+    .. math::
+        L = -mean(\min(A \rho, A\, clip(\rho, 1 - \epsilon, 1 + \epsilon))) - c_e\, mean(H) + c_v\, mean((R - V)^2),
+        \qquad \rho = \exp(\log\pi - \log\pi_{old})
+
+    :param evaluated: What ``policy.evaluate_actions`` gave: values ``(B, 1)``, log-probabilities ``(B,)`` and entropies
+        ``(B,)`` in nats, None where they have no closed form; then minus the log-probabilities stand for them
+    :param old_values: Values when the rollout was collected, ``(B,)``
+    :param old_log_prob: Log-probabilities then, ``(B,)``
+    :param advantages: A, ``(B,)``
+    :param returns: R, the critic's targets, ``(B,)``
+    :param coefficients: ε and the coefficients
+    :param clips_values: Whether V is kept within ``clip_range_vf`` of the old values
+    :param normalize_advantage: Whether A gets mean 0 and standard deviation 1; a single one is left as it is
+    :return: The loss, and the :class:`Statistics`, stacked
     """
-    Critic loss: mean squared error against the returns, ``mean(w * (R - V)^2)``.
-
-    :param values: the critic's values now, shape (batch,)
-    :param old_values: its values when the rollout was collected, shape (batch,)
-    :param returns: targets, shape (batch,), in units of discounted reward
-    :param clip_range_vf: how far values may go from the old ones before their gradient is dropped, in the same
-        units, greater than 0; None for no limit
-    :param weights: w, shape (batch,), not negative; None if all are 1
-    :return: the loss, a scalar
-    """
-    if clip_range_vf is not None:
-        values = old_values + th.clamp(values - old_values, -clip_range_vf, clip_range_vf)
-    return F.mse_loss(returns, values) if weights is None else (weights * (returns - values) ** 2).mean()
-
-
-def entropy_loss(entropy: th.Tensor | None, log_prob: th.Tensor) -> th.Tensor:
-    """
-    Minus the mean entropy of the policy.
-
-    :param entropy: entropy in each state, shape (batch,), in nats; None where it has no closed form
-    :param log_prob: log probability of each action, shape (batch,): its minus mean estimates a missing entropy
-    :return: the loss, a scalar
-    """
-    if entropy is None:
-        return -th.mean(-log_prob)
-    return -th.mean(entropy)
-
-
-def approximate_kl(log_ratio: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
-    """
-    KL divergence of the new from the old policy, ``mean(w * ((ratio - 1) - log(ratio)))``.
-
-    Unbiased and never negative: estimator k3 of http://joschu.net/blog/kl-approx.html.
-
-    :param log_ratio: log of new over old probability of each action, shape (batch,)
-    :param weights: w, shape (batch,), not negative; None if all are 1
-    :return: the estimate, a scalar in nats
-    """
-    estimates = (th.exp(log_ratio) - 1) - log_ratio
-    return th.mean(estimates if weights is None else weights * estimates)
-
-
-def clip_fraction(ratio: th.Tensor, clip_range: float) -> th.Tensor:
-    """
-    Share of the batch whose ratio lies outside the clip range.
-
-    :param ratio: new over old probability of each action, shape (batch,)
-    :param clip_range: as in :func:`clipped_surrogate`
-    :return: the share, a scalar in [0, 1]
-    """
-    return th.mean((th.abs(ratio - 1) > clip_range).float())
-
-
-def normalize_advantages(advantages: th.Tensor) -> th.Tensor:
-    """
-    Advantages with mean 0 and standard deviation 1 over the minibatch.
-
-    :param advantages: A, shape (batch,)
-    :return: the same shape; a single advantage is left as it is, for it has no deviation
-    """
-    if len(advantages) > 1:
+    values, log_prob, entropy = evaluated
+    values = values.flatten()
+    if normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-    return advantages
+    ratio = th.exp(log_prob - old_log_prob)
+    clipped = th.clamp(ratio, coefficients.smallest_ratio, coefficients.largest_ratio)
+    policy_loss = -th.min(advantages * ratio, advantages * clipped).mean()
+    if clips_values:
+        limit = coefficients.clip_range_vf
+        values = old_values + th.clamp(values - old_values, -limit, limit)
+    value_loss = F.mse_loss(returns, values)
+    entropy_loss = -th.mean(-log_prob) if entropy is None else -th.mean(entropy)
+    loss = policy_loss + coefficients.ent_coef * entropy_loss + coefficients.vf_coef * value_loss
+    with th.no_grad():
+        log_ratio = log_prob - old_log_prob
+        # estimator k3 of http://joschu.net/blog/kl-approx.html
+        approx_kl = th.mean((th.exp(log_ratio) - 1) - log_ratio)
+        clip_fraction = th.mean((th.abs(ratio - 1) > coefficients.clip_range).float())
+        statistics = Statistics(policy_loss, clip_fraction, value_loss, entropy_loss, approx_kl, loss)
+        return loss, th.stack(statistics)

@@ -1,21 +1,154 @@
-"""What is in a saved model, found out before it is loaded."""
+"""Saved models: written as a whole, checked before they are loaded, those of PPO and of version 0.1 gone on from."""
 
+import inspect
 import json
+import os
+import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
+import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.type_aliases import GymEnv
+
+from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.validation import check_no_longer
+
+SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
+
+_ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
+# What belongs to a process: simulators, and graphs that are recorded anew.
+_NOT_SAVED = ("_groups", "_sampling", "_sampling_reads", "_update")
 
 
-def saved_names(path: str | Path | BufferedIOBase) -> set[str]:
+class ModelFiles(OnPolicyAlgorithm):
+    """Saving and loading of algorithms with groups. A subclass has ``n_samples`` as an argument."""
+
+    _without_groups: ClassVar[type[Any]]
+    """The algorithm that it is without groups."""
+    num_executed_steps: int
+
+    def save(
+        self,
+        path: str | Path | BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model. A file of that name is replaced only when the new one is complete.
+
+        :param path: Path to the file, or an open file
+        :param exclude: Names of attributes to leave out in addition to the default ones
+        :param include: Names of attributes to save although they are left out by default
+        """
+        if isinstance(path, BufferedIOBase):
+            super().save(path, exclude, include)
+            return
+        path = Path(path)
+        path = (path if path.suffix else path.with_name(f"{path.name}.zip")).resolve()  # the target of a link
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            super().save(unfinished, exclude, include)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), *_NOT_SAVED]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Recorded graphs cannot be pickled; a copy records its own."""
+        return {name: value for name, value in vars(self).items() if name not in _NOT_SAVED[1:]}
+
+    @classmethod
+    def load(
+        cls: type[SelfModelFiles],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> SelfModelFiles:
+        """
+        Load a model. All but the check of the file is SB3's.
+
+        :param path: Path to the file, or an open file
+        :param env: The envs to train in; None for prediction alone
+        :param device: Device (cpu, cuda, ...) on which the code should be run
+        :param custom_objects: Objects to use instead of saved ones
+        :param print_system_info: Whether to print the system that the model was saved on
+        :param force_reset: Whether the envs are reset before the next training
+        :param kwargs: Any other replaces an argument of the model
+        :return: The model
+        :raises ValueError: if the file is incomplete, was saved by another algorithm, or by version 0.1 with an argument that
+            is gone
+        """
+        saved = _saved_data(path)
+        if "n_samples" not in saved:
+            other = cls._without_groups.__name__
+            raise ValueError(
+                f"Received {path}, which was not saved by {cls.__name__}. If it was saved by {other}, go on from it with "
+                f"{cls.__name__}.from_ppo(path, env=env); else load it with the algorithm that saved it."
+            )
+        old = "num_simulator_steps" in saved  # version 0.1
+        if old:
+            kwargs = _counted_in_simulator_steps(path, saved, kwargs)
+            custom_objects = {"auto_grouping": None, **(custom_objects or {})}
+        model = super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        if old:
+            vars(model).update(num_executed_steps=saved["num_timesteps"], auto_grouping=AutoGrouping())
+            for name in _ONLY_IN_0_1:
+                vars(model).pop(name, None)
+        return model
+
+    @classmethod
+    def from_ppo(
+        cls: type[SelfModelFiles],
+        path: str | Path | BufferedIOBase,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfModelFiles:
+        """
+        Go on from a model that PPO saved (MaskablePPO, RecurrentPPO for the variants): its policy, its optimizer's state, its
+        arguments and its count of steps.
+
+        :param path: Path to the file, or an open file
+        :param env: The envs to train in, or the id of one; None for prediction alone
+        :param device: Device (cpu, cuda, ...) on which the code should be run
+        :param kwargs: Arguments that differ from PPO's or are not among them, ``n_samples=8`` for example
+        :return: The model; go on with ``model.learn(..., reset_num_timesteps=False)``
+        :raises ValueError: if the file is incomplete or was not saved by PPO, or an argument is unknown
+        """
+        saved, other = _saved_data(path), cls._without_groups.__name__
+        if "n_samples" in saved:
+            raise ValueError(
+                f"Received {path}, which was not saved by {other}: it has groups already. Use {cls.__name__}.load(path)."
+            )
+        if not {"n_epochs", "clip_range", "gae_lambda"} <= saved.keys():
+            raise ValueError(f"Received {path}, which was not saved by {other}. Use the zip file that its model.save() wrote.")
+        unknown = kwargs.keys() - (inspect.signature(cls).parameters.keys() - {"policy", "_init_setup_model"})
+        if unknown:
+            raise ValueError(f"Received {', '.join(sorted(unknown))}, which {cls.__name__} does not have as an argument.")
+        made = None if env is None else maybe_make_env(env, verbose=0)
+        # PPO saves the class of the buffer that it chose for itself
+        model = super().load(path, made, device, **{"rollout_buffer_class": None, **kwargs})
+        model.num_executed_steps = model.num_timesteps
+        return model
+
+
+def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
     """
-    List the attributes that a saved model has.
+    Read the attributes of a saved model; those that are no plain values stay as they were written.
 
-    :param path: The file, or an open one, which is left where it was
-    :return: Their names
     :raises ValueError: if the file holds no model, or one that is incomplete
     """
     file: Any = open_path(path, "r", suffix="zip")
@@ -28,7 +161,8 @@ def saved_names(path: str | Path | BufferedIOBase) -> set[str]:
             broken = archive.testzip()
             if broken is not None:
                 raise zipfile.BadZipFile(f"{broken} is damaged")
-            return set(json.loads(archive.read("data")))
+            data: dict[str, Any] = json.loads(archive.read("data"))
+            return data
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise ValueError(
             f"Received {path}, which holds no complete model ({error}). Give the zip file that model.save() wrote; one that "
@@ -41,33 +175,30 @@ def saved_names(path: str | Path | BufferedIOBase) -> set[str]:
             file.close()
 
 
-def check_is_hybrid(path: str | Path | BufferedIOBase, wanted: str, other: str) -> None:
+def _counted_in_simulator_steps(path: Any, saved: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     """
-    Check that a file was saved by one of this package's algorithms.
+    Say what version 0.1 counted otherwise.
 
     :param path: The file
-    :param wanted: Name of the algorithm that is to load it
-    :param other: Name of the algorithm without groups
-    :raises ValueError: if it was not
+    :param saved: Its data
+    :param kwargs: Arguments that the user replaces
+    :return: All arguments to replace
+    :raises ValueError: if an argument of the model is gone
     """
-    if "n_samples" not in saved_names(path):
+    given = {**saved, **kwargs}
+    check_no_longer({name: given[name] for name in ("branch_horizon", *_ONLY_IN_0_1) if name in given})
+    if not isinstance(given["ent_coef"], int | float):
         raise ValueError(
-            f"Received {path}, which was not saved by {wanted}. If it was saved by {other}, go on from it with "
-            f"{wanted}.from_ppo(path, env=env); else load it with the algorithm that saved it."
+            f"Received {path}, saved by version 0.1 with an ent_coef that is learned or scheduled, which it has no longer. "
+            "Load it with version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
         )
-
-
-def check_is_ppo(path: str | Path | BufferedIOBase, wanted: str, other: str) -> None:
-    """
-    Check that a file was saved by PPO, or by the variant of it that belongs to an algorithm.
-
-    :param path: The file
-    :param wanted: Name of the algorithm that is to go on from it
-    :param other: Name of the algorithm that should have saved it
-    :raises ValueError: if it was not
-    """
-    names = saved_names(path)
-    if "n_samples" in names:
-        raise ValueError(f"Received {path}, which was not saved by {other}: it has groups already. Use {wanted}.load(path).")
-    if not {"n_epochs", "clip_range", "gae_lambda"} <= names:
-        raise ValueError(f"Received {path}, which was not saved by {other}. Use the zip file that its model.save() wrote.")
+    n_steps, n_samples = saved["n_steps"], saved["n_samples"]
+    replaced = {"num_timesteps": saved["num_simulator_steps"], "n_steps": n_steps * n_samples, **kwargs}
+    warnings.warn(
+        f"{path} was saved by version 0.1, which counted steps of the executed member alone. Now every step of the simulator "
+        f"counts: num_timesteps is {replaced['num_timesteps']} instead of {saved['num_timesteps']}, and n_steps "
+        f"{replaced['n_steps']} instead of {n_steps}, so that an update keeps its size. Give learn() {n_samples} times the "
+        "total_timesteps for as many executed steps as before.",
+        stacklevel=3,
+    )
+    return replaced

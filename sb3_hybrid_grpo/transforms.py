@@ -106,7 +106,7 @@ class Normalize:
 
     rewards: Moments = field(default_factory=Moments)
 
-    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, forks: bool) -> None:
+    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
         """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
         self.rewards.include(rewards_TEN.astype(np.float64))
 
@@ -127,26 +127,22 @@ class Scale:
     by what it has at that step, this transform divides all rewards of a rollout by what it has at the end.
 
     :param returns: statistics of G; like VecNormalize's, they begin with the weight of 1e-4 numbers of variance 1
-    :param returns_EN: G of each member now; all begin at 0 where the number of envs or members has changed
-    :param aside_EM: G of free siblings that were put aside for rollouts in which siblings fork; None in other rollouts
+    :param returns_EN: G of each member now
     """
 
     returns: Moments = field(default_factory=lambda: Moments(count=1e-4))
     returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
-    aside_EM: npt.NDArray[np.float64] | None = None
 
-    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, forks: bool) -> None:
+    def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
         """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
-        returns_TEN = np.empty(rewards_TEN.shape)
-        returns_EN = self.returns_EN if self.returns_EN.shape == returns_TEN.shape[1:] else np.zeros(returns_TEN.shape[1:])
-        if forks and self.aside_EM is None:
-            self.aside_EM = returns_EN[:, 1:]
-        elif not forks and self.aside_EM is not None:  # siblings go on where they were; those that do not, start
-            if self.aside_EM.shape == returns_EN[:, 1:].shape:
-                returns_EN = np.concatenate([returns_EN[:, :1], self.aside_EM], axis=1)
-            self.aside_EM = None
+        n_steps, n_envs, n_members = rewards_TEN.shape
+        returns_TEN = np.empty((n_steps, n_envs, n_members))
+        returns_EN = self.returns_EN
+        if returns_EN.shape != (n_envs, n_members):  # other siblings, which fork from member 0, or other envs
+            of_member_0 = returns_EN[:, :1] if len(returns_EN) == n_envs else np.zeros((n_envs, 1))
+            returns_EN = np.repeat(of_member_0, n_members, axis=1)
         for t, starts_EN in enumerate(starts_TEN):
-            origin_E1 = np.where(starts_EN[:, :1], 0.0, returns_EN[:, :1]) if forks else 0.0
+            origin_E1 = np.where(starts_EN[:, :1], 0.0, returns_EN[:, :1])
             returns_EN = gamma * np.where(starts_EN, origin_E1, returns_EN) + rewards_TEN[t]
             returns_TEN[t] = returns_EN
         self.returns_EN = returns_EN
@@ -227,7 +223,7 @@ def resolve_transform(
     ones_TEN = np.ones((2, 1, n_samples), dtype=np.float32)
     for name, function in zip(names, functions, strict=True):
         if isinstance(function, _TRIED):
-            apply_transform(Transform((name,), (function,)), ones_TEN, ones_TEN > 0, gamma=1.0, forks=False, learn=False)
+            apply_transform(Transform((name,), (function,)), ones_TEN, ones_TEN > 0, gamma=1.0, learn=False)
     return Transform(names, tuple(functions))
 
 
@@ -236,7 +232,6 @@ def apply_transform(
     rewards_TEN: FloatArray,
     starts_TEN: BoolArray,
     gamma: float,
-    forks: bool,
     learn: bool = True,
 ) -> FloatArray:
     """
@@ -246,7 +241,6 @@ def apply_transform(
     :param rewards_TEN: raw rewards, shape (T, E, N); never written to
     :param starts_TEN: the member's trace starts with this step: a new episode or, for siblings, a fork
     :param gamma: discount factor
-    :param forks: siblings start as copies of member 0; False for members that never meet
     :param learn: these are all the rewards of a rollout, to be included in the statistics of f before it is applied;
         once a rollout, in order. False: the statistics are used as they are
     :return: transformed rewards, same shape and dtype
@@ -264,7 +258,7 @@ def apply_transform(
         # A copy, because f may work in place. Numpy's warnings are silenced: what they warn of is an error below
         with np.errstate(all="ignore"):
             if learn and isinstance(function, Part):
-                function.learn(rewards_TEN, starts_TEN, gamma, forks)
+                function.learn(rewards_TEN, starts_TEN, gamma)
             transformed_TEN = np.asarray(function(rewards_TEN.copy())).astype(rewards_TEN.dtype, copy=False)
         label = name if n_functions == 1 else f"{name} (number {number} of {n_functions})"
         _check_result(label, rewards_TEN, transformed_TEN)

@@ -14,8 +14,7 @@ class SiblingSteps(NamedTuple):
     rewards: list[float]
     terminated: list[bool]
     truncated: list[bool]
-    resets: dict[int, Any]
-    """Observations after a reset, of the siblings that reset by themselves."""
+    infos: list[dict[str, Any]]
 
 
 class SiblingFailure(NamedTuple):

@@ -19,30 +19,15 @@ def is_truncated(info: dict[str, Any]) -> bool:
     return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
 
 
-def last_rows(infos: list[dict[str, Any]], wanted_E: np.ndarray) -> list[Observations]:
+def row_of(observations: Observations, row: int) -> Any:
     """
-    Find where episodes ended.
+    Take one observation out of a batch.
 
-    :param infos: The infos of all envs
-    :param wanted_E: Of which envs
-    :return: The last observations of their episodes, as a batch in a list, which is empty if there are none
+    :param observations: The batch
+    :param row: Its place
+    :return: A copy of the observation
     """
-    rows = [info["terminal_observation"] for info, wanted in zip(infos, wanted_E, strict=True) if wanted]
-    if not rows:
-        return []
-    return [{key: np.stack([row[key] for row in rows]) for key in rows[0]} if isinstance(rows[0], dict) else np.stack(rows)]
-
-
-def joined(batches: list[Observations]) -> Observations:
-    """
-    Put batches one after another.
-
-    :param batches: The batches
-    :return: One batch; None without any
-    """
-    if len(batches) < 2:
-        return batches[0] if batches else None
-    return each(lambda *parts: np.concatenate(parts), *batches)
+    return each(lambda values: values[row].copy(), observations)
 
 
 def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, step: int) -> None:

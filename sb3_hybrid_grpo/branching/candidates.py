@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_hybrid_grpo.branching.batches import each, joined
+from sb3_hybrid_grpo.branching.batches import each
 from sb3_hybrid_grpo.branching.fanout import Observations
 from sb3_hybrid_grpo.branching.groups import Groups
 from sb3_hybrid_grpo.branching.steps import GroupStep, MemberZero
@@ -31,39 +31,45 @@ class Candidates(Groups):
 
     def __init__(self, env: VecEnv, n_samples: int, choose: Chooser) -> None:
         super().__init__(env, n_samples + 1, branch_horizon=1)
+        self.n_samples = n_samples
         self._choose = choose
 
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
-        tried = self._step_siblings(actions_NE.copy(), last_step_E=np.ones(n_envs, bool))  # an env may change them in place
+        every_env = np.ones(n_envs, dtype=bool)
+        tried = self._step_siblings(actions_NE.copy(), every_env)  # an env may change them in place
         previewed, rewards = tried.observations, tried.rewards
         for stage in self._stages:
             previewed, rewards = stage.preview(previewed), stage.rewards(rewards)
-        terminated_NE = np.array([one.terminated for one in tried.steps]).T
-        chosen_E = self._choose(previewed, rewards.reshape(self._shape), terminated_NE)
+        chosen_E = self._choose(previewed, rewards.reshape(self._shape), tried.terminated_ME)
         envs = np.arange(n_envs)
         zero = self._step_member_0(actions_NE[chosen_E, envs])
-        rewards_NE, terminated_NE, cut_NE, *_ = self._settle(tried, np.ones(n_envs, bool))
-        branches = each(lambda rows: rows.reshape(n_samples, n_envs, *rows.shape[1:]), self._observations_ME)
-        self._compare(zero, each(lambda rows: rows[chosen_E, envs], branches), rewards_NE[chosen_E, envs])
+        rewards_NE = self._settle(tried, every_env)
+        self._compare(
+            zero, each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME), rewards_NE[chosen_E, envs]
+        )
 
-        ended_NE = terminated_NE | np.array([one.truncated for one in tried.steps]).T
-        ends = int(ended_NE.sum() - ended_NE[chosen_E, envs].sum())  # siblings' alone
         others = np.array([[n for n in range(n_samples) if n != chosen] for chosen in chosen_E], dtype=int).T
         order_NE = np.concatenate([chosen_E[None], others.reshape(n_samples - 1, n_envs)])
-        rewards_NE, terminated_NE, cut_NE = (array[order_NE, envs] for array in (rewards_NE, terminated_NE, cut_NE))
-        rewards_NE[0], terminated_NE[0], cut_NE[0] = zero.rewards, zero.terminated_E, zero.dones
-        going_on = ~terminated_NE[1:]
-        rows = [each(lambda theirs: theirs[order_NE[1:], envs][going_on], branches)] if going_on.any() else []
+        terminated_NE, dones_NE = tried.terminated_ME[order_NE, envs], tried.ended_ME[order_NE, envs]
+        terminated_NE[0], dones_NE[0] = zero.terminated_E, zero.dones
+        new_obs = self._replaced(tried.ended_ME, zero.new_obs)
+        rows = (order_NE[1:] * n_envs + envs).reshape(-1)
+        infos = [
+            zero.infos,
+            *([tried.infos[m][e] | {"group_member": n} for e, m in enumerate(its)] for n, its in enumerate(order_NE) if n),
+        ]
+        cut_NE = np.concatenate([zero.dones[None], np.ones((n_samples - 1, n_envs), dtype=bool)])
         return GroupStep(
-            *(zero.observations, zero.rewards, zero.dones, zero.infos, rewards_NE, terminated_NE, cut_NE),
-            *(joined(zero.reached + rows), ends, order_NE),
+            each(lambda own, theirs: np.concatenate([own, theirs[rows]]), zero.new_obs, new_obs),
+            [zero.rewards, *rewards_NE[order_NE, envs][1:]],
+            *(dones_NE, infos, terminated_NE, cut_NE, order_NE),
         )
 
     def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
         """Refuse to go on where the executed action did not lead to what its branch led to."""
-        executed: Any = each(lambda rows: rows.copy(), zero.observations)
+        executed: Any = each(lambda rows: rows.copy(), zero.new_obs)
         for e in np.flatnonzero(zero.dones):  # those show the next episode already
             last = zero.infos[e]["terminal_observation"]
             for key in executed if isinstance(executed, dict) else [None]:

@@ -34,8 +34,8 @@ class Fanout:
         self.base: VecEnv = base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            names = ("step_siblings", "reset_siblings", "mask_siblings", "check_siblings", "exchange_siblings")
-            self._methods = {name: self.base.get_attr(name) for name in (*names, "drop_aside", "saw_noise")}
+            names = ("step_siblings", "mask_siblings", "check_siblings", "saw_noise")
+            self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
                 raise ValueError(
@@ -69,21 +69,19 @@ class Fanout:
             return [layers_above(one) for one in self.base.envs]
         return self.base.env_method("wrappers_above")
 
-    def check(self, resets: bool) -> None:
+    def check(self) -> None:
         """
         Show that siblings are exact, by the next engine where the first one's are not.
 
-        :param resets: Whether siblings will reset by themselves
         :raises BranchingError: if there is no engine whose siblings are
         """
-        self._call("check_siblings", [(resets,)] * self.base.num_envs)
+        self._call("check_siblings", [()] * self.base.num_envs)
 
     def step(
         self,
         actions: np.ndarray,
         forks: np.ndarray,
         keep: np.ndarray,
-        reset_ended: bool,
         then: Then = None,
     ) -> list[SiblingSteps]:
         """
@@ -92,28 +90,14 @@ class Fanout:
         :param actions: ``(M, E, ...)``
         :param forks: Which siblings start from their env's current state, ``(M, E)``
         :param keep: In which envs the siblings go on after this step, ``(E,)``
-        :param reset_ended: Whether a sibling whose episode ends resets by itself
         :param then: Called before processes are waited for: sends them what they are to do next
         :return: What each env's siblings saw
         :raises BranchingError: if a sibling's step fails
         """
         # lists, which cost less than arrays to look at and to send
         forks_of, keeps = forks.T.tolist(), keep.tolist()
-        arguments = [(actions[:, e], forks_of[e], keeps[e], reset_ended) for e in range(self.base.num_envs)]
+        arguments = [(actions[:, e], forks_of[e], keeps[e]) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
-
-    def reset(self, seeds: list[list[int | None]], right_after_env: bool = False) -> list[list[Any]]:
-        """
-        Start an episode of its own in every sibling.
-
-        :param seeds: The seeds of each env's siblings; None: go on with the sibling's own random numbers
-        :param right_after_env: Whether the envs have just been reset: then with their options too, and with seeds ``m * E``
-            after theirs if they had some
-        :return: The first observations of each env's siblings
-        :raises BranchingError: if a sibling's reset fails
-        """
-        follow = self.base.num_envs if right_after_env else 0
-        return self._call("reset_siblings", [(one, follow) for one in seeds])
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
         """
@@ -124,14 +108,6 @@ class Fanout:
         :raises BranchingError: if an env fails to say so in a sibling's state
         """
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
-
-    def exchange(self) -> None:
-        """Put all siblings aside, and take those that were aside in their place."""
-        self._call("exchange_siblings", [()] * self.base.num_envs)
-
-    def drop_aside(self) -> None:
-        """Forget the siblings that were put aside."""
-        self._call("drop_aside", [()] * self.base.num_envs)
 
     def saw_noise(self) -> bool:
         """

@@ -92,7 +92,7 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
             layer = layer.env
         branching = layer if isinstance(layer, BranchingWrapper) else BranchingWrapper(layer)
         branching.reset(seed=0)
-        failure = branching.check_siblings(resets=branch_horizon > 1)
+        failure = branching.check_siblings()
         if failure is not None:
             raise BranchingError(failure.error)
     except BranchingError as error:

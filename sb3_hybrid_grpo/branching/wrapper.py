@@ -13,7 +13,6 @@ from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
 from sb3_hybrid_grpo.branching.choice import Choice
 from sb3_hybrid_grpo.branching.copies import EnvCopy
 from sb3_hybrid_grpo.branching.forks import ForkedEnv, ForkEngine
-from sb3_hybrid_grpo.branching.mujoco_state import refuse_changes
 from sb3_hybrid_grpo.branching.noise import NoiseWatch
 from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
 from sb3_hybrid_grpo.branching.recorders import is_recorder, shortcuts_of
@@ -50,8 +49,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         # a sibling is in one of the two: as an env of its own, or as a state of this env
         self.__beside: dict[int, EnvCopy | ForkedEnv] = {}
         self.__snapshots: dict[int, Snapshot] = {}
-        self.__aside: tuple[dict[int, EnvCopy | ForkedEnv], dict[int, Snapshot]] = {}, {}
-        self.__reset_with: dict[str, Any] = {}
         self.__take_engine(self.__choice.engine)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -91,16 +88,15 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         self.__forks = isinstance(engine, ForkEngine)
         self.__copyable: bool | None = None  # until it is tried
 
-    def check_siblings(self, resets: bool) -> SiblingFailure | None:
+    def check_siblings(self) -> SiblingFailure | None:
         """
         Show that siblings of this very env are exact, before there are any: by the next engine, if the first one's are not.
 
-        :param resets: Whether siblings will reset by themselves
         :return: A failure if there is no such engine
         """
         self.__take(shortcut=True)
         try:
-            self.__choice.check(resets)
+            self.__choice.check(resets=False)
         except Exception as error:
             return SiblingFailure.of(0, error)
         finally:
@@ -137,12 +133,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__noise.before_reset()
-        self.__reset_with = copy.deepcopy(kwargs)  # which the env may change
         return self.env.reset(**kwargs)
 
     def close(self) -> None:
         self.__beside, self.__snapshots = {}, {}
-        self.drop_aside()
         super().close()
 
     def wrappers_above(self) -> list[str]:
@@ -159,20 +153,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             above += [one for one in wrappers if vars(one).get("env") is layer and all(one is not known for known in above)]
         return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
 
-    def step_siblings(
-        self, actions: np.ndarray, forks: Collection[bool], keep: bool, reset_ended: bool = False
-    ) -> SiblingSteps | SiblingFailure:
+    def step_siblings(self, actions: np.ndarray, forks: Collection[bool], keep: bool) -> SiblingSteps | SiblingFailure:
         """
         Step every sibling once, and leave the env as it was.
 
         :param actions: One action for each of the M siblings, ``(M, ...)``
         :param forks: Whether each sibling starts from the env's current state, M of them; the others go on from their own
         :param keep: Whether the siblings go on after this step (False saves the saving)
-        :param reset_ended: Whether a sibling whose episode ends resets by itself
         :return: What the siblings saw, or which of them failed
         """
-        steps = SiblingSteps([], [], [], [], {})
-        observations, rewards, all_terminated, all_truncated, resets = steps
+        steps = SiblingSteps([], [], [], [], [])
+        observations, rewards, all_terminated, all_truncated, infos = steps
         env: Any
         member = 0
         try:
@@ -190,51 +181,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
                         is_there = None
                     else:
                         env = beside[member].env
-                    observation, reward, terminated, truncated, _ = env.step(action)
+                    observation, reward, terminated, truncated, info = env.step(action)
                     observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
                     rewards.append(float(reward))
                     all_terminated.append(bool(terminated))
                     all_truncated.append(bool(truncated))
-                    if reset_ended and (terminated or truncated):
-                        resets[member] = _copied(env.reset()[0])
+                    infos.append(copy.deepcopy(info) if in_place[member] else info)
                     if keep and in_place[member]:
                         self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return steps
-
-    def reset_siblings(self, seeds: list[int | None], follow: int = 0) -> list[Any] | SiblingFailure:
-        """
-        Start an episode of its own in every sibling.
-
-        :param seeds: One seed a sibling; None: go on with the sibling's own random numbers
-        :param follow: Other than 0 right after a reset of the env: siblings are reset with its options, and, if it had a seed,
-            with that many more from one to the next
-        :return: The siblings' first observations, or which of them failed
-        """
-        observations, options = [], {}
-        member = 0
-        if follow:
-            options = {name: value for name, value in self.__reset_with.items() if name != "seed"}
-            if (own := self.__reset_with.get("seed")) is not None:
-                seeds = [own + follow * (member + 1) for member in range(len(seeds))]
-        try:
-            self.__copy_for([m for m, seed in enumerate(seeds) if seed is not None])
-            model = self.__engine.shared_contents()
-            with self.standing_still(as_start=True) as origin:
-                for member, seed in enumerate(seeds):
-                    if member in self.__beside:
-                        observations.append(_copied(self.__beside[member].env.reset(seed=seed, **copy.deepcopy(options))[0]))
-                        refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
-                        continue
-                    start = self.__snapshots[member] if seed is None else origin
-                    self.__engine.restore(start)
-                    observations.append(_copied(self.env.reset(seed=seed, **copy.deepcopy(options))[0]))
-                    refuse_changes(self.env, model, self.__engine.shared_contents(), "reset")
-                    self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
-        except Exception as error:
-            return SiblingFailure.of(member + 1, error)
-        return observations
 
     def mask_siblings(self, wanted: list[int]) -> list[np.ndarray] | SiblingFailure:
         """
@@ -255,14 +212,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
         except Exception as error:
             return SiblingFailure.of(member + 1, error)
         return masks
-
-    def exchange_siblings(self) -> None:
-        """Put the siblings aside, and take those that were aside in their place."""
-        (self.__beside, self.__snapshots), self.__aside = self.__aside, (self.__beside, self.__snapshots)
-
-    def drop_aside(self) -> None:
-        """Forget the siblings that were put aside."""
-        self.__aside = {}, {}
 
     def __copy_for(self, members: list[int]) -> None:
         """Make a copy of the env for siblings that start from here, if copies of this env are exact."""

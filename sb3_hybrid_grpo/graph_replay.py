@@ -1,0 +1,138 @@
+"""
+Functions of tensors that are called again and again, replayed kernel by kernel, without Python and autograd in between.
+
+Networks of the usual size for control take less time to compute than Python takes to walk through them. A replay runs the same
+kernels in the same order: its results are those of the function, to the last bit.
+"""
+
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from sb3_contrib.common.maskable import policies as maskable
+from stable_baselines3.common import distributions, policies, torch_layers
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+# To record costs about as much time as this many replays save.
+CALLS_BEFORE_RECORDING = 300
+
+# Only modules that compute the same at every call: no randomness, no state, no decision by the numbers. Not their subclasses.
+# No convolutions: they take longer than Python does.
+_MODULES = {
+    *(policies.ActorCriticPolicy, policies.MultiInputActorCriticPolicy),
+    *(maskable.MaskableActorCriticPolicy, maskable.MaskableMultiInputActorCriticPolicy),
+    *(torch_layers.FlattenExtractor, torch_layers.CombinedExtractor, torch_layers.MlpExtractor),
+    *(nn.Sequential, nn.ModuleDict, nn.Linear, nn.Flatten, nn.Identity),
+    *(nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
+}
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Torch traces by changes to itself, which another thread's tracing would undo: Optuna's jobs are threads."""
+
+_OF_TENSORS = [name for name in dir(th.Tensor) if name.endswith("_hooks")]
+
+Outputs = tuple[th.Tensor, ...]
+_Kind = tuple[tuple[th.Size, th.dtype], ...]
+
+
+class GraphReplay:
+    """
+    A function of tensors that is recorded once it was called often with arguments of the same shapes and types, and replayed
+    from then on.
+
+    :param function: The function. It may draw random numbers and call autograd. What it reads besides its arguments must stay
+        the same; parameters of modules may change in place
+    """
+
+    def __init__(self, function: Callable[..., Outputs]) -> None:
+        self._function = function
+        self._calls: Counter[_Kind] = Counter()
+        self._recordings: dict[_Kind, Callable[..., Outputs]] = {}
+
+    def __call__(self, *tensors: th.Tensor) -> Outputs:
+        """
+        :param tensors: The function's arguments
+        :return: Its results
+        """
+        kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
+        if kind in self._recordings:
+            return self._replay(kind, tensors)
+        self._calls[kind] += 1
+        if self._calls[kind] != CALLS_BEFORE_RECORDING:
+            return self._function(*tensors)
+        random_state = th.get_rng_state()
+        outputs = self._function(*tensors)
+        with th.random.fork_rng(devices=[]):
+            try:
+                self._recordings[kind] = _recorded(self._function, tensors)
+                th.set_rng_state(random_state)
+                if not all(map(th.equal, outputs, self._replay(kind, tensors))):
+                    raise RuntimeError("a replay gives other numbers")
+            except Exception as error:  # torch raises all kinds
+                self._recordings.pop(kind, None)
+                warnings.warn(f"The policy's graph cannot be replayed, and training stays slower: {error}", stacklevel=2)
+        return outputs
+
+    def _replay(self, kind: _Kind, tensors: Outputs) -> Outputs:
+        # TorchScript's optimiser would take time to fuse kernels, and round otherwise
+        with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            return self._recordings[kind](*tensors)
+
+
+def _recorded(function: Callable[..., Outputs], tensors: Outputs) -> Callable[..., Outputs]:
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is to go; nothing else is as fast without a compiler
+        # distributions look at the numbers of their arguments; True is torch's default
+        th.distributions.Distribution.set_default_validate_args(False)
+        try:
+            module = make_fx(function)(*tensors)
+        finally:
+            th.distributions.Distribution.set_default_validate_args(True)
+        # parameters become arguments: a traced function is freed with its last user, a traced module never is
+        first, *_ = module.graph.nodes
+        constants = [node for node in module.graph.nodes if node.op == "get_attr"]
+        for node in constants:
+            with module.graph.inserting_before(first):
+                node.replace_all_uses_with(module.graph.placeholder(str(node.target)))
+        parameters = tuple(getattr(module, str(node.target)) for node in constants)
+        for node in constants:
+            module.graph.erase_node(node)
+        module.recompile()
+        with th.no_grad():
+            trace: Any = th.jit.trace
+            traced = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
+    return lambda *args: traced(*parameters, *args)
+
+
+def can_be_replayed(policy: nn.Module, observation_space: spaces.Space[Any]) -> bool:
+    """
+    :param policy: A policy
+    :param observation_space: Its observation space
+    :return: Whether it is known to compute the same at every call
+    """
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    if not all(isinstance(part, spaces.Box) for part in parts):  # to encode others, torch looks at the numbers
+        return False
+    if isinstance(getattr(policy, "action_dist", None), distributions.StateDependentNoiseDistribution):
+        return False
+    modules, parameters = list(policy.modules()), list(policy.parameters())
+    known = all(type(module) in _MODULES for module in modules) and all(one.device.type == "cpu" for one in parameters)
+    return known and not has_hooks([*modules, *parameters])
+
+
+def has_hooks(objects: Iterable[Any]) -> bool:
+    """
+    :param objects: Modules, parameters, optimizers
+    :return: Whether a user has registered a hook on one of them
+    """
+    return any(
+        getattr(one, name)
+        for one in objects
+        for name in (*(_OF_TENSORS if isinstance(one, th.Tensor) else ()), *vars(one))
+        if name.endswith("_hooks")
+    )

@@ -1,0 +1,353 @@
+"""Rollouts in groups: what HybridGRPO and its variants add to PPO."""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_hybrid_grpo import validation
+from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
+from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
+from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
+from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
+from sb3_hybrid_grpo.model_files import ModelFiles
+from sb3_hybrid_grpo.selection import ActionSelection, select_actions
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
+from sb3_hybrid_grpo.update import ReplayedUpdate
+
+Init = TypeVar("Init", bound=Callable[..., None])
+Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
+SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
+
+
+class GroupRollouts(ModelFiles):
+    """
+    Adds groups to PPO, MaskablePPO or RecurrentPPO, before which it is mixed in.
+
+    :param args: The arguments of that algorithm, in its order
+    :param n_samples: N, the number of members of a group. 1: that algorithm, to the last parameter
+    :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
+        "episode", at the latter only; "auto", grouped rollouts with K = 64 while groups pay, and single ones while they do not
+    :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (the paper's: the mean
+        over branches of their K-step advantage), "paper_per_sample" (each branch's own) or "grpo" (rewards standardised within
+        the group, no critic)
+    :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
+    :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", "clip", "symlog", "normalize",
+        "scale", "group", a function from an array of rewards to one of the same shape, or a list of these
+    :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
+        largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
+    :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
+    :param branching_check: Whether to show before the training that siblings of this very env are exact
+    :param kwargs: As ``args``
+    :raises ValueError: if an argument is not one of these
+    :raises BranchingError: if the env cannot be branched
+    """
+
+    _buffer_classes: ClassVar[tuple[type[Any], type[Any]]] = (HybridRolloutBuffer, HybridDictRolloutBuffer)
+    """For arrays, and for dicts."""
+    _sampling: GraphReplay | None = None
+    _sampling_reads: tuple[Any, ...] | None = None
+    _update: ReplayedUpdate | None = None
+    policy: Any
+    rollout_buffer: Any
+    n_steps: int
+
+    def __init__(
+        self,
+        *args: Any,
+        n_samples: int = 4,
+        branch_horizon: BranchHorizon = "auto",
+        advantage_estimator: AdvantageEstimator = "hybrid",
+        group_baseline: float | Literal["auto"] = "auto",
+        reward_transform: RewardTransform | None = None,
+        action_selection: ActionSelection = "on_policy",
+        selection_temperature: float = 1.0,
+        branching_check: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        validation.check_no_longer(kwargs)
+        self.n_samples, self.branch_horizon = n_samples, branch_horizon
+        self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
+        self.reward_transform = reward_transform
+        self.action_selection, self.selection_temperature = action_selection, selection_temperature
+        self.branching_check = branching_check
+        self.num_executed_steps = 0
+        """Steps of member 0 in all envs; ``num_timesteps`` counts those of all members."""
+        self.auto_grouping = AutoGrouping()
+        self.reward_statistics: dict[str, Part] = {}
+        self._groups: Groups | None = None
+        super().__init__(*args, **kwargs)
+
+    def _setup_model(self) -> None:
+        validation.check_arguments(self)
+        self._choose_buffer_class()
+        super()._setup_model()
+        self.rollout_buffer = self._make_buffer()
+        transform = resolve_transform(self.reward_transform, self.n_samples, self.reward_statistics)
+        self.reward_statistics = {} if transform is None else transform.statistics
+        self.rollout_buffer.estimation = Estimation(self.advantage_estimator, self.group_baseline, transform)
+        if self.env is not None:
+            self._groups = self._make_groups(self.env)
+
+    def _choose_buffer_class(self) -> None:
+        automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
+        self.rollout_buffer_class = self.rollout_buffer_class or automatic
+        if not issubclass(self.rollout_buffer_class, automatic):
+            raise ValueError(
+                f"Received rollout_buffer_class={self.rollout_buffer_class.__name__}, which has no place for the members of a "
+                f"group. Use None, or a subclass of {automatic.__module__}.{automatic.__name__}."
+            )
+
+    def _make_buffer(self) -> Any:
+        """The buffer that the algorithm without groups has made, or one in its place."""
+        return self.rollout_buffer
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        before = self.env
+        super().set_env(env, force_reset)
+        self._groups = None  # where no siblings can live in the new env, the old one's are not stepped in it
+        self._groups = self._make_groups(self.env)
+        if before is not None and self.env is not before:
+            self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
+
+    def _make_groups(self, env: Any) -> Groups:
+        if self.action_selection == "on_policy":
+            return Groups(env, self.n_samples, self.branch_horizon)
+        return Candidates(env, self.n_samples, self._choose)
+
+    def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
+        """Which of N actions to execute, by what each led to."""
+        with th.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(observations, self.device)).cpu().numpy()
+        # a copy, because an object of the user's may change when it is called
+        transform = copy.deepcopy(self.rollout_buffer.estimation.reward_transform)
+        rewards_TEN = rewards_NE.T[None]
+        starts_TEN = np.zeros(rewards_TEN.shape, dtype=bool)
+        rewards_NE = apply_transform(transform, rewards_TEN, starts_TEN, self.gamma, learn=False)[0].T
+        scores_NE = rewards_NE + self.gamma * values.reshape(rewards_NE.shape) * ~terminated_NE
+        uniform_E = th.rand(rewards_NE.shape[1]).numpy() if self.action_selection == "softmax" else np.empty(0)
+        return select_actions(scores_NE, self.action_selection, self.selection_temperature, uniform_E)
+
+    def learn(
+        self: SelfGroupRollouts,
+        total_timesteps: int = 100_000,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> SelfGroupRollouts:
+        """
+        Train.
+
+        :param total_timesteps: Number of steps of the simulator, over all envs and members
+        :param callback: Callback(s) called at every step of every member
+        :param log_interval: Number of rollouts between two logs (None: no logs)
+        :param tb_log_name: Name of the run for TensorBoard; None: that of the class
+        :param args: Further arguments of the algorithm without groups: ``reset_num_timesteps``, ``progress_bar``, ...
+        :param kwargs: As above
+        :return: The trained model
+        """
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
+
+    def _setup_learn(
+        self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, BaseCallback]:
+        groups = self._the_groups()
+        if groups.lost_member_0:
+            self._last_obs = None
+        env_is_reset = reset_num_timesteps or self._last_obs is None
+        total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        if reset_num_timesteps:
+            self.num_executed_steps = 0
+        groups.start(env_is_reset, self.branching_check)
+        return total_and_callback
+
+    def _the_groups(self) -> Groups:
+        if self._groups is None:
+            raise ValueError("This model has no env to train in. Give it one: model.set_env(env).")
+        return self._groups
+
+    def _next_is_grouped(self) -> bool:
+        """Whether the next rollout has siblings."""
+        if self.branch_horizon != "auto" or self.n_samples == 1:
+            return self.n_samples > 1
+        auto = self.auto_grouping
+        auto.noise_seen = auto.noise_seen or self._the_groups().saw_noise()
+        return auto.next_is_grouped
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """
+        Let every member of every group act, and estimate advantages. Callbacks are called as PPO calls them for as many steps
+        of the simulator: once for each member, member 0 first, with that member's rows.
+
+        :param env: The training environment
+        :param callback: Callback that will be called at each step of each member, and when the rollout begins and ends
+        :param rollout_buffer: Buffer to fill
+        :param n_rollout_steps: Number of samples of each env; a grouped rollout has them from ``n_samples`` members
+        :return: False if the callback ended the rollout prematurely
+        """
+        groups = self._the_groups()
+        n_members = self.n_samples if self._next_is_grouped() else 1
+        n_executed = validation.executed_steps(n_rollout_steps, n_members)
+        self.policy.set_training_mode(False)
+        rollout_buffer.begin(n_executed, env.num_envs, n_members)
+        self._begin_sampling()
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs * n_members)
+        callback.on_rollout_start()
+        shown: dict[str, Any] = {"self": self, "env": env, "callback": callback}
+        shown |= {"rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+
+        for n_steps in range(n_executed):
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs * n_members)
+            obs, starts = self._acts_on(groups, n_members)
+            obs_tensor = obs_as_tensor(obs, self.device)
+            with th.no_grad():
+                actions, values, log_probs, stored = self._act(obs_tensor, groups, n_members)
+            sampled = actions.cpu().numpy()
+            clipped = self._within_space(sampled)
+            step = groups.step(clipped.reshape(n_members, env.num_envs, *clipped.shape[1:]))
+            if step.order_NE is not None:  # the executed action comes first
+                order = (step.order_NE * env.num_envs + np.arange(env.num_envs)).reshape(-1)
+                sampled, clipped, log_probs = sampled[order], clipped[order], log_probs[order]
+                self.num_timesteps += env.num_envs  # it was tried, and is taken again
+            shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
+            shown |= {"values": values, "log_probs": log_probs}
+            go_on = call_for_each_member(self, callback, shown, step)
+            self.num_executed_steps += env.num_envs
+            self._last_obs, self._last_episode_starts = rows_of_members(step.new_obs, n_members)[0], step.dones_NE[0]
+            if not go_on:
+                return False
+            self._update_info_buffer(step.infos[0], step.dones_NE[0])
+            rollout_buffer.add(obs, sampled, np.concatenate(step.rewards), starts, values, log_probs, **stored)
+            self._store_ends(rollout_buffer, step)
+
+        obs, _ = self._acts_on(groups, n_members)
+        with th.no_grad():
+            values = self._last_values(obs_as_tensor(obs, self.device), groups, n_members)
+        dones = step.cut_NE.reshape(-1)
+        rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
+        if self.branch_horizon == "auto":
+            self.auto_grouping.observe(rollout_buffer.baseline.variance_removed if n_members > 1 else None)
+        callback.update_locals({**shown, "new_obs": obs, "dones": dones, "values": values})
+        callback.on_rollout_end()
+        return True
+
+    def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
+        """Observations that members act on next, and which of them do not follow from the member's step before."""
+        obs: Any = self._last_obs
+        starts = np.asarray(self._last_episode_starts)
+        if n_members == 1:
+            return obs, starts
+        return groups.observations(obs), np.concatenate([starts, groups.starts_ME[: n_members - 1].reshape(-1)])
+
+    def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
+        """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
+        if self._sampling is None or not isinstance(obs, th.Tensor):
+            return *self.policy(obs), {}
+        actions, values, log_probs = self._sampling(obs)
+        if th.isnan(log_probs).any():
+            raise ValueError(
+                "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. Lower the learning "
+                "rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
+            )
+        return actions, values, log_probs, {}
+
+    def _begin_sampling(self) -> None:
+        """Replay the policy's forward pass, unless it has become another function."""
+        reads = None
+        if can_be_replayed(self.policy, self.observation_space):
+            reads = (*self.policy.modules(), *map(id, self.policy.parameters()))
+        if reads is None or reads != self._sampling_reads:
+            self._sampling = None if reads is None else GraphReplay(self.policy)
+        self._sampling_reads = reads
+
+    def _within_space(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""
+        if not isinstance(self.action_space, spaces.Box):
+            return actions
+        if getattr(self.policy, "squash_output", False):
+            unscaled: np.ndarray = self.policy.unscale_action(actions)
+            return unscaled
+        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
+        return clipped
+
+    def _store_ends(self, buffer: Any, step: GroupStep) -> None:
+        """Store which members do not go on, and V of the states that they reached unless that was a terminal one."""
+        reached_NE = step.cut_NE & ~step.terminated_NE
+        columns: Any = np.flatnonzero(reached_NE)
+        values = np.empty(0, dtype=np.float32)
+        if len(columns):
+            last = [step.infos[member][e].get("terminal_observation") for member, e in np.argwhere(reached_NE)]
+            rows = [row_of(step.new_obs, at) if one is None else one for at, one in zip(columns, last, strict=True)]
+            # those of PPO's own envs one by one, as PPO does: torch rounds a row of a batch otherwise
+            size = 1 if len(step.rewards) == 1 else len(rows)
+            batches = [slice(first, first + size) for first in range(0, len(rows), size)]
+            with th.no_grad():
+                values = np.concatenate([self._values_reached(rows[batch], columns[batch]) for batch in batches])
+        buffer.add_ends(step.terminated_NE.reshape(-1), step.cut_NE.reshape(-1), values)
+
+    def _values_reached(self, rows: list[Any], columns: np.ndarray) -> np.ndarray:
+        """V of observations that members reached, which have these columns of the buffer."""
+        values: np.ndarray = self.policy.predict_values(tensor_of(rows, self.device)).cpu().numpy().flatten()
+        return values
+
+    def _last_values(self, obs: Any, groups: Groups, n_members: int) -> th.Tensor:
+        """V of the states that members act on next."""
+        values: th.Tensor = self.policy.predict_values(obs)
+        return values
+
+    def train(self) -> None:
+        """Update the policy with the rollout, as PPO does."""
+        vf_coef = self.vf_coef
+        try:
+            self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # which has no critic
+            if self._update is None or not self._update.fits(self):
+                self._update = ReplayedUpdate(self)
+            if self._update.can_run(self):
+                self._update.run(self)
+            else:
+                super().train()
+        finally:
+            self.vf_coef = vf_coef
+        buffer = self.rollout_buffer
+        if self.branch_horizon == "auto" and self.n_samples > 1:
+            self.logger.record("train/noise_seen", int(self.auto_grouping.noise_seen))
+            self.logger.record("train/grouped", int(buffer.n_samples > 1))
+        if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
+            self.logger.record("train/group_beta", buffer.baseline.beta)
+            self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        self.logger.record("time/executed_steps", self.num_executed_steps)
+        super().dump_logs(iteration)
+
+
+def with_arguments_of(algorithm: type[Any]) -> Callable[[Init], Init]:
+    """
+    Show a constructor's arguments to those who ask with ``inspect.signature``, as RL Zoo and Optuna's helpers do.
+
+    :param algorithm: The algorithm without groups, whose arguments come first
+    :return: Decorates ``__init__`` of the algorithm with groups
+    """
+
+    def decorate(init: Init) -> Init:
+        ours = inspect.signature(GroupRollouts.__init__).parameters.values()
+        named = [one for one in ours if one.kind is inspect.Parameter.KEYWORD_ONLY]
+        theirs = inspect.signature(algorithm.__init__).parameters.values()
+        init.__signature__ = inspect.Signature([*theirs, *named])  # type: ignore[attr-defined]
+        return init
+
+    return decorate

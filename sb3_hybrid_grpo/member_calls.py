@@ -1,0 +1,89 @@
+"""Calls of callbacks: once for each member with that member's rows, as PPO calls them for each step of its envs."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_hybrid_grpo.branching import GroupStep
+
+_OF_MEMBERS = ("obs_tensor", "actions", "clipped_actions", "values", "log_probs")
+
+
+def call_for_each_member(model: Any, callback: BaseCallback, shown: dict[str, Any], step: GroupStep) -> bool:
+    """
+    Call ``on_step`` for each member, member 0 first, with the local variables that PPO shows. ``model.num_timesteps`` grows
+    before each call. The callback's changes to ``locals["rewards"]`` are written to the step.
+
+    :param model: The model
+    :param callback: The callback
+    :param shown: Local variables; arrays and tensors have the rows of all members, ``(N * E, ...)``
+    :param step: The step
+    :return: False if the callback wants the training to end; then it is not called for further members
+    :raises ValueError: if the callback has replaced the rewards by an array of another shape
+    """
+    n_members, n_envs = step.dones_NE.shape
+    rows = [rows_of_members(shown[name], n_members) for name in _OF_MEMBERS]
+    rows += [rows_of_members(step.new_obs, n_members), step.rewards, step.dones_NE, step.infos]
+    names = (*_OF_MEMBERS, "new_obs", "rewards", "dones", "infos")
+    callback.update_locals(shown)
+    for member, its in enumerate(zip(*rows, strict=True)):
+        model.num_timesteps += n_envs
+        callback.update_locals(dict(zip(names, its, strict=True)))
+        go_on = callback.on_step()
+        step.rewards[member] = _rewards_after(callback, n_envs)
+        if not go_on:
+            return False
+    return True
+
+
+def rows_of_members(batch: Any, n_members: int) -> Any:
+    """
+    Split a batch by members.
+
+    :param batch: An array, a tensor, or a dict of them, ``(N * E, ...)``
+    :param n_members: N
+    :return: N batches of E rows
+    """
+    if n_members == 1:
+        return [batch]
+    if isinstance(batch, dict):
+        parts = {key: rows_of_members(value, n_members) for key, value in batch.items()}
+        return [{key: its[member] for key, its in parts.items()} for member in range(n_members)]
+    return batch.chunk(n_members) if isinstance(batch, th.Tensor) else batch.reshape(n_members, -1, *batch.shape[1:])
+
+
+def row_of(batch: Any, index: int) -> Any:
+    """
+    :param batch: An array, or a dict of arrays
+    :param index: A row
+    :return: The row
+    """
+    return {key: value[index] for key, value in batch.items()} if isinstance(batch, dict) else batch[index]
+
+
+def tensor_of(rows: list[Any], device: th.device) -> Any:
+    """
+    :param rows: Observations, arrays or dicts of arrays
+    :param device: PyTorch device
+    :return: A tensor, or a dict of tensors, with these rows
+    """
+    if isinstance(rows[0], dict):
+        return obs_as_tensor({key: np.stack([row[key] for row in rows]) for key in rows[0]}, device)
+    return obs_as_tensor(np.stack(rows), device)
+
+
+def _rewards_after(callback: BaseCallback, n_envs: int) -> np.ndarray:
+    """A member's rewards after a callback has seen them."""
+    rewards: np.ndarray = callback.locals["rewards"]
+    for one in getattr(callback, "callbacks", ()):  # of a list, each has locals of its own
+        if one.locals["rewards"] is not rewards:
+            rewards = one.locals["rewards"]
+    if np.shape(rewards) != (n_envs,):
+        raise ValueError(
+            f'A callback has set locals["rewards"] to an array of shape {np.shape(rewards)}: it must keep one reward for each '
+            f'of the {n_envs} envs, shape ({n_envs},). Change it in place, for example self.locals["rewards"] += bonus.'
+        )
+    return rewards
