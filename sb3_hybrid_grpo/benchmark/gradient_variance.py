@@ -38,7 +38,7 @@ from sb3_hybrid_grpo.benchmark.gradient_rollouts import (
 )
 from sb3_hybrid_grpo.benchmark.gradient_statistics import Comparison, Sample, compare
 from sb3_hybrid_grpo.benchmark.page import table
-from sb3_hybrid_grpo.benchmark.plots import save_gradients
+from sb3_hybrid_grpo.benchmark.plots import save_intervals
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
 from sb3_hybrid_grpo.commands.arguments import positive_int, seed_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
@@ -166,7 +166,16 @@ def figures(estimator: Estimator, is_plain: bool, found: Comparison) -> list[flo
 def save_report(results: Results) -> None:
     """Save the page and the plot of a table, of which at least one policy was measured."""
     folder, rows, notes = results.path.parent, results.frame, read_notes(results.path.with_suffix(".json"))
-    save_gradients(folder / f"{NAME}.png", rows[rows.advantages == "plain"])
+    plain_rows, kinds = rows[rows.advantages == "plain"], {"trace_ratio": "variance", "noise_ratio": "noise per progress"}
+    panels = [f"{one.env.rpartition('/')[2]}, {one.stage}\n({one.trained_steps:,} steps)" for one in plain_rows.itertuples()]
+    points = [
+        pd.DataFrame({"panel": panels, "case": plain_rows.estimator, "kind": kind}).join(
+            plain_rows[[name, f"{name}_low", f"{name}_high"]].set_axis(["value", "low", "high"], axis=1)
+        )
+        for name, kind in kinds.items()
+    ]
+    xlabel = "ratio to PPO at equal simulator steps, 95 % intervals (log axis; arrow: beyond it)"
+    save_intervals(folder / f"{NAME}.png", pd.concat(points), xlabel, columns=3, limits=(0.02, 20.0))
     parts = ["# Variance of the policy gradient", EXPLANATION]
     header = ("estimator", "variance", "noise", "noise, as trained", "off PPO", "cosine", "β", "removed")
     for (env, stage, trained), policy in rows.groupby(["env", "stage", "trained_steps"], sort=False):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,11 +32,8 @@ BLACK = "#000000"
 FIXED_COLORS = {"ppo": (BLACK,), "trpo": ("#CC79A7",), "paper": ("#E69F00",), "grpo": ("#999999",)}
 OUR_COLORS = ("#0072B2", "#009E73", "#D55E00", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
-MARKERS = ("", "o", "s", "^")
 # From this share of the steps on, every curve that rises is within the frame.
 UNDER_WAY = 0.1
-# Beyond these ratios the plot of gradients has an arrow.
-LOWEST, HIGHEST = 0.02, 20.0
 
 
 class Style(NamedTuple):
@@ -156,26 +152,19 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_
     save(figure, path)
 
 
-def what_differs(variant: Runs, variants: Sequence[Runs]) -> str:
-    """The part of a variant's settings that not all variants of its algorithm have."""
-    known = [set(one.settings.split()) for one in variants]
-    words = [word for word in variant.settings.split() if not all(word in one for one in known)]
-    return " ".join(words) or "the only settings"
-
-
 def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> None:
-    """Save learning curves of all settings, a panel per algorithm: the best ones were chosen from these."""
+    """Save learning curves of all settings, a panel per algorithm: the best ones, drawn solid, were chosen from these."""
     height = 3.6 + 0.22 * max(len(results.settings_of(algorithm)) for algorithm in results.best)
     figure, panels = new_panels(len(results.best), 4.2, height, sharey=True)
     for (algorithm, best), axes in zip(results.best.items(), panels, strict=True):
         variants = results.settings_of(algorithm)
-        looks = cycle(product(MARKERS, LINES[1:]))
+        shared = set.intersection(*(set(variant.settings.split()) for variant in variants))
+        others = iter("--s :o -.^ --^ :s -.o".split() * len(variants))
         for variant in variants:
             grid, scores = variant.on_common_grid()
-            marker, line = ("", LINES[0]) if variant is best else next(looks)
-            label = what_differs(variant, variants) + (" (best)" if variant is best else "")
-            look: dict[str, Any] = {"color": styles[algorithm].color, "linestyle": line, "marker": marker, "markersize": 4}
-            axes.plot(grid, interquartile_means(scores), linewidth=2.6 if variant is best else 1.4, label=label, **look)
+            look = "-" if variant is best else next(others)
+            label = " ".join(word for word in variant.settings.split() if word not in shared) or "the only settings"
+            axes.plot(grid, interquartile_means(scores), look, color=styles[algorithm].color, markersize=4, label=label)
         prepare(axes, AXES["simulator_steps"])
         axes.set_title(label_of(algorithm))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
@@ -226,61 +215,37 @@ def save_zoo(path: Path, curves: pd.DataFrame) -> None:
     save(figure, path)
 
 
-def save_gradients(path: Path, rows: pd.DataFrame) -> None:
-    """Save how much gradients vary, a panel for each policy."""
-    envs, stages, names = (list(dict.fromkeys(rows[column])) for column in ("env", "stage", "estimator"))
-    figure, panels = new_panels(len(envs) * len(stages), 3.6, 0.6 + 0.27 * len(names), len(stages), sharex=True, sharey=True)
-    kinds = (
-        ("trace_ratio", "variance", "s", OUR_COLORS[0], -0.16),
-        ("noise_ratio", "noise per progress", "o", OUR_COLORS[1], 0.16),
-    )
-    for (env, stage), axes in zip(product(envs, stages), panels, strict=True):
-        shown = rows[(rows.env == env) & (rows.stage == stage)]
-        for column, label, marker, color, offset in kinds:
-            for row in shown[shown[column].notna()].to_dict("records"):
-                place = names.index(row["estimator"]) + offset
-                ends = np.clip([row[f"{column}_low"], row[f"{column}_high"]], LOWEST, HIGHEST)
-                axes.plot(ends, [place] * 2, color=color, linewidth=1.5)
-                value, here = row[column], np.clip(row[column], LOWEST, HIGHEST)
-                shape = "<" if value < LOWEST else ">" if value > HIGHEST else marker
-                axes.plot([here], [place], marker=shape, markersize=4, linestyle="", color=color, clip_on=False, label=label)
-        axes.axvline(1.0, color="tab:gray", linewidth=1)
-        axes.grid(axis="x", alpha=0.3)
-        axes.tick_params(labelsize=9)
-        if len(shown):
-            axes.set_title(f"{env.rpartition('/')[2]}, {stage}\n({shown.trained_steps.iloc[0]:,} steps)", fontsize=10)
-    first = panels[0]
-    first.set(xscale="log", xlim=(LOWEST, HIGHEST), xticks=(0.1, 1, 10), ylim=(len(names) - 0.5, -0.5))
-    first.set_yticks(range(len(names)), names)
-    first.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    figure.supxlabel("ratio to PPO at equal simulator steps, 95 % intervals (log axis; arrow: beyond it)", fontsize=10)
-    unique = dict(zip(*reversed(first.get_legend_handles_labels()), strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2, frameon=False)
-    save(figure, path)
+def save_intervals(
+    path: Path, points: pd.DataFrame, xlabel: str, columns: int, limits: tuple[float, float] | None = None
+) -> None:
+    """
+    Save values with their intervals, several kinds of them for every case.
 
-
-def save_speed(path: Path, rows: pd.DataFrame) -> None:
-    """Save the speeds of all algorithms beside PPO's, a panel for each env."""
-    kinds = {"rollout_to_ppo": "rollout", "update_to_ppo": "update", "overall_to_ppo": "both"}
-    labels = [
-        f"HybridGRPO N = {row.n_samples}, K = {row.branch_horizon}" if row.n_samples else row.algorithm
-        for row in rows.itertuples()
-    ]
-    rows = rows.assign(label=labels)[rows.algorithm != "PPO"]
-    envs, names = list(dict.fromkeys(rows.env)), list(dict.fromkeys(rows.label))
-    figure, panels = new_panels(len(envs), 3.0, 1.2 + 0.26 * len(names), 4, sharex=True, sharey=True)
-    for env, axes in zip(envs, panels, strict=True):
-        here = rows[rows.env == env]
-        places = np.array([names.index(label) for label in here.label])
-        for (name, label), color, marker, offset in zip(kinds.items(), OUR_COLORS, "os^", (-0.2, 0.0, 0.2), strict=False):
-            middle, low, high = (here[f"{name}_{statistic}"].to_numpy() for statistic in ("median", "min", "max"))
-            look: dict[str, Any] = {"color": color, "marker": marker, "markersize": 4, "linestyle": "", "elinewidth": 1}
-            axes.errorbar(middle, places + offset, xerr=[middle - low, high - middle], label=label, **look)
+    :param path: The PNG to write.
+    :param points: Columns panel, case, kind, value, low, high.
+    :param xlabel: What the values are: ratios to 1.
+    :param columns: Panels of a row.
+    :param limits: Of a logarithmic axis, with arrows for values beyond them; None: a linear one from 0.
+    """
+    names, cases, kinds = (list(dict.fromkeys(points[column])) for column in ("panel", "case", "kind"))
+    figure, panels = new_panels(len(names), 3.4, 0.8 + 0.27 * len(cases), columns, sharex=True, sharey=True)
+    lowest, highest = limits or (-np.inf, np.inf)
+    for name, axes in zip(names, panels, strict=True):
+        for kind, color, marker, offset in zip(kinds, OUR_COLORS, "so^", np.linspace(-0.2, 0.2, len(kinds)), strict=False):
+            here = points[(points.panel == name) & (points.kind == kind) & points.value.notna()]
+            places = np.array([cases.index(case) + offset for case in here.case])
+            value, low, high = here[["value", "low", "high"]].clip(lowest, highest).to_numpy().T
+            axes.hlines(places, low, high, color=color, linewidth=1.5)
+            axes.plot(value, places, marker, color=color, markersize=4, label=kind)
+            for end, arrow in ((lowest, "<"), (highest, ">")):
+                if (value == end).any():
+                    axes.plot(value[value == end], places[value == end], arrow, color=color, clip_on=False)
         axes.axvline(1.0, color=BLACK, linewidth=1, linestyle=":")
-        axes.set_title(env.rpartition("/")[2], fontsize=10)
+        axes.set_title(name, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set(xlim=(0.0, None), ylim=(len(names) - 0.5, -0.5))
-    figure.supxlabel("times as fast as PPO", fontsize="medium")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    panels[0].set_yticks(range(len(cases)), cases)
+    panels[0].set(ylim=(len(cases) - 0.5, -0.5), xscale="log" if limits else "linear", xlim=limits or (0.0, None))
+    panels[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    figure.supxlabel(xlabel, fontsize="medium")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(kinds), frameon=False)
     save(figure, path)

@@ -20,7 +20,7 @@ import torch as th
 
 from sb3_hybrid_grpo.__main__ import run_command
 from sb3_hybrid_grpo.benchmark.page import plain, table
-from sb3_hybrid_grpo.benchmark.plots import save_speed
+from sb3_hybrid_grpo.benchmark.plots import save_intervals
 from sb3_hybrid_grpo.benchmark.results import Results, stamp
 from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Measurement, Size
 from sb3_hybrid_grpo.benchmark.speed_cases import is_atari, measure_speed, one_core, short_name
@@ -28,7 +28,7 @@ from sb3_hybrid_grpo.commands.cli import install_command, output_folder, require
 
 STATISTICS = ("median", "min", "max")
 # Networks for images take a hundred times as long, and convolutions are not recorded.
-IMAGES, TINY = Size(256, 4, 3, warm_up=0), Size(256, 1, 1, 0.01, warm_up=0)
+IMAGES, TINY = Size(1024, 1, 3, warm_up=0), Size(256, 1, 1, 0.01, warm_up=0)
 EXTRAS = {
     **dict.fromkeys(("HalfCheetah-v5", "Ant-v5"), ("mujoco", ("mujoco", "imageio"))),
     **dict.fromkeys(("LunarLander-v3", "BipedalWalker-v3"), ("box2d", ("Box2D",))),
@@ -130,7 +130,16 @@ def time_table(rows: pd.DataFrame) -> list[str]:
 def save_page(folder: Path) -> None:
     """Save ``speed.md`` and its picture, of all envs that were measured."""
     rows = ALGORITHMS.results(folder).frame
-    save_speed(folder / "speed.png", rows[rows.algorithm != RAW_LOOP])
+    groups = [f"{one.algorithm} N = {one.n_samples}, K = {one.branch_horizon}" for one in rows.itertuples()]
+    known = {"panel": [env.rpartition("/")[2] for env in rows.env], "case": rows.algorithm.where(rows.n_samples == "", groups)}
+    of_others = ~rows.algorithm.isin([RAW_LOOP, "PPO"])
+    points = [
+        pd.DataFrame({**known, "kind": kind}).join(
+            rows[[f"{name}_{statistic}" for statistic in STATISTICS]].set_axis(["value", "low", "high"], axis=1)
+        )[of_others]
+        for name, kind in (("rollout_to_ppo", "rollout"), ("update_to_ppo", "update"), ("overall_to_ppo", "both"))
+    ]
+    save_intervals(folder / "speed.png", pd.concat(points), "times as fast as PPO", columns=4)
     parts = [INTRODUCTION, *section_text(ALGORITHMS, rows)]
     without = [env for env, one in rows.groupby("env", sort=False) if SBX not in set(one.algorithm)]
     if without:
