@@ -4,8 +4,8 @@ import argparse
 import importlib
 import inspect
 import os
-import signal
 import sys
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -15,13 +15,12 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.benchmark.presets import PRESETS, Preset
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
-from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY, Pool, Run
+from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY, Run, side_by_side
 from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, algorithm_class, make_variant
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules
 
-# More of these can be added to results at any time; all else must agree.
-GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")
+GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")  # all else must agree with earlier results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "key:value"}
     parser.add_argument("--hyperparams", help="arguments of every algorithm, such as gamma:0.9", **shared)
     jobs, folder = os.cpu_count() or 1, Path("benchmarks/compare")
-    parser.add_argument(
-        "--jobs", type=positive_int, default=jobs, help="runs side by side, a thread each (default: %(default)s)"
-    )
+    parser.add_argument("--jobs", type=positive_int, default=jobs, help="runs side by side (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=folder, help="folder of the results (default: %(default)s)")
 
 
@@ -58,7 +55,8 @@ def run(options: argparse.Namespace) -> int:
     # everything that can be wrong shows before the first run
     presets = {env: preset_of(env, options) for env in dict.fromkeys(getattr(options, "env", PRESETS))}
     planned = {env: variants_of(preset) for env, preset in presets.items()}
-    results = {env: Results(csv_path(output_folder(options.output), env), COLUMNS, KEY) for env in presets}
+    paths = {env: output_folder(options.output) / f"{env.rpartition(':')[2].replace('/', '-')}.csv" for env in presets}
+    results = {env: Results(path, COLUMNS, KEY) for env, path in paths.items()}
     if len({one.path for one in results.values()}) < len(results):
         raise CommandError(f"--env received {' '.join(results)}, of which several are the same env: name each once")
     runs = []
@@ -69,14 +67,11 @@ def run(options: argparse.Namespace) -> int:
         wanted = (Run(env, variant, seed, *shared) for seed, variant in product(range(preset.seeds), planned[env]))
         runs += [one for one in wanted if one.key not in done]
     print(f"{len(runs)} runs to go, {options.jobs} at a time; results in {options.output}")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the runs too, as Ctrl-C does
     try:
         failures = execute_all(runs, results, options.jobs)
     except KeyboardInterrupt:
         print("Interrupted. Finished runs are kept; the same command goes on with the others.")
         return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     print(f"{len(runs) - failures} runs finished, {failures} failed.")
     print(f"The report, with figures: python -m sb3_hybrid_grpo compare report {options.output}")
     return 1 if failures else 0
@@ -87,8 +82,8 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
     from tqdm import tqdm
 
     failures = 0
-    with Pool(jobs) as pool, tqdm(total=len(runs), unit="run") as bar:
-        for one, future in pool.execute(runs, bar.set_postfix_str):
+    with tqdm(total=len(runs), unit="run") as bar, closing(side_by_side(runs, jobs, bar.set_postfix_str)) as ended:
+        for one, future in ended:
             error = future.exception()
             if error is None:
                 results[one.env].add(future.result())
@@ -98,11 +93,6 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
             note_failure(results[one.env].path, one, error)
             bar.update()
     return failures
-
-
-def csv_path(folder: Path, env: str) -> Path:
-    """The table of an env: called by its id, without a ``module:`` prefix and with dashes for slashes."""
-    return folder / f"{env.rpartition(':')[2].replace('/', '-')}.csv"
 
 
 def preset_of(env: str, options: argparse.Namespace) -> Preset:
@@ -144,20 +134,15 @@ def variants_of(preset: Preset) -> list[Variant]:
 
 
 def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
-    """
-    Refuse to mix runs that cannot be compared, and note how these are made.
-
-    :param results: The env's table.
-    :param wanted: What all of them share, for JSON.
-    :raises CommandError: if there are results that were made otherwise
-    """
+    """Note what all runs on an env share, for JSON; CommandError if there are results that were made otherwise."""
     path = results.path.with_suffix(".json")
     notes = read_notes(path) if len(results.frame) else {}
     if len(results.frame) and not notes:
         raise CommandError(f"{results.path} has results, but {path}, which says how they were made, is missing: restore it")
     made_with, here = notes.get("made_with", []), stamp()
-    known = {**(notes or wanted), "version": {minor(one) for one in made_with} or {minor(here)}}
-    needed = {**wanted, "version": {minor(here)}}
+    # without its last number: 0.1 counted other steps than 0.2
+    old, new = ({one["sb3_hybrid_grpo"].rpartition(".")[0] for one in stamps} for stamps in (made_with, [here]))
+    known, needed = {**(notes or wanted), "version": old or new}, {**wanted, "version": new}
     differing = [f"{key} is {value!r}, there {known.get(key)!r}" for key, value in needed.items() if known.get(key) != value]
     if differing:
         raise CommandError(
@@ -165,11 +150,6 @@ def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
             "agree: use the same, or choose another --output."
         )
     write_notes(path, {**wanted, **notes, "made_with": made_with if here in made_with else [*made_with, here]})
-
-
-def minor(stamped: dict[str, str]) -> str:
-    """The version of a stamp without its last number: 0.1 counted other steps than 0.2."""
-    return stamped["sb3_hybrid_grpo"].rpartition(".")[0]
 
 
 def note_failure(table: Path, one: Run, error: BaseException | None) -> None:

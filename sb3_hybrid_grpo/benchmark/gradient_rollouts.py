@@ -18,12 +18,9 @@ from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.transforms import resolve_transform
 
-GAMMA = 0.98
-LONGEST_START = 1000
+GAMMA, LONGEST_START = 0.98, 1000
 ACTOR = ("mlp_extractor.policy_net", "action_net", "log_std")
-
-Horizon = int | Literal["episode"] | None
-"""Branch horizon; None: PPO's independent envs, as many as the groups have members."""
+Horizon = int | Literal["episode"] | None  # None: PPO's independent envs, as many as the groups have members
 
 
 class Size(NamedTuple):
@@ -41,25 +38,15 @@ class Size(NamedTuple):
 
 
 class Estimator(NamedTuple):
-    """
-    How advantages are made of a rollout.
-
-    :param name: For the tables.
-    :param horizon: Of the rollout.
-    :param kind: Of HybridGRPO.
-    :param beta: Of HybridGRPO's group baseline.
-    :param transform: f(R).
-    :param own_trace: Whether member 0's trace goes on with its own advantage at forks.
-    :param same_units: Whether advantages are worth what PPO's are, so that the gradients are too.
-    """
+    """How advantages are made of a rollout: arguments of HybridGRPO, and what is no option of it."""
 
     name: str
     horizon: Horizon
     kind: AdvantageEstimator = "hybrid"
     beta: float | Literal["auto"] = "auto"
     transform: str | None = None
-    own_trace: bool = False
-    same_units: bool = True
+    own_trace: bool = False  # member 0's trace goes on with its own advantage at forks
+    same_units: bool = True  # advantages are worth what PPO's are, so that the gradients are too
 
 
 # PPO comes first: its rollouts are the reference too.
@@ -90,19 +77,12 @@ class Gradients(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """
-    A policy as it was at one moment of a training.
-
-    :param stage: Which moment.
-    :param trained_steps: Simulator steps that the policy had been updated with.
-    :param parameters: Of policy and critic.
-    :param statistics: VecNormalize's, of observations and of returns.
-    """
+    """A policy as it was at one moment of a training."""
 
     stage: str
-    trained_steps: int
+    trained_steps: int  # simulator steps that the policy had been updated with
     parameters: dict[str, th.Tensor]
-    statistics: tuple[Any, Any]
+    statistics: tuple[Any, Any]  # VecNormalize's, of observations and of returns
 
 
 class _Model(HybridGRPO):
@@ -112,11 +92,8 @@ class _Model(HybridGRPO):
 
 class Collector(BaseCallback):
     """
-    Collects independent rollouts of a frozen policy.
-
-    :param seed: Of the envs, of the actions and of where rollouts start.
-    :param frozen: The policy; None leaves the one that it starts with.
-    :raises CommandError: if the env cannot be trained on or branched.
+    Collects independent rollouts of a frozen policy (None: the one that it starts with). The seed is that of the envs, of the
+    actions and of where rollouts start. CommandError if the env cannot be trained on or branched.
     """
 
     def __init__(self, env_id: str, horizon: Horizon, size: Size, seed: int, frozen: Frozen | None = None) -> None:
@@ -127,12 +104,8 @@ class Collector(BaseCallback):
             if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
                 raise ValueError(f"observations are {env.observation_space}, needed are vectors of numbers (a Box)")
             self.env = VecNormalize(env, gamma=GAMMA, training=False)
-            shape: dict[str, Any] = {
-                "n_steps": size.n_steps * n_samples,
-                "n_samples": n_samples,
-                "branch_horizon": horizon or 1,
-            }
-            self.model: Any = _Model("MlpPolicy", self.env, gamma=GAMMA, seed=seed, device="cpu", **shape)
+            shape: dict[str, Any] = {"n_samples": n_samples, "branch_horizon": horizon or 1, "gamma": GAMMA, "device": "cpu"}
+            self.model: Any = _Model("MlpPolicy", self.env, n_steps=size.n_steps * n_samples, seed=seed, **shape)
         except (BranchingError, ValueError, AssertionError, NotImplementedError) as error:  # the last two are SB3's
             env.close()
             raise CommandError(f"gradients cannot be measured on {env_id}: {error}") from error
@@ -169,11 +142,9 @@ class Collector(BaseCallback):
     def _on_rollout_end(self) -> None:
         policy, buffer = self.model.policy, self.model.rollout_buffer
         actor = [parameter for name, parameter in policy.named_parameters() if name.startswith(ACTOR)]
-        observations, actions = (
-            th.as_tensor(array.reshape(-1, array.shape[-1])) for array in (buffer.observations, buffer.actions)
-        )
+        obs, actions = (th.as_tensor(one.reshape(-1, one.shape[-1])) for one in (buffer.observations, buffer.actions))
         is_discrete = isinstance(self.env.action_space, spaces.Discrete)
-        _, log_prob, _ = policy.evaluate_actions(observations, actions.long().flatten() if is_discrete else actions)
+        _, log_prob, _ = policy.evaluate_actions(obs, actions.long().flatten() if is_discrete else actions)
         self._found = []
         for estimator in self._estimators:
             advantages = th.as_tensor(estimate(buffer, estimator, self.locals["values"], self.locals["dones"]).flatten())
@@ -186,12 +157,8 @@ def estimate(
     buffer: HybridRolloutBuffer, estimator: Estimator, last_values: th.Tensor, dones: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """
-    Estimate the advantages of a collected rollout anew.
-
-    :param buffer: The full buffer, whose ``baseline`` is set too.
-    :param estimator: One of the horizon that the rollout was collected with.
-    :param last_values: V of the states after the rollout, shape (N * E,); ``dones``: who does not go on there.
-    :return: Shape (T, N * E).
+    Estimate the advantages (T, N * E) of a full buffer anew, and its baseline. ``last_values`` are V of the states after the
+    rollout, shape (N * E,), where ``dones`` do not go on.
     """
     n_samples, buffer.baseline = buffer.n_samples, Baseline(np.nan, np.nan)
     transform = resolve_transform(estimator.transform, n_samples)

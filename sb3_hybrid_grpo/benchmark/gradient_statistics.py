@@ -2,10 +2,8 @@
 How much a gradient estimate varies and how far its mean is off, from independent estimates: pure numpy.
 
 The suffix of an array names its axes: ``RP`` is (R rollouts, P parameters), ``BR`` is (B rows of weights, R rollouts).
-
 Means of few noisy gradients are long because they are noisy: the square of their length is on average too large by
 ``tr Cov / R``. All squares of lengths here have that taken off, so they are right on average, and may come out negative.
-
 Intervals are of the bootstrap over rollouts, 95 %. Drawing rollouts again adds the same noise a second time, so in the
 bootstrap's own rows it is taken off twice.
 """
@@ -28,12 +26,8 @@ class Interval(NamedTuple):
 
 class Sample:
     """
-    Independent gradients of one estimator. Row 0 of an array that ends in ``_B`` is the estimate itself, the other rows are
-    the bootstrap's.
-
-    :param gradients_RP: One gradient a rollout, R of 2 or more.
-    :param rng: Draws the bootstrap's rollouts.
-    :param resamples: Rows of the bootstrap.
+    Independent gradients of one estimator, from 2 rollouts or more. Row 0 of an array that ends in ``_B`` is the estimate
+    itself, the other rows are the bootstrap's, which ``rng`` draws.
     """
 
     def __init__(self, gradients_RP: npt.NDArray[np.floating], rng: np.random.Generator, resamples: int = 2000) -> None:
@@ -59,24 +53,16 @@ class Sample:
 
 class Comparison(NamedTuple):
     """
-    One estimator beside the reference.
-
-    :param trace: tr Cov of one gradient, in squared units of the gradient.
-    :param squared_norm: ‖E g‖², in the same units; negative where it drowns in the noise.
-    :param trace_ratio: tr Cov over that of the reference: for estimators in the same units.
-    :param noise_ratio: The same, with the gradient scaled first so that its expected component along the reference's
-        expected gradient is as long as that gradient. Free of units: what counts is noise per progress.
-    :param squared_bias: ‖E g − E reference‖² / ‖E reference‖²: for estimators in the same units.
-    :param cosine: Cosine between the two expected gradients; NaN where one of them drowns in the noise, and by the noise
-        that is left it may lie a little beyond 1.
+    One estimator beside the reference. ``noise_ratio`` is ``trace_ratio`` with the gradient scaled first so that its expected
+    component along the reference's expected gradient is as long as that gradient: noise per progress, free of units.
     """
 
-    trace: float
-    squared_norm: float
-    trace_ratio: Interval
+    trace: float  # tr Cov of one gradient, in squared units of the gradient
+    squared_norm: float  # ‖E g‖², in the same units; negative where it drowns in the noise
+    trace_ratio: Interval  # tr Cov over that of the reference: for estimators in the same units
     noise_ratio: Interval
-    squared_bias: Interval
-    cosine: float
+    squared_bias: Interval  # ‖E g − E reference‖² / ‖E reference‖²: for estimators in the same units
+    cosine: float  # between the two expected gradients; NaN where one drowns in the noise; by chance a little beyond 1
 
 
 def compare(own: Sample, reference: Sample) -> Comparison:
@@ -94,8 +80,8 @@ def compare(own: Sample, reference: Sample) -> Comparison:
     np.divide(squared_distance_B, reference.squared_norm_B, out=bias_B, where=known_B)
     squares = float(own.squared_norm_B[0]) * float(reference.squared_norm_B[0])
     cosine = float(product_B[0] / np.sqrt(squares)) if own.squared_norm_B[0] > 0 and known_B[0] else float("nan")
-    intervals = map(_interval, (trace_ratio_B, noise_ratio_B, bias_B))
-    return Comparison(float(own.trace_B[0]), float(own.squared_norm_B[0]), *intervals, cosine)
+    trace_ratio, noise_ratio, bias = map(_interval, (trace_ratio_B, noise_ratio_B, bias_B))
+    return Comparison(float(own.trace_B[0]), float(own.squared_norm_B[0]), trace_ratio, noise_ratio, bias, cosine)
 
 
 def _interval(rows_B: FloatArray) -> Interval:

@@ -6,11 +6,9 @@ and VecNormalize's statistics, so that no estimator is measured on a policy of i
 gradient from each of many independent rollouts, all of the same number of simulator steps: PPO in ``n_groups * n_samples``
 envs, the others in ``n_groups`` groups. The reference that they are held against is PPO's gradient over many more rollouts.
 
-The gradient is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor, with ``plain``
-advantages as the estimator gives them, and with ``normalised`` ones as in training. Every rollout begins at random points of
-fresh episodes, so rollouts are independent; siblings fork there. The critic has learned plain rewards, where the paper's with
-tanh would have learned f(R): its estimator is therefore shown without tanh too. "own trace" is no estimator that users can
-choose: it shows what the mean over all members at a fork brings, and what it costs.
+The gradient is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor. Every rollout begins
+at random points of fresh episodes, so rollouts are independent; siblings fork there. The critic has learned plain rewards,
+where the paper's with tanh would have learned f(R): its estimator is therefore shown without tanh too.
 """
 
 import argparse
@@ -26,40 +24,29 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_hybrid_grpo.benchmark.gradient_rollouts import (
-    ESTIMATORS,
-    GAMMA,
-    HORIZONS,
-    Collector,
-    Estimator,
-    Frozen,
-    Gradients,
-    Size,
-)
-from sb3_hybrid_grpo.benchmark.gradient_statistics import Comparison, Sample, compare
-from sb3_hybrid_grpo.benchmark.page import table
+from sb3_hybrid_grpo.benchmark.gradient_rollouts import ESTIMATORS, GAMMA, HORIZONS, Collector, Frozen, Gradients, Size
+from sb3_hybrid_grpo.benchmark.gradient_statistics import Interval, Sample, compare
+from sb3_hybrid_grpo.benchmark.page import plain, table
 from sb3_hybrid_grpo.benchmark.plots import save_intervals
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
 from sb3_hybrid_grpo.commands.arguments import positive_int, seed_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 from sb3_hybrid_grpo.commands.evaluation import make_env
-from sb3_hybrid_grpo.errors import BranchingError
 
-Done = Callable[[str], None]  # called after each rollout
+Done = Callable[[], object]  # called after each rollout
 
-DEFAULT_ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
+ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 10, "gamma": GAMMA, "device": "cpu"}
-# Gradients are measured on seeds that training (seed, seed + 1, ... one per env) does not reach.
-SEED_STEP = 1_000_000
-FEWEST_ROLLOUTS = 8
-# What the page does not tell from more.
-LARGE = 100
+SEED_STEP = 1_000_000  # training (seed, seed + 1, ... one per env) does not reach the seeds of rollouts
+FEWEST_ROLLOUTS, LARGE = 8, 100  # the page does not tell a large number from a larger one
+NOTHING = Interval(math.nan, math.nan, math.nan)
 NAME = "gradient_variance"
+ENDS = ("", "_low", "_high")
 INTERVALS = ("trace_ratio", "noise_ratio", "relative_bias")
 COLUMNS: dict[str, type] = {
     **{"env": str, "stage": str, "trained_steps": int, "estimator": str, "advantages": str, "rollouts": int},
     **{"simulator_steps": int, "trace": float, "squared_norm": float},
-    **{f"{name}{end}": float for name in INTERVALS for end in ("", "_low", "_high")},
+    **{f"{name}{end}": float for name in INTERVALS for end in ENDS},
     **{"cosine": float, "beta": float, "variance_removed": float},
 }
 EXPLANATION = f"""\
@@ -97,7 +84,7 @@ class _Freezer(BaseCallback):
         model: Any = self.model
         if not self.copies or (len(self.copies) == 1 and self.num_timesteps >= self.budget / 2):
             self._copy(model, self.num_timesteps - model.n_steps * model.n_envs)  # this rollout is still to be learned from
-        self.done("training")
+        self.done()
 
     def _on_training_end(self) -> None:
         self._copy(self.model, self.num_timesteps)
@@ -118,13 +105,7 @@ def train(env_id: str, budget: int, seed: int, size: Size, done: Done) -> list[F
 
 
 def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Done) -> pd.DataFrame:
-    """
-    Measure all estimators on one policy.
-
-    :param seed: Seed of the first kind of rollouts; the others count up in steps of ``SEED_STEP``.
-    :param rollouts: How many rollouts each estimator gets, and how many the reference.
-    :return: Two rows an estimator: plain and normalised.
-    """
+    """Measure all estimators on one policy, with so many rollouts for each and for the reference: two rows an estimator."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     references: dict[str, Sample] = {}
@@ -134,7 +115,7 @@ def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], s
         gathered: list[list[Gradients]] = []
         for _ in range(sum(rollouts) if horizon is None else rollouts[0]):
             gathered.append(collector.collect(estimators))
-            done(f"{env_id}, {frozen.stage}")
+            done()
         collector.env.close()
         if horizon is None:  # the first kind; its first rollouts are PPO's own, which tell what chance does to a ratio of 1
             references = samples_of([one[0] for one in gathered[rollouts[0] :]], rng, size)
@@ -143,9 +124,13 @@ def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], s
             baseline = np.mean([one.baseline for one in own], axis=0).tolist()
             for advantages, sample in samples_of(own, rng, size).items():
                 known = (env_id, *frozen[:2], estimator.name, advantages, len(own), size.simulator_steps)
-                numbers = [*figures(estimator, advantages == "plain", compare(sample, references[advantages])), *baseline]
-                found = (*known, *(float(f"{number:.4g}") for number in numbers))
-                rows.append(dict(zip(COLUMNS, found, strict=True)))
+                found, is_plain = compare(sample, references[advantages]), advantages == "plain"
+                # gradients in other units cannot be compared
+                trace = found.trace_ratio if estimator.same_units or not is_plain else NOTHING
+                bias = found.squared_bias if estimator.same_units and is_plain else NOTHING
+                lengths = (math.copysign(math.sqrt(abs(square)), square) for square in bias)
+                numbers = (*found[:2], *trace, *found.noise_ratio, *lengths, found.cosine, *baseline)
+                rows.append(dict(zip(COLUMNS, (*known, *(float(f"{number:.4g}") for number in numbers)), strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -155,67 +140,47 @@ def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size)
     return {name: Sample(np.stack([getattr(one, name) for one in gradients]), rng, size.resamples) for name in names}
 
 
-def figures(estimator: Estimator, is_plain: bool, found: Comparison) -> list[float]:
-    """The numbers of a row from trace to cosine; NaN where gradients in other units cannot be compared."""
-    bias = [math.copysign(math.sqrt(abs(square)), square) for square in found.squared_bias]
-    trace = found.trace_ratio if estimator.same_units or not is_plain else [math.nan] * 3
-    bias = bias if estimator.same_units and is_plain else [math.nan] * 3
-    return [found.trace, found.squared_norm, *trace, *found.noise_ratio, *bias, found.cosine]
-
-
 def save_report(results: Results) -> None:
     """Save the page and the plot of a table, of which at least one policy was measured."""
     folder, rows, notes = results.path.parent, results.frame, read_notes(results.path.with_suffix(".json"))
-    plain_rows, kinds = rows[rows.advantages == "plain"], {"trace_ratio": "variance", "noise_ratio": "noise per progress"}
-    panels = [f"{one.env.rpartition('/')[2]}, {one.stage}\n({one.trained_steps:,} steps)" for one in plain_rows.itertuples()]
-    points = [
-        pd.DataFrame({"panel": panels, "case": plain_rows.estimator, "kind": kind}).join(
-            plain_rows[[name, f"{name}_low", f"{name}_high"]].set_axis(["value", "low", "high"], axis=1)
-        )
-        for name, kind in kinds.items()
-    ]
+    panels = [f"{one.env.rpartition('/')[2]}, {one.stage}\n({one.trained_steps:,} steps)" for one in rows.itertuples()]
+    named = rows.assign(panel=panels, case=rows.estimator)[rows.advantages == "plain"]
+    kinds = {"variance": "trace_ratio", "noise per progress": "noise_ratio"}
+    columns = {kind: tuple(f"{name}{end}" for end in ENDS) for kind, name in kinds.items()}
     xlabel = "ratio to PPO at equal simulator steps, 95 % intervals (log axis; arrow: beyond it)"
-    save_intervals(folder / f"{NAME}.png", pd.concat(points), xlabel, columns=3, limits=(0.02, 20.0))
+    save_intervals(folder / f"{NAME}.png", named, columns, xlabel, columns=3, limits=(0.02, 20.0))
     parts = ["# Variance of the policy gradient", EXPLANATION]
     header = ("estimator", "variance", "noise", "noise, as trained", "off PPO", "cosine", "β", "removed")
-    for (env, stage, trained), policy in rows.groupby(["env", "stage", "trained_steps"], sort=False):
-        parts.append(f"## {env}, {stage} of the training ({trained:,} simulator steps)")
-        pairs = zip(policy.to_dict("records")[::2], policy.to_dict("records")[1::2], strict=True)
-        cells = [
-            (
-                *(plain["estimator"], shown(plain, "trace_ratio"), shown(plain, "noise_ratio"), shown(trained, "noise_ratio")),
-                *(shown(plain, "relative_bias"), *(number(plain[name]) for name in ("cosine", "beta", "variance_removed"))),
-            )
-            for plain, trained in pairs
-        ]
+    for (env, stage, steps), policy in rows.groupby(["env", "stage", "trained_steps"], sort=False):
+        parts.append(f"## {env}, {stage} of the training ({steps:,} simulator steps)")
+        cells = []
+        for own, trained in zip(policy.to_dict("records")[::2], policy.to_dict("records")[1::2], strict=True):
+            ratios = (shown(own, "trace_ratio"), shown(own, "noise_ratio"), shown(trained, "noise_ratio"))
+            others = (number(own[name]) for name in ("cosine", "beta", "variance_removed"))
+            cells.append((own["estimator"], *ratios, shown(own, "relative_bias"), *others))
         parts.append(table(header, cells))
-    parts.append(
-        f"{rows.rollouts[0]} rollouts each and {notes['reference_rollouts']} for the reference, {rows.simulator_steps[0]:,} "
-        f"simulator steps a rollout. Settings, versions and machine: [`{NAME}.json`]({NAME}.json); all numbers: "
-        f"[`{NAME}.csv`]({NAME}.csv).\n"
-    )
+    counts = f"{rows.rollouts[0]} rollouts each and {notes['reference_rollouts']} for the reference"
+    parts.append(f"{counts}, {rows.simulator_steps[0]:,} simulator steps a rollout. How it was made: {plain(notes)}.\n")
     write_text(folder / "README.md", "\n\n".join(parts))
 
 
 def shown(row: dict[str, Any], name: str) -> str:
     """Write a value with its interval; nothing where there is none."""
-    value, low, high = (number(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    value, low, high = (number(row[f"{name}{end}"]) for end in ENDS)
     return value and f"{value} ({low}…{high})"
 
 
 def number(value: float) -> str:
     """Write a number; nothing for NaN."""
-    if math.isnan(value):
-        return ""
     if abs(value) >= LARGE:
         return "∞" if math.isinf(value) else f"> {LARGE}"
-    return f"{value:.2f}".replace("-", "−")
+    return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--env", nargs="+", default=DEFAULT_ENVS, help="ids of gymnasium envs (default: %(default)s)")
+    parser.add_argument("--env", nargs="+", default=ENVS, help="ids of gymnasium envs (default: %(default)s)")
     for name, kind, default, text in (
         ("budget", positive_int, 200_000, "simulator steps of each env's training"),
         ("rollouts", positive_int, 100, "rollouts of each estimator and policy"),
@@ -230,17 +195,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def check(options: argparse.Namespace, size: Size) -> None:
     """Raise a CommandError about what cannot be measured, before anything is trained."""
     require_modules(("tqdm", "matplotlib", "tabulate"), extra="compare")
-    for name in ("rollouts", "reference_rollouts"):
-        if getattr(options, name) < FEWEST_ROLLOUTS:
-            raise CommandError(
-                f"--{name.replace('_', '-')} received {getattr(options, name)}, needs at least {FEWEST_ROLLOUTS}: "
-                "a variance of fewer means nothing"
-            )
-    if options.budget < 3 * size.simulator_steps:
-        raise CommandError(
-            f"--budget received {options.budget}, needs at least {3 * size.simulator_steps}: three rollouts of "
-            f"{size.simulator_steps} simulator steps, so that start, middle and end of the training differ"
-        )
+    reasons = dict.fromkeys(("rollouts", "reference_rollouts"), (FEWEST_ROLLOUTS, "a variance of fewer means nothing"))
+    reasons["budget"] = 3 * size.simulator_steps, "three rollouts, so that start, middle and end of the training differ"
+    for name, (least, reason) in reasons.items():
+        if (given := getattr(options, name)) < least:
+            raise CommandError(f"--{name.replace('_', '-')} received {given}, needs at least {least}: {reason}")
     for env_id in dict.fromkeys(options.env):
         Collector(env_id, 1, size, options.seed).env.close()
 
@@ -266,18 +225,12 @@ def run(options: argparse.Namespace, size: Size = Size()) -> int:  # noqa: B008 
     write_notes(path.with_suffix(".json"), settings)
     try:
         with tqdm(total=len(set(options.env)) * total, unit="rollout") as bar:
-
-            def done(name: str) -> None:
-                bar.set_description(name)
-                bar.update()
-
             for env_id in dict.fromkeys(options.env):
-                for count, frozen in enumerate(train(env_id, options.budget, options.seed, size, done)):
+                for count, frozen in enumerate(train(env_id, options.budget, options.seed, size, bar.update)):
+                    bar.set_description(f"{env_id}, {frozen.stage}")
                     seed = options.seed + (1 + count * len(HORIZONS)) * SEED_STEP
-                    results.add(measure(env_id, frozen, seed, rollouts, size, done))
+                    results.add(measure(env_id, frozen, seed, rollouts, size, bar.update))
                     save_report(results)
-    except BranchingError as error:
-        raise CommandError(f"an env could not be branched any more: {error}") from error
     except KeyboardInterrupt:
         print(f"\nInterrupted: {options.output} has the policies that were measured to the end.")
         return 130

@@ -1,7 +1,6 @@
 """Pages in Markdown: tables, numbers and settings as people read them."""
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -27,11 +26,6 @@ def steps(value: float | None, none: str = "not reached") -> str:
     return f"{value / 1000:,.0f}k" if value >= 10_000 else f"{value:,.0f}"
 
 
-def anchor(heading: str) -> str:
-    """The address that GitHub gives a heading."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
 def plain(value: Any) -> str:
     """Write a value of a JSON without its syntax."""
     if isinstance(value, dict):
@@ -41,8 +35,3 @@ def plain(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else "none" if value is None else str(value)
-
-
-def made_with(stamps: Iterable[Mapping[str, str]]) -> str:
-    """Write the distinct stamps in a line."""
-    return "; ".join(dict.fromkeys(plain(dict(one)) for one in stamps))

@@ -1,9 +1,9 @@
-"""The figures of all benchmarks. At 600 pixels they can still be read; colours are Okabe and Ito's, for the colour-blind."""
+"""The figures of all benchmarks, to be read at 600 pixels and by the colour-blind: colours are Okabe and Ito's."""
 
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,27 +20,15 @@ AXES: dict[Axis, str] = {
     "executed_steps": "executed steps (simulator steps without siblings')",
     "wall_seconds": "training time in seconds",
 }
-NAMES = {
-    "ppo": "PPO",
-    "trpo": "TRPO",
-    "hybrid": "HybridGRPO",
-    "hybrid_grpo": "HybridGRPO",
-    "paper": "the paper's",
-    "grpo": "GRPO",
-}
+NAMES = {"ppo": "PPO", "trpo": "TRPO", "hybrid": "HybridGRPO", "paper": "the paper's", "grpo": "GRPO"}
+NAMES["hybrid_grpo"] = NAMES["hybrid"]  # in the Zoo
 BLACK = "#000000"
 FIXED_COLORS = {"ppo": (BLACK,), "trpo": ("#CC79A7",), "paper": ("#E69F00",), "grpo": ("#999999",)}
 OUR_COLORS = ("#0072B2", "#009E73", "#D55E00", "#56B4E9")
 LINES = ("-", "--", ":", "-.")
-# From this share of the steps on, every curve that rises is within the frame.
-UNDER_WAY = 0.1
-
-
-class Style(NamedTuple):
-    """Colour and dashes of an algorithm's line, the same in all figures of a page."""
-
-    color: str
-    line: str
+UNDER_WAY = 0.1  # from this share of the steps on, every curve that rises is within the frame
+Kinds = dict[str, tuple[str, ...]]
+Style = tuple[str, str]  # colour and dashes of an algorithm's line, the same in all figures of a page
 
 
 def label_of(algorithm: str) -> str:
@@ -59,16 +47,13 @@ def styles_of(algorithms: Iterable[str]) -> dict[str, Style]:
         colors = FIXED_COLORS.get(algorithm.partition(",")[0], OUR_COLORS)
         number = taken.get(colors, 0)
         taken[colors] = number + 1
-        styles[algorithm] = Style(colors[number % len(colors)], LINES[number // len(colors) % len(LINES)])
+        styles[algorithm] = colors[number % len(colors)], LINES[number // len(colors) % len(LINES)]
     return styles
 
 
 def new_panels(count: int, width: float, height: float, columns: int = 3, **shared: Any) -> tuple["Figure", list["Axes"]]:
-    """
-    Make a figure with ``count`` panels of some inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``. Without
-    pyplot: no global state, and no display is needed.
-    """
-    from matplotlib.figure import Figure
+    """Make a figure with ``count`` panels of some inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``."""
+    from matplotlib.figure import Figure  # without pyplot: no global state, and no display is needed
 
     columns = math.ceil(count / math.ceil(count / columns))
     rows = math.ceil(count / columns)
@@ -96,21 +81,9 @@ def prepare(axes: "Axes", xlabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_curve(axes: "Axes", variant: Runs, axis: Axis, style: Style, label: str) -> None:
-    """Draw the interquartile mean over seeds, and its 95 % interval as a band."""
-    grid, scores = variant.on_common_grid(axis)
-    axes.plot(grid, interquartile_means(scores), color=style.color, linestyle=style.line, linewidth=2, zorder=3, label=label)
-    if len(scores) > 1 and len(grid):
-        axes.fill_between(grid, *bootstrap(scores), color=style.color, alpha=0.15, linewidth=0)
-
-
 def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
-    """
-    Let the y-axis begin with the lowest score once training is under way. The untrained policy, and what ends no higher than
-    it, may be so far below that nothing else could be told apart.
-    """
-    shown = list(variants)
-    seen = []
+    """Let the y-axis begin with the lowest score once training is under way, of what ends above the untrained policy."""
+    shown, seen = list(variants), []
     for variant in [one for one in shown if one.final.value > results.untrained] or shown:
         grid, scores = variant.on_common_grid()
         seen.append(interquartile_means(scores)[grid >= UNDER_WAY * grid[-1]])
@@ -141,7 +114,11 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_
     for panel, axis in zip(panels, axes_shown, strict=True):
         for algorithm, variant in results.best.items():
             below = "" if variant.final.value > results.untrained else ", below the frame"
-            draw_curve(panel, variant, axis, styles[algorithm], label_of(algorithm) + below)
+            (color, line), (grid, scores) = styles[algorithm], variant.on_common_grid(axis)
+            means, label = interquartile_means(scores), label_of(algorithm) + below
+            panel.plot(grid, means, color=color, linestyle=line, linewidth=2, zorder=3, label=label)
+            if len(scores) > 1 and len(grid):
+                panel.fill_between(grid, *bootstrap(scores), color=color, alpha=0.15, linewidth=0)
         prepare(panel, AXES[axis])
         if axis == "simulator_steps":
             mark_target(panel, results)
@@ -164,7 +141,7 @@ def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> 
             grid, scores = variant.on_common_grid()
             look = "-" if variant is best else next(others)
             label = " ".join(word for word in variant.settings.split() if word not in shared) or "the only settings"
-            axes.plot(grid, interquartile_means(scores), look, color=styles[algorithm].color, markersize=4, label=label)
+            axes.plot(grid, interquartile_means(scores), look, color=styles[algorithm][0], markersize=4, label=label)
         prepare(axes, AXES["simulator_steps"])
         axes.set_title(label_of(algorithm))
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), frameon=False)
@@ -184,8 +161,8 @@ def save_profiles(path: Path, profiles: Profiles, styles: dict[str, Style]) -> N
         {names[one]: shares for one, shares in profiles.shares.items()},
         profiles.thresholds,
         performance_profile_cis={names[one]: bounds for one, bounds in profiles.bounds.items()},
-        colors={names[one]: styles[one].color for one in names},
-        linestyles={names[one]: styles[one].line for one in names},
+        colors={names[one]: styles[one][0] for one in names},
+        linestyles={names[one]: styles[one][1] for one in names},
         ax=axes,
         xlabel="final score: 0 is the untrained policy, 1 the best PPO",
         ylabel="share of runs above that score",
@@ -215,26 +192,19 @@ def save_zoo(path: Path, curves: pd.DataFrame) -> None:
     save(figure, path)
 
 
-def save_intervals(
-    path: Path, points: pd.DataFrame, xlabel: str, columns: int, limits: tuple[float, float] | None = None
-) -> None:
+def save_intervals(path: Path, rows: pd.DataFrame, kinds: Kinds, xlabel: str, columns: int, limits: Any = None) -> None:
     """
-    Save values with their intervals, several kinds of them for every case.
-
-    :param path: The PNG to write.
-    :param points: Columns panel, case, kind, value, low, high.
-    :param xlabel: What the values are: ratios to 1.
-    :param columns: Panels of a row.
-    :param limits: Of a logarithmic axis, with arrows for values beyond them; None: a linear one from 0.
+    Save values with intervals, a panel for every value of ``rows.panel``. ``kinds`` names the columns of value, low and high
+    end, which are ratios to 1. With limits, the axis is logarithmic and has arrows for values beyond them.
     """
-    names, cases, kinds = (list(dict.fromkeys(points[column])) for column in ("panel", "case", "kind"))
+    names, cases = (list(dict.fromkeys(rows[column])) for column in ("panel", "case"))
     figure, panels = new_panels(len(names), 3.4, 0.8 + 0.27 * len(cases), columns, sharex=True, sharey=True)
     lowest, highest = limits or (-np.inf, np.inf)
     for name, axes in zip(names, panels, strict=True):
         for kind, color, marker, offset in zip(kinds, OUR_COLORS, "so^", np.linspace(-0.2, 0.2, len(kinds)), strict=False):
-            here = points[(points.panel == name) & (points.kind == kind) & points.value.notna()]
+            here = rows[(rows.panel == name) & rows[kinds[kind][0]].notna()]
             places = np.array([cases.index(case) + offset for case in here.case])
-            value, low, high = here[["value", "low", "high"]].clip(lowest, highest).to_numpy().T
+            value, low, high = here[list(kinds[kind])].clip(lowest, highest).to_numpy().T
             axes.hlines(places, low, high, color=color, linewidth=1.5)
             axes.plot(value, places, marker, color=color, markersize=4, label=kind)
             for end, arrow in ((lowest, "<"), (highest, ">")):

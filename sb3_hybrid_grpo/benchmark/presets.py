@@ -9,20 +9,10 @@ _ALGORITHMS = ("ppo", "hybrid,branch_horizon:64", "hybrid")
 @dataclass(frozen=True)
 class Preset:
     """
-    What the runs on an env share.
+    What the runs on an env share: the options of ``compare``, and how an update is spread over envs.
 
-    :param budget: Simulator steps of a run, siblings included.
-    :param seeds: Runs of each algorithm with each of its settings.
-    :param evaluations: How often the policy is evaluated, besides before the training.
-    :param episodes: Episodes of an evaluation.
-    :param normalize: Whether observations and rewards are normalised (VecNormalize).
-    :param algorithms: What is compared; see ``variants.py``.
     :param n_envs: Envs of every algorithm: the class alone is swapped. None: as many as keep each of them at
         ``executed_steps`` between two updates, so PPO has an env where HybridGRPO has a member.
-    :param executed_steps: Most steps that an env executes between two updates; for ``n_envs=None``.
-    :param update_sizes: Samples of an update, all envs and members together: every algorithm is run with each.
-    :param batch_sizes: Samples of a minibatch, likewise.
-    :param hyperparams: Arguments of every algorithm that has them.
     """
 
     budget: int = 163_840
@@ -49,7 +39,6 @@ PRESETS = {
     "hybrid_grpo/Queue-v0": Preset(),
     "hybrid_grpo/GustyCartPoleSwingUp-v0": _SWING_UP,
     "hybrid_grpo/CartPoleSwingUp-v0": _SWING_UP,
-    # the last one tells what forks cost from what the baseline does
     "CartPole-v1": Preset(budget=65_536, algorithms=(*_ALGORITHMS, "hybrid,branch_horizon:64,group_baseline:0")),
     "Pendulum-v1": Preset(hyperparams={"gamma": 0.9, "learning_rate": 1e-3}),
     "Acrobot-v1": Preset(budget=98_304, hyperparams={"gamma": 0.99, "learning_rate": 1e-3}),

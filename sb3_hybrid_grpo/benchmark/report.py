@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_hybrid_grpo.benchmark.page import anchor, plain, scores, steps, table
+from sb3_hybrid_grpo.benchmark.page import plain, scores, steps, table
 from sb3_hybrid_grpo.benchmark.plots import AXES, label_of, save_curves, save_profiles, save_settings, styles_of
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes
 from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY
@@ -16,8 +16,7 @@ from sb3_hybrid_grpo.benchmark.statistics import BASELINES, HIGHEST_THRESHOLD, O
 from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Profiles, Runs, performance_profiles
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 
-# Results of another command, with columns of their own.
-IGNORED = "gradient_variance"
+IGNORED = "gradient_variance"  # results of another command
 PROFILES = "profiles.png"
 HOW_TO_READ = """\
 **How to read this.** Algorithms are compared at equal *simulator* steps, siblings included. Numbers are interquartile means
@@ -26,13 +25,13 @@ evaluations after step 0, "final" over the last two. **Bold** are each algorithm
 evaluations and all seeds: chosen alike, though who has more variants picks from more. "Ours" is all but PPO and TRPO. "Not
 separated": the intervals of the means over training overlap; that proves no equality: with five seeds a difference of one
 standard deviation often stays hidden. Intervals of few seeds are somewhat narrow. Steps to PPO's final score are beside those
-of the PPO that has that score in the end, and of the first PPO that is as high at any time. Training times were taken with
-other runs on other cores. Figures leave out what is below all curves from a tenth of the steps on."""
+of the PPO that has it in the end, and of the first PPO that is as high. Training times were taken with other runs beside."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    folder, axes = Path("benchmarks/compare"), {"nargs": "+", "choices": list(AXES), "default": ["simulator_steps"]}
+    folder = Path("benchmarks/compare")
+    axes: dict[str, Any] = {"nargs": "+", "choices": list(AXES), "default": ["simulator_steps"]}
     parser.add_argument("folder", type=Path, nargs="?", default=folder, help="folder of the results (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="folder of the report (default: the results' folder)")
     parser.add_argument("--axes", help="x-axes of the curves (default: simulator_steps)", **axes)
@@ -41,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the report; the exit code is 0."""
     require_modules(("matplotlib", "rliable", "tabulate"), extra="compare")
-    notes = {path: read_notes(path.with_suffix(".json")) for path in find_results(options.folder)}
+    paths = sorted(path for path in options.folder.glob("*.csv") if not path.name.startswith((IGNORED, ".")))
+    if not paths:
+        raise CommandError(f"{options.folder} has no results (no CSV); run `compare` with --output {options.folder} first")
+    notes = {path: read_notes(path.with_suffix(".json")) for path in paths}
     comparisons = {path: read_env(path, of_env) for path, of_env in notes.items()}
     output, everything = output_folder(options.output or options.folder), list(comparisons.values())
     styles = styles_of(algorithm for results in everything for algorithm in results.best)
@@ -61,30 +63,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def find_results(folder: Path) -> list[Path]:
-    """The tables of a comparison, sorted. Raises CommandError if there are none."""
-    if not folder.is_dir():
-        raise CommandError(f"received {str(folder)!r}, which is not a folder; name one that `compare` wrote its results to")
-    paths = sorted(path for path in folder.glob("*.csv") if not path.name.startswith((IGNORED, ".")))
-    if not paths:
-        raise CommandError(f"{folder} has no results (no CSV); run `compare` with --output {folder} first")
-    return paths
-
-
 def read_env(path: Path, notes: dict[str, Any]) -> EnvResults:
     """Read the results of one env and the notes beside them: its variants, baselines first; CommandError if broken."""
     rows = Results(path, COLUMNS, KEY).frame.sort_values("simulator_steps", kind="stable")
     if rows.env.nunique() != 1:
         raise CommandError(f"{path} has rows of {rows.env.nunique()} envs, needed is exactly one")
-    wrong = {
-        "two evaluations": rows.duplicated([*KEY, "simulator_steps"]),
-        "no finite number": ~np.isfinite(rows[["mean_reward", "wall_seconds"]]).all(axis=1),
-        "no evaluation after training began": rows.groupby(list(KEY)).simulator_steps.transform("max") <= 0,
-    }
-    for text, found in wrong.items():
-        for row in rows[found].to_dict("records"):
-            where = f"{tuple(row[name] for name in KEY)} at {row['simulator_steps']} simulator steps"
-            raise CommandError(f"{path} has {text} of {where}")
+    broken = rows[~np.isfinite(rows.mean_reward) | (rows.groupby(list(KEY)).simulator_steps.transform("max") <= 0)]
+    for row in broken[list(KEY)].itertuples(index=False, name=None):
+        raise CommandError(f"{path}: the run {row} has a reward that is not finite, or no evaluation after training began")
 
     def order(variant: Runs) -> tuple[int, str, list[Any]]:
         place = BASELINES.index(variant.group) if variant.group in BASELINES else len(BASELINES)
@@ -105,10 +91,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def steps_beside_ppo(variant: Runs, results: EnvResults, target: Runs) -> str:
-    """
-    Write when a variant reaches the final score of ``target``, the best PPO: steps, and their share of those of that PPO and
-    of the first PPO to get there at whatever settings; without shares where PPO's mean is never that high.
-    """
+    """Write when a variant reaches the best PPO's final score: steps, and their share of its and of the first PPO's."""
     score = target.final.value
     own, its, first = variant.steps_to_reach(score), target.steps_to_reach(score), results.first_ppo_to_reach(score)
     if own is None or first is None:
@@ -138,7 +121,8 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
         comparable = verdict(ours.training, ppo.training) if ours and ppo else "nothing to compare"
         verdicts.append("no verdict, runs failed" if results.failed else comparable)
         cells += [steps_beside_ppo(ours, results, target) if ours and target else "", verdicts[-1]]
-        rows.append([f"[{results.env}](#{anchor(results.env)})", *cells])
+        anchor = re.sub(r"[^\w-]", "", results.env.lower())  # as GitHub's
+        rows.append([f"[{results.env}](#{anchor})", *cells])
     names = dict.fromkeys(["ours ahead", "not separated", "PPO ahead", *verdicts])
     counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in names)
     return [
@@ -183,7 +167,7 @@ def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, An
     ends = [end for variant in results.variants for end in variant.last_steps]
     if min(ends) < 0.95 * max(ends):
         cautions.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
-    made = "; ".join(f"{key} {plain(value)}" for key, value in notes.items() if key not in ("env", "failed"))
+    made = plain({key: value for key, value in notes.items() if key not in ("env", "failed")})
     return [*parts, " ".join(cautions), f"How it was made: {made or 'not known, there is no JSON beside the CSV'}."]
 
 

@@ -1,16 +1,16 @@
 """
-Results of the benchmarks: tables in CSV files that grow run by run, a JSON beside each that says how it was made.
+Tables of results in CSV files that grow run by run, a JSON beside each that says how it was made.
 
-``simulator_steps`` are the steps of the simulator, siblings included, and ``executed_steps`` those of member 0 alone. Both
-mean the same in results of every version: 0.1's ``num_simulator_steps`` and ``num_timesteps``, 0.2's ``num_timesteps`` and
-``num_executed_steps``. The ``settings`` of 0.1's comparisons say ``executed_steps`` where its ``n_steps`` counted these.
+``simulator_steps`` (0.1's ``num_simulator_steps``, 0.2's ``num_timesteps``) include siblings, ``executed_steps`` (0.1's
+``num_timesteps``, 0.2's ``num_executed_steps``) do not. 0.1's ``settings`` have ``executed_steps`` for its ``n_steps``.
 """
 
-import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from sb3_hybrid_grpo.commands.cli import CommandError, replacing, versions, writ
 
 class Results:
     """
-    A table in a CSV.
+    A table in a CSV, which need not exist.
 
-    :param path: The CSV; it need not exist.
     :param columns: Type by column: ``str``, ``int`` or ``float``.
     :param key: The columns that tell one run from the others. Rows of a run are added together.
     :raises CommandError: if the file holds anything else
@@ -44,9 +43,7 @@ class Results:
                 raise ValueError(f"its columns are {list(frame)}, needed are {list(self.columns)}")
             return frame.astype(self.columns)
         except (OSError, ValueError) as error:
-            raise CommandError(
-                f"{self.path} holds no results of this benchmark: {error}. Move it away, or name another folder."
-            ) from None
+            raise CommandError(f"{self.path} holds no results of this benchmark: {error}. Name another folder.") from None
 
     def done(self) -> set[tuple[Any, ...]]:
         """The keys of all runs that are in the table."""
@@ -80,13 +77,9 @@ def write_notes(path: Path, notes: Mapping[str, Any]) -> None:
 
 def stamp() -> dict[str, str]:
     """Versions of the packages that results depend on, and the machine."""
-    found = versions()
-    for package in ("sb3_contrib", "sbx_rl", "jax"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {**found, "machine": machine()}
+    others = {"sb3_contrib": "sb3_contrib", "sbx": "sbx_rl", "jax": "jax"}
+    installed = {name: metadata.version(name) for module, name in others.items() if find_spec(module) is not None}
+    return {**versions(), **installed, "machine": machine()}
 
 
 def machine() -> str:

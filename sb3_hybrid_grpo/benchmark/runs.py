@@ -3,10 +3,11 @@
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from sb3_hybrid_grpo.benchmark.variants import Variant
 from sb3_hybrid_grpo.commands.evaluation import evaluate, make_env, normalized_like
 
 Row = dict[str, Any]
+Ended = tuple["Run", "Future[pd.DataFrame]"]
 
 # One row for each evaluation: the policy alone, deterministic. Wall seconds are those of the training.
 COLUMNS: dict[str, type] = {
@@ -26,33 +28,21 @@ COLUMNS: dict[str, type] = {
     **{"wall_seconds": float, "mean_reward": float, "episodes": int},
 }
 KEY = ("algorithm", "settings", "seed")
-# Envs of a run have the seeds SEEDS_APART * seed, + 1, ...; evaluations have others.
-SEEDS_APART = 1_000
-EVALUATION_SEED = 1_000_000
+SEEDS_APART, EVALUATION_SEED = 1_000, 1_000_000  # envs of a run have the seeds SEEDS_APART * seed, + 1, ...
 MOST_EVALUATION_ENVS = 25
 _NEW_PROCESSES = multiprocessing.get_context("spawn")
 
 
 class Run(NamedTuple):
-    """
-    A training.
-
-    :param env: The env's id.
-    :param variant: The algorithm and its settings.
-    :param seed: Number of the run.
-    :param budget: Simulator steps; the last whole update within them ends the run.
-    :param evaluations: How many, besides the one before the training.
-    :param episodes: Episodes of an evaluation.
-    :param normalize: Whether to normalise observations and rewards.
-    """
+    """A training."""
 
     env: str
     variant: Variant
     seed: int
-    budget: int
-    evaluations: int
-    episodes: int
-    normalize: bool
+    budget: int  # simulator steps; the last whole update within them ends the run
+    evaluations: int  # besides the one before the training
+    episodes: int  # of an evaluation
+    normalize: bool  # observations and rewards
 
     def __str__(self) -> str:
         return f"{self.env} {self.variant.algorithm} ({self.variant.settings}) seed {self.seed}"
@@ -110,57 +100,45 @@ def execute(run: Run, report: Callable[[Row], None]) -> None:
     env.close()
 
 
-class Pool:
-    """Executes so many runs at a time. To be used in a ``with`` statement, whose end stops the processes."""
-
-    def __init__(self, jobs: int) -> None:
-        self._threads = ThreadPoolExecutor(jobs)
-        self._processes: set[Any] = set()
-        self._stopped = False
-
-    def __enter__(self) -> "Pool":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped = True
-        for process in list(self._processes):
-            process.terminate()
-        self._threads.shutdown(cancel_futures=True)
-
-    def execute(self, runs: Sequence[Run], say: Callable[[str], None]) -> Iterator[tuple[Run, "Future[pd.DataFrame]"]]:
-        """
-        Execute runs; the first ones start first.
-
-        :param runs: The runs.
-        :param say: Called in another thread with a line on every evaluation, as it happens.
-        :return: Each run that ends, with a future whose result are its rows and whose exception says what went wrong.
-        """
-        futures = {self._threads.submit(self._execute, run, say): run for run in runs}
+def side_by_side(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> Generator[Ended, None, None]:
+    """
+    Execute so many runs at a time, and say in another thread what every evaluation found. Each run that ends is given with a
+    future whose result are its rows and whose exception says what went wrong. Closing the generator ends the others.
+    """
+    threads, processes, stopped = ThreadPoolExecutor(jobs), set[Any](), Event()
+    futures = {threads.submit(_watch, run, say, processes, stopped): run for run in runs}
+    try:
         for future in as_completed(futures):
             yield futures[future], future
-
-    def _execute(self, run: Run, say: Callable[[str], None]) -> pd.DataFrame:
-        receiving, sending = _NEW_PROCESSES.Pipe(duplex=False)
-        process = _NEW_PROCESSES.Process(target=_work, args=(run, sending))
-        process.start()
-        self._processes.add(process)
-        if self._stopped:
+    finally:
+        stopped.set()
+        for process in list(processes):
             process.terminate()
-        sending.close()
-        rows, said = [], "it said nothing"
-        with suppress(EOFError):  # the process has ended
-            while True:
-                message = receiving.recv()
-                if isinstance(message, str):
-                    said = message
-                else:
-                    rows.append(message)
-                    say(f"{run}: {message['mean_reward']:.1f}")
-        process.join()
-        self._processes.discard(process)
-        if not rows or rows[-1]["simulator_steps"] < run.total_timesteps:
-            raise RuntimeError(f"exit code {process.exitcode}: {said}")
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        threads.shutdown(cancel_futures=True)
+
+
+def _watch(run: Run, say: Callable[[str], None], processes: set[Any], stopped: Event) -> pd.DataFrame:
+    receiving, sending = _NEW_PROCESSES.Pipe(duplex=False)
+    process = _NEW_PROCESSES.Process(target=_work, args=(run, sending))
+    process.start()
+    processes.add(process)
+    if stopped.is_set():
+        process.terminate()
+    sending.close()
+    rows, said = [], "it said nothing"
+    with suppress(EOFError):  # the process has ended
+        while True:
+            message = receiving.recv()
+            if isinstance(message, str):
+                said = message
+            else:
+                rows.append(message)
+                say(f"{run}: {message['mean_reward']:.1f}")
+    process.join()
+    processes.discard(process)
+    if not rows or rows[-1]["simulator_steps"] < run.total_timesteps:
+        raise RuntimeError(f"exit code {process.exitcode}: {said}")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _work(run: Run, rows: Connection) -> None:

@@ -1,15 +1,13 @@
 """
 Speed of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO and a bare ``env.step`` loop, on one core.
 
-``python -m sb3_hybrid_grpo.benchmark.speed --output speed_benchmark``
-
 A busy machine changes its speed from second to second. So every measurement of HybridGRPO is taken right after one of PPO and
-one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest.
-The learning rate is 0: every repeat measures the same policy (but TRPO's, whose steps need none), and an
-update costs the same as any other. Results are saved env by env: a new measurement takes the place of the one of its env.
+one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest. The
+learning rate is 0: every repeat measures the same policy (but TRPO's). A new measurement replaces that of its env.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,39 +20,26 @@ from sb3_hybrid_grpo.__main__ import run_command
 from sb3_hybrid_grpo.benchmark.page import plain, table
 from sb3_hybrid_grpo.benchmark.plots import save_intervals
 from sb3_hybrid_grpo.benchmark.results import Results, stamp
-from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Measurement, Size
-from sb3_hybrid_grpo.benchmark.speed_cases import is_atari, measure_speed, one_core, short_name
+from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Measurement, Size, measure_speed
 from sb3_hybrid_grpo.commands.cli import install_command, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import make_env
 
 STATISTICS = ("median", "min", "max")
 # Networks for images take a hundred times as long, and convolutions are not recorded.
 IMAGES, TINY = Size(1024, 1, 3, warm_up=0), Size(256, 1, 1, 0.01, warm_up=0)
-EXTRAS = {
-    **dict.fromkeys(("HalfCheetah-v5", "Ant-v5"), ("mujoco", ("mujoco", "imageio"))),
-    **dict.fromkeys(("LunarLander-v3", "BipedalWalker-v3"), ("box2d", ("Box2D",))),
-    BREAKOUT: ("atari", ("ale_py", "cv2")),
-}
-ENVS = ("CartPole-v1", "Pendulum-v1", "hybrid_grpo/Inventory-v0", *EXTRAS)
+MUJOCO, BOX2D = ("HalfCheetah-v5", "Ant-v5"), ("LunarLander-v3", "BipedalWalker-v3")
+ENVS = ("CartPole-v1", "Pendulum-v1", *MUJOCO, *BOX2D, "hybrid_grpo/Inventory-v0", BREAKOUT)
 
 
 class Section(NamedTuple):
-    """
-    A table of speeds.
-
-    :param name: Of its CSV.
-    :param title: Its heading.
-    :param text: What people have to know.
-    :param labels: Title by name of what tells rows apart; the first is the env.
-    :param columns: Title and digits by name of the numbers.
-    :param settings: What numbers depend on besides machine and versions.
-    """
+    """A table of speeds in the CSV ``name``, with a heading and what people have to know."""
 
     name: str
     title: str
     text: str
-    labels: dict[str, str]
-    columns: dict[str, tuple[str, int]]
-    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")
+    labels: dict[str, str]  # title by name of what tells rows apart; the first is the env
+    columns: dict[str, tuple[str, int]]  # title and digits by name of the numbers
+    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")  # what numbers depend on besides machine and versions
 
     def results(self, folder: Path) -> Results:
         """The section's table, in which the unit of work is an env."""
@@ -91,14 +76,13 @@ Medians over repeats (lowest–highest). A ratio is formed of two measurements o
 favours neither. One thread on one core, a core for each worker. Made by `python -m sb3_hybrid_grpo.benchmark.speed`."""
 
 
-def cell(row: dict[str, float], name: str, digits: int) -> str:
-    """Write a median, with the lowest and the highest where these differ; nothing where it was not measured."""
-    middle, lowest, highest = (f"{row[f'{name}_{statistic}']:,.{digits}f}" for statistic in STATISTICS)
-    return "" if middle == "nan" else middle if lowest == highest else f"{middle} ({lowest}–{highest})"
-
-
 def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
-    """Write a section of a page."""
+    """Write a section of a page: medians, with the lowest and the highest where these differ."""
+
+    def cell(row: dict[str, float], name: str, digits: int) -> str:
+        middle, low, high = (f"{row[f'{name}_{statistic}']:,.{digits}f}" for statistic in STATISTICS)
+        return "" if middle == "nan" else middle if low == high else f"{middle} ({low}–{high})"
+
     header = [*section.labels.values(), *(title for title, _ in section.columns.values())]
     cells = [
         [*(row[name] for name in section.labels), *(cell(row, name, digits) for name, (_, digits) in section.columns.items())]
@@ -131,15 +115,11 @@ def save_page(folder: Path) -> None:
     """Save ``speed.md`` and its picture, of all envs that were measured."""
     rows = ALGORITHMS.results(folder).frame
     groups = [f"{one.algorithm} N = {one.n_samples}, K = {one.branch_horizon}" for one in rows.itertuples()]
-    known = {"panel": [env.rpartition("/")[2] for env in rows.env], "case": rows.algorithm.where(rows.n_samples == "", groups)}
-    of_others = ~rows.algorithm.isin([RAW_LOOP, "PPO"])
-    points = [
-        pd.DataFrame({**known, "kind": kind}).join(
-            rows[[f"{name}_{statistic}" for statistic in STATISTICS]].set_axis(["value", "low", "high"], axis=1)
-        )[of_others]
-        for name, kind in (("rollout_to_ppo", "rollout"), ("update_to_ppo", "update"), ("overall_to_ppo", "both"))
-    ]
-    save_intervals(folder / "speed.png", pd.concat(points), "times as fast as PPO", columns=4)
+    named = rows.assign(panel=rows.env.str.rpartition("/")[2], case=rows.algorithm.where(rows.n_samples == "", groups))
+    kinds = {"rollout": "rollout_to_ppo", "update": "update_to_ppo", "both": "overall_to_ppo"}
+    columns = {kind: tuple(f"{name}_{statistic}" for statistic in STATISTICS) for kind, name in kinds.items()}
+    others = named[~rows.algorithm.isin([RAW_LOOP, "PPO"])]
+    save_intervals(folder / "speed.png", others, columns, "times as fast as PPO", columns=4)
     parts = [INTRODUCTION, *section_text(ALGORITHMS, rows)]
     without = [env for env, one in rows.groupby("env", sort=False) if SBX not in set(one.algorithm)]
     if without:
@@ -149,8 +129,8 @@ def save_page(folder: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    folder, names = Path("speed_benchmark"), [env.rpartition(":")[2] for env in ENVS]
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    folder, names = Path("speed_benchmark"), [short_name(env) for env in ENVS]
     parser.add_argument("--output", type=Path, default=folder, help="folder for speed.md and speed.csv (default: %(default)s)")
     parser.add_argument("--envs", nargs="+", choices=names, default=names, help="in which envs (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")
@@ -162,20 +142,21 @@ def run(options: argparse.Namespace) -> int:
     require_modules(["matplotlib", "tqdm", "tabulate"], "speed")
     from tqdm import tqdm
 
-    envs = [] if options.report_only else [env for env in ENVS if short_name(env) in options.envs]
+    envs = [] if options.report_only else [env for env in ENVS if env.rpartition(":")[2] in options.envs]
     for env in envs:
-        extra, modules = EXTRAS.get(env, ("speed", ()))
-        require_modules(modules, extra)
+        make_env(env, 1, 0).close()  # a missing package shows now
     results = ALGORITHMS.results(output_folder(options.output))  # another table is refused now, not in half an hour
     th.set_num_threads(1)
-    with one_core():
-        for env in (bar := tqdm(envs, unit="env")):
-            bar.set_description(short_name(env))
-            size = TINY if options.quick else IMAGES if is_atari(env) else Size()
-            measurements: list[Measurement] = []
-            measure_speed(env, size, measurements.append)
-            results.add(ALGORITHMS.summarise(measurements, size))
-            save_page(options.output)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if envs and cores:  # for JAX, too, whose threads are ended by no option of its own
+        os.sched_setaffinity(0, {max(cores)})
+    for env in (bar := tqdm(envs, unit="env")):
+        bar.set_description(env)
+        size = TINY if options.quick else IMAGES if env == BREAKOUT else Size()
+        results.add(ALGORITHMS.summarise(measure_speed(env, size), size))
+        save_page(options.output)
+    if envs and cores:
+        os.sched_setaffinity(0, cores)
     save_page(options.output)
     print(f"Saved: {options.output / 'speed.md'}, and the table beside it.")
     return 0

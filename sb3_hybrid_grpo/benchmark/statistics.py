@@ -12,22 +12,13 @@ import pandas as pd
 Array = npt.NDArray[np.float64]
 Axis = Literal["simulator_steps", "executed_steps", "wall_seconds"]
 
-BASELINES = ("ppo", "trpo")
-OURS = "ours"
-GRID_POINTS = 100
-RESAMPLES = 2_000
-FEWEST_SEEDS = 3
-# Profiles end here, so that one env on which PPO learned little does not squeeze the others.
-HIGHEST_THRESHOLD = 2.0
+BASELINES, OURS = ("ppo", "trpo"), "ours"
+GRID_POINTS, RESAMPLES, FEWEST_SEEDS = 100, 2_000, 3
+HIGHEST_THRESHOLD = 2.0  # profiles end here, so that one env on which PPO learned little does not squeeze the others
 
 
 class Estimate(NamedTuple):
-    """
-    A number over seeds.
-
-    :param value: The interquartile mean.
-    :param interval: Its 95 % bootstrap interval; None for one seed or two.
-    """
+    """The interquartile mean over seeds, and its 95 % bootstrap interval: None for one seed or two."""
 
     value: float
     interval: tuple[float, float] | None
@@ -68,14 +59,6 @@ def bootstrap(scores: Array) -> tuple[Array, Array]:
     return low, high
 
 
-def estimates(scores: Array) -> list[Estimate]:
-    """Estimate the interquartile mean of every column of scores of shape (seeds, columns)."""
-    values = interquartile_means(scores)
-    if len(scores) < FEWEST_SEEDS:
-        return [Estimate(float(value), None) for value in values]
-    return [Estimate(float(v), (float(low), float(high))) for v, low, high in zip(values, *bootstrap(scores), strict=True)]
-
-
 def first_reaching(steps: Array, values: Array, score: float) -> float | None:
     """The first of the steps at which a curve is at least as high as a score; None if it never is."""
     reached = np.flatnonzero(values >= score)
@@ -83,13 +66,7 @@ def first_reaching(steps: Array, values: Array, score: float) -> float | None:
 
 
 class Runs:
-    """
-    An algorithm at some settings, with its runs.
-
-    :param algorithm: Its name on the command line.
-    :param settings: How it collected and used data.
-    :param rows: Evaluations in the order of ``simulator_steps``; of each seed at least one after training began.
-    """
+    """An algorithm at some settings: evaluations sorted by ``simulator_steps``, of each seed one after training began."""
 
     def __init__(self, algorithm: str, settings: str, rows: pd.DataFrame) -> None:
         self.algorithm, self.settings = algorithm, settings
@@ -103,7 +80,12 @@ class Runs:
 
     @cached_property
     def _estimates(self) -> list[Estimate]:
-        return estimates(np.column_stack([self.means, self.finals]))
+        scores = np.column_stack([self.means, self.finals])
+        values = interquartile_means(scores).tolist()
+        if len(scores) < FEWEST_SEEDS:
+            return [Estimate(value, None) for value in values]
+        low, high = (bounds.tolist() for bounds in bootstrap(scores))
+        return [Estimate(value, interval) for value, interval in zip(values, zip(low, high, strict=True), strict=True)]
 
     @property
     def training(self) -> Estimate:
@@ -117,10 +99,8 @@ class Runs:
 
     def on_common_grid(self, axis: Axis = "simulator_steps") -> tuple[Array, Array]:
         """
-        Make runs comparable point by point: linear between evaluations, within the range that all of them cover.
-
-        :param axis: The column that the grid counts.
-        :return: Every evaluation's position (100 even ones if those are more), and rewards there, shape (seeds, grid).
+        Make runs comparable point by point: linear between evaluations, within the range that all of them cover. The grid has
+        every evaluation's position (100 even ones if those are more) on an axis; rewards there have shape (seeds, grid).
         """
         known = [run[axis].to_numpy(np.float64) for run in self.runs]
         first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
@@ -141,14 +121,7 @@ class Runs:
 
 
 class EnvResults:
-    """
-    All variants on one env.
-
-    :param name: Name of the env's files.
-    :param env: The env's id.
-    :param variants: In the order in which they are shown.
-    :param failed: Algorithm, settings and seed of runs that are missing because they failed.
-    """
+    """All variants on one env, whose files have a name; ``failed``: algorithm, settings and seed of runs that are missing."""
 
     def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[tuple[str, str, int]] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
@@ -181,30 +154,19 @@ class EnvResults:
 
 
 class Profiles(NamedTuple):
-    """
-    How often each algorithm gets how far, over envs.
+    """By algorithm, the share of runs above each threshold, and its bounds (none for a single seed); over which runs."""
 
-    :param thresholds: Scores, where 0 is the untrained policy and 1 the best PPO's final score.
-    :param shares: By algorithm, the share of runs above each threshold.
-    :param bounds: By algorithm, the shares' lower and upper bounds; empty for a single seed.
-    :param envs: The envs.
-    :param seeds: Runs of each algorithm on each env.
-    """
-
-    thresholds: Array
+    thresholds: Array  # 0 is the untrained policy, 1 the best PPO's final score
     shares: dict[str, Array]
     bounds: dict[str, tuple[Array, Array]]
     envs: list[str]
-    seeds: int
+    seeds: int  # of each algorithm on each env
 
 
 def performance_profiles(comparisons: Sequence[EnvResults]) -> Profiles | None:
     """
-    Compare algorithms over envs, each at its best settings on each.
-
-    :param comparisons: The envs.
-    :return: Over the envs on which PPO learned anything, of the algorithms with runs on all of those. None if PPO was not run
-        on every env, or fewer than two envs or no algorithm are left.
+    Compare algorithms over envs, each at its best settings on each: those with runs on all envs on which PPO learned anything.
+    None if PPO was not run on every env, or fewer than two envs are left.
     """
     from rliable.library import create_performance_profile
 

@@ -2,8 +2,7 @@
 
 import inspect
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
@@ -15,7 +14,6 @@ from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, with_schedules
 from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.commands.evaluation import default_policy
 
-# HybridGRPO's corners, by the arguments that make them.
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "ppo": (PPO, {}),
     "trpo": (TRPO, {}),
@@ -23,19 +21,11 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "paper": (HybridGRPO, HybridGRPO.paper_kwargs()),
     "grpo": (HybridGRPO, HybridGRPO.grpo_kwargs()),
 }
-# Which arguments a variant's `settings` show.
-SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")
+SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")  # in a variant's `settings`
 
 
-@dataclass(frozen=True)
-class Variant:
-    """
-    An algorithm with all its arguments.
-
-    :param algorithm: As named on the command line, for example ``hybrid,branch_horizon:16``.
-    :param n_envs: Envs side by side.
-    :param arguments: Arguments of the algorithm's class, schedules still as words.
-    """
+class Variant(NamedTuple):
+    """An algorithm as named on the command line, with all arguments of its class, schedules still as words."""
 
     algorithm: str
     n_envs: int
@@ -72,36 +62,27 @@ def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
 def make_variant(algorithm: str, preset: Preset, update_size: int, batch_size: int) -> Variant:
     """
     Spread an update over envs: over the preset's ``n_envs``, or over as many as there is data for ``executed_steps`` steps of
-    each; where not even one env (one group) has that, over a single one.
-
-    :param algorithm: As named on the command line.
-    :param preset: The arguments that all algorithms share; those that the class does not have are left out.
-    :param update_size: Samples of an update, members included.
-    :param batch_size: Samples of a minibatch.
-    :return: The variant.
-    :raises CommandError: if the algorithm or its arguments are unknown, or the update cannot be spread evenly
+    each; where not even one env (one group) has that, over a single one. Arguments that the class does not have are left out.
+    CommandError if the algorithm or its arguments are unknown, or the update cannot be spread evenly.
     """
     name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at the commas within brackets
     cls, arguments = algorithm_class(name), dict(ALGORITHMS[name][1])
     own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
     with_schedules(own)  # its mistakes show here
     accepted = inspect.signature(cls).parameters
-    arguments = {key: value for key, value in preset.hyperparams.items() if key in accepted} | arguments | own
-    arguments.setdefault("batch_size", batch_size)
-    for key in ("n_samples", "branch_horizon"):
-        if key in accepted:
-            arguments.setdefault(key, accepted[key].default)
+    groups = {key: accepted[key].default for key in ("n_samples", "branch_horizon") if key in accepted}
+    shared = {key: value for key, value in preset.hyperparams.items() if key in accepted}
+    arguments = {"batch_size": batch_size, **groups, **shared, **arguments, **own}
     n_samples = arguments.get("n_samples", 1)
     for key, value in (("n_samples", n_samples), ("batch_size", arguments["batch_size"])):
         if type(value) is not int or value < 1:
             raise CommandError(f"{algorithm}: received {key}:{value}, needs a whole number of at least 1")
-    n_steps = arguments.setdefault("n_steps", min(preset.executed_steps * n_samples, update_size))
+    spread = update_size // preset.n_envs if preset.n_envs else min(preset.executed_steps * n_samples, update_size)
+    n_steps = arguments.setdefault("n_steps", spread)
     n_envs = preset.n_envs or max(update_size // n_steps, 1)
-    if preset.n_envs and "n_steps" not in own:
-        n_steps = arguments["n_steps"] = update_size // n_envs
     if n_envs * n_steps != update_size or n_steps % n_samples:
         raise CommandError(
             f"{algorithm}: an update of {update_size} samples cannot be spread over {n_envs} envs with {n_steps} samples "
-            f"each, {n_samples} of a step; --update-sizes must be multiples of both"
+            f"each, of groups of {n_samples}; --update-sizes must be multiples of both"
         )
     return Variant(algorithm, n_envs, arguments)

@@ -1,10 +1,7 @@
 """
-HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps:
-
-``python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs``
-
-Every run is one ``train`` of the launcher in a process of its own; then the final agent plays. A run that is in the results is
-not done again, and one that is stopped leaves nothing in them: the same command again goes on.
+HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps. Every run is one ``train`` of the
+launcher in a process of its own; then the final agent plays. A run that is in the results is not done again, and one that is
+stopped leaves nothing in them: the same command again goes on.
 """
 
 import argparse
@@ -20,21 +17,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch as th
 import yaml
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo.__main__ import run_command
-from sb3_hybrid_grpo.benchmark.page import made_with, table
+from sb3_hybrid_grpo.benchmark.page import plain, table
 from sb3_hybrid_grpo.benchmark.plots import NAMES, save_zoo
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 from sb3_hybrid_grpo.commands.evaluation import evaluate
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 
-# Seeds by env, from the cheapest to the dearest
+# seeds by env, from the cheapest to the dearest
 ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}
 EVALUATIONS = 20
 EPISODES = 100
@@ -57,11 +53,9 @@ seed's agent, and their mean ± standard error. CPU time is that of one training
 
 ![learning curves](curves.png)
 
-The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean.
-
-[`scores.csv`](scores.csv), [`curves.csv`](curves.csv) and [`runs.json`](runs.json), which has each run's command,
-hyperparameters, versions and machine, were made by
-`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}.
+The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean. Made by
+`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}; each run's command and
+hyperparameters are in [`runs.json`](runs.json).
 """
 
 
@@ -71,9 +65,6 @@ class Run(NamedTuple):
     env: str
     algo: str
     seed: int
-
-    def __str__(self) -> str:
-        return f"{self.env} {self.algo} {self.seed}"
 
 
 def entry(run: Run) -> dict[str, Any]:
@@ -109,37 +100,28 @@ def train(folder: Path, arguments: Sequence[str]) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def play(run: Run, trained: Path) -> tuple[Any, npt.NDArray[np.float64]]:
-    """Let the final agent play as ``enjoy`` would, deterministically; return it and the reward of each episode."""
-    from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
-
-    hyperparams, statistics = get_saved_hyperparams(str(trained / run.env), norm_reward=False, test_mode=True)
-    settings: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
-    env = create_test_env(run.env, 10, statistics, hyperparams=hyperparams, **settings)
-    model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
-    return model, np.array(evaluate(model, env, EPISODES))
-
-
 def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[str, Any]:
     """
-    Train, play, and add both to the results. The score is written last: without it, a run is not done.
-
-    :param run: The run.
-    :param logs: Folder for trained agents.
-    :param hyperparams: Instead of what the entry says.
-    :param folder: Folder of the results.
-    :return: The score.
+    Train with some hyperparameters in place of the entry's, let the final agent play as ``enjoy`` would, and keep both. The
+    score, which is returned, is written last: without it, a run is not done.
     """
-    unfinished = logs / "unfinished" / str(run).replace(" ", "-")
+    from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
+
+    name = " ".join(map(str, run))
+    unfinished = logs / "unfinished" / name.replace(" ", "-")
     shutil.rmtree(unfinished, ignore_errors=True)
     arguments = train_arguments(run, hyperparams)
     seconds = train(output_folder(unfinished), arguments)
     (trained,) = unfinished.glob(f"seed_{run.seed}/{run.algo}/{run.env}_1")
-    model, rewards = play(run, trained)
+    settings, statistics = get_saved_hyperparams(str(trained / run.env), norm_reward=False, test_mode=True)
+    shown: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
+    env = create_test_env(run.env, 10, statistics, hyperparams=settings, **shown)
+    model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
+    rewards = evaluate(model, env, EPISODES)
     saved = np.load(trained / "evaluations.npz")
     curve = pd.DataFrame({"simulator_steps": saved["timesteps"], "mean_reward": saved["results"].mean(axis=1)})
     counts = (model.num_timesteps, getattr(model, "num_executed_steps", model.num_timesteps))
-    found = (*run, *counts, *(round(one, 1) for one in seconds), float(rewards.mean()), float(rewards.std()), len(rewards))
+    found = (*run, *counts, *(round(one, 1) for one in seconds), float(np.mean(rewards)), float(np.std(rewards)), EPISODES)
     score = dict(zip(SCORES, found, strict=True))
     kept = logs / trained.relative_to(unfinished)
     shutil.rmtree(kept, ignore_errors=True)
@@ -147,7 +129,7 @@ def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[s
     shutil.move(trained, output_folder(kept.parent))
     shutil.rmtree(unfinished)
     made = {"command": " ".join(["hybrid-grpo-zoo", *arguments]), "hyperparams": entry(run), "made_with": stamp()}
-    write_notes(folder / "runs.json", {**read_notes(folder / "runs.json"), str(run): made})
+    write_notes(folder / "runs.json", {**read_notes(folder / "runs.json"), name: made})
     Results(folder / "curves.csv", CURVES, KEY).add(curve.assign(**run._asdict()))
     Results(folder / "scores.csv", SCORES, KEY).add(pd.DataFrame([score]))
     return score
@@ -164,18 +146,16 @@ def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 def scores_table(scores: pd.DataFrame) -> str:
     """Write the table of scores."""
-    cells = []
-    for env, of_env in scores.groupby("env", sort=False):
-        theirs = of_env[of_env.algo == "ppo"].mean_reward.to_list()
-        for algo in ("ppo", ALGORITHM):
-            own = of_env[of_env.algo == algo].sort_values("seed")
-            if len(own):
-                means = own.mean_reward.to_list()
-                mean = f"{np.mean(means):.1f} ± {own.mean_reward.sem():.1f}"
-                against = "" if algo == "ppo" else verdict(means, theirs)
-                each = ", ".join(f"{one:.1f}" for one in means)
-                steps, seconds = f"{own.simulator_steps.iloc[0]:,}", f"{own.cpu_seconds.mean():.0f} s"
-                cells.append([str(env), steps, NAMES[algo], each, mean, against, seconds])
+    cells, theirs = [], scores[scores.algo == "ppo"].groupby("env").mean_reward.apply(list)
+    ordered = scores.sort_values("seed", kind="stable").groupby(["env", "algo"])
+    for env, algo in ((env, algo) for env in dict.fromkeys(scores.env) for algo in ("ppo", ALGORITHM)):
+        if (env, algo) in ordered.groups:
+            own = ordered.get_group((env, algo))
+            means = own.mean_reward.to_list()
+            against = verdict(means, theirs.get(env, [])) if algo == ALGORITHM else ""
+            each, mean = ", ".join(f"{one:.1f}" for one in means), f"{np.mean(means):.1f} ± {own.mean_reward.sem():.1f}"
+            steps, seconds = f"{own.simulator_steps.iloc[0]:,}", f"{own.cpu_seconds.mean():.0f} s"
+            cells.append([env, steps, NAMES[algo], each, mean, against, seconds])
     return table(["env", "simulator steps", "algorithm", "each seed", "mean ± s.e.", "against PPO", "CPU time"], cells)
 
 
@@ -184,7 +164,7 @@ def save_report(folder: Path) -> None:
     scores = Results(folder / "scores.csv", SCORES, KEY).frame
     if len(scores):
         save_zoo(folder / "curves.png", Results(folder / "curves.csv", CURVES, KEY).frame)
-        used = made_with(one["made_with"] for one in read_notes(folder / "runs.json").values())
+        used = "; ".join(dict.fromkeys(plain(one["made_with"]) for one in read_notes(folder / "runs.json").values()))
         numbers = {"episodes": scores.episodes[0], "errors": STANDARD_ERRORS}
         write_text(folder / "README.md", PAGE.format(table=scores_table(scores), made_with=used, **numbers))
 
@@ -212,7 +192,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = [Run(env, algo, seed) for algo in options.algos for env in options.envs for seed in seeds[env]]
     missing = [] if options.report_only else [one for one in wanted if one not in done]
     for number, one in enumerate(missing, start=1):
-        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {one} …", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))} …", flush=True)
         score = do(one, options.logs.resolve(), options.hyperparams, folder)
         print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}, {score['wall_seconds']:.0f} s", flush=True)
     save_report(folder)

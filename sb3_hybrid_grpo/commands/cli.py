@@ -22,10 +22,8 @@ class CommandError(Exception):
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
-    Write a file so that it is never seen half written: the new content goes to a neighbour, which takes the name at the end.
-
-    :param path: The file to write or replace.
-    :return: A context manager that yields the neighbour's path; after an error, ``path`` is as it was.
+    Write a file so that it is never seen half written: the new content goes to a neighbour, whose path is yielded, and which
+    takes the name at the end. After an error, ``path`` is as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,12 +51,7 @@ def output_folder(path: Path) -> Path:
 
 
 def require_modules(modules: Sequence[str], extra: str) -> None:
-    """
-    Raise a CommandError with the command that installs what is missing, before anything was started.
-
-    :param modules: Top-level modules that the command imports.
-    :param extra: The package's extra that brings them.
-    """
+    """Raise a CommandError if one of the modules is missing, with the command that installs the extra which brings them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise CommandError(f"this command needs {', '.join(missing)}; install with: {install_command(extra)}")
@@ -71,11 +64,5 @@ def install_command(extra: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that every result depends on."""
-    return {
-        "sb3_hybrid_grpo": __version__,
-        "stable_baselines3": sb3.__version__,
-        "gymnasium": gym.__version__,
-        "torch": th.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
+    others = {one.__name__: str(vars(one)["__version__"]) for one in (sb3, gym, th, np)}
+    return {"sb3_hybrid_grpo": __version__, **others, "python": platform.python_version()}

@@ -16,12 +16,8 @@ from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
 def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """
-    Make monitored envs in this process.
+    Make monitored envs in this process; the seed is that of the first, the others count up.
 
-    :param env_id: The env's id.
-    :param n_envs: How many.
-    :param seed: Seed of the first; the others count up.
-    :return: The vectorised env.
     :raises CommandError: if there is no such env, or a package that it needs is missing
     """
     try:

@@ -38,9 +38,10 @@ class EpisodeLog(BaseCallback):
         self._writer = ResultsWriter(str(path), header, extra_keys=("simulator_steps", "executed_steps"))
 
     def _on_step(self) -> bool:
+        model: Any = self.model
         for info in self.locals["infos"]:
             if "episode" in info:
-                counts = {"simulator_steps": self.num_timesteps, "executed_steps": self.model.num_executed_steps}
+                counts = {"simulator_steps": self.num_timesteps, "executed_steps": model.num_executed_steps}
                 self._writer.write_row({key: info["episode"][key] for key in ("r", "l", "t")} | counts)
                 self.steps.append(self.num_timesteps)
                 self.rewards.append(float(info["episode"]["r"]))
@@ -87,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"Mean reward of {options.eval_episodes} episodes: {own}   (random policy: {random})")
         print("Above, ep_rew_mean is the mean of the last 100 training episodes: it lags, and includes exploration.")
         names = ("env", "timesteps", "n_envs", "seed", "normalize")
-        made = {"settings": {key: getattr(options, key) for key in names} | {"hyperparams": hyperparams}}
+        made: dict[str, Any] = {"settings": {key: getattr(options, key) for key in names} | {"hyperparams": hyperparams}}
         made |= {"simulator_steps": model.num_timesteps, "executed_steps": model.num_executed_steps}
         made |= {"training_seconds": round(seconds, 1), **report, "versions": versions()}
         write_text(folder / "evaluation.json", json.dumps(made, indent=2) + "\n")
@@ -183,7 +184,7 @@ def save_learning_curve(
     axes.plot(steps, rewards, ".", markersize=4, alpha=0.25, color="#0072B2", label="one episode")
     window = min(50, max(5, len(rewards) // 10))
     last = np.flatnonzero(np.diff(steps, append=np.inf))  # of the episodes that end at one step: its mean has them all
-    means = [np.mean(rewards[max(end - window, 0) : end]) for end in last + 1]
+    means = [np.mean(rewards[max(end - window, 0) : end]) for end in (last + 1).tolist()]
     axes.plot(np.array(steps)[last], means, color="#0072B2", linewidth=2, label=f"mean of the last {window}")
     if random_policy is not None:
         axes.axhline(random_policy["mean_reward"], color="black", linestyle=":", label="random policy")
