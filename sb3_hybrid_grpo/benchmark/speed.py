@@ -90,8 +90,8 @@ def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
     ]
     parts = [f"## {section.title}", section.text, table(header, cells)]
     for made, shared in rows.groupby([*section.settings, "made_with"], sort=False):
-        settings = ", ".join(f"{name} {value}" for name, value in zip(section.settings, made, strict=False))
-        parts.append(f"{', '.join(dict.fromkeys(shared.env))}: {settings}, {made[-1]}.")
+        settings = [f"{name} {value}" for name, value in zip(section.settings, made, strict=False)]
+        parts.append(f"{', '.join(dict.fromkeys(shared.env))}: {', '.join([*settings, made[-1]])}.")
     return parts
 
 
