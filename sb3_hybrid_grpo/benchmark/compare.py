@@ -19,6 +19,7 @@ from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY, Run, side_by_side
 from sb3_hybrid_grpo.benchmark.variants import ALGORITHMS, Variant, algorithm_class, make_variant
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules
+from sb3_hybrid_grpo.commands.evaluation import make_env
 
 GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")  # all else must agree with earlier results
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     require_modules(("tqdm", "pandas"), extra="compare")
     # everything that can be wrong shows before the first run
     presets = {env: preset_of(env, options) for env in dict.fromkeys(getattr(options, "env", PRESETS))}
-    planned = {env: variants_of(preset) for env, preset in presets.items()}
+    planned = {env: variants_of(env, preset) for env, preset in presets.items()}
     paths = {env: output_folder(options.output) / f"{env.rpartition(':')[2].replace('/', '-')}.csv" for env in presets}
     results = {env: Results(path, COLUMNS, KEY) for env, path in paths.items()}
     if len({one.path for one in results.values()}) < len(results):
@@ -116,7 +117,7 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
     return replace(preset, **given, hyperparams=shared)
 
 
-def variants_of(preset: Preset) -> list[Variant]:
+def variants_of(env: str, preset: Preset) -> list[Variant]:
     """Every algorithm with every update size and batch size; CommandError if one is not what it may be, or too large."""
     parameters = [inspect.signature(algorithm_class(algorithm)).parameters for algorithm in preset.algorithms]
     unused = [key for key in preset.hyperparams if not any(key in accepted for accepted in parameters)]
@@ -130,7 +131,13 @@ def variants_of(preset: Preset) -> list[Variant]:
             "samples: raise it, or lower --update-sizes"
         )
     # an algorithm with a batch size of its own is the same with every batch size of the search
-    return list({(variant.algorithm, variant.settings): variant for variant in found}.values())
+    variants = {(variant.algorithm, variant.settings): variant for variant in found}
+    for variant in variants.values():
+        try:
+            variant.build(make_env(env, variant.n_envs, 0), 0)
+        except (ValueError, TypeError) as error:
+            raise CommandError(f"{variant.algorithm}: {error}") from error
+    return list(variants.values())
 
 
 def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
