@@ -121,9 +121,9 @@ def page(results: Results) -> str:
     return "\n\n".join(
         [
             "# A long training",
-            f"CartPole-v1 in {N_ENVS} processes, with `VecNormalize` and 50 checkpoints, with two branch horizons (`auto` has no\n"
-            "forks in an env without noise). MiB of resident memory (what processes share is counted in each),\n"
-            "file descriptors, processes. The last line of each is after `env.close()`: what is left are the two helpers of\n"
+            f"CartPole-v1 in {N_ENVS} processes, with `VecNormalize` and 50 checkpoints, with two branch horizons (`auto`\n"
+            "has no forks in an env without noise). MiB of resident memory (what processes share is counted in each), file\n"
+            "descriptors, processes. The last line of each is after `env.close()`: what is left are the two helpers of\n"
             "Python's multiprocessing, and pipes that SB3 leaves to the garbage collection. Every line:\n"
             "[`long_run.csv`](long_run.csv); the command: [`long_run.py`](long_run.py).",
             table([name.replace("_", " ") for name in COLUMNS], shown),

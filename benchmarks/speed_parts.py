@@ -192,8 +192,8 @@ PARTS = {
             "branching",
             "Branching alone",
             "A step of the whole group, with random actions, over N plain steps of the env; and what that leaves for "
-            "a sibling, forks included, over one plain step. Both in turn, block by block, in one process. K = 1: all siblings branch at "
-            "every step. K = 64: they live on.",
+            "a sibling, forks included, over one plain step. Both in turn, block by block, in one process. K = 1: all "
+            "siblings branch at every step. K = 64: they live on.",
             {"env": "env", **GROUP_LABELS, "siblings": "siblings are"},
             {
                 **{"step": ("plain step: µs", 1), "group_step": ("group's step: µs", 1)},

@@ -167,7 +167,7 @@ def test_a_run_that_fails_is_named_and_noted(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_worker_that_dies_takes_no_other_with_it() -> None:
-    runs, said = [a_run(env="tests.toy_envs:Dying-v0"), a_run()], []
+    runs, said = [a_run(env="tests.toy_envs:Dying-v0"), a_run()], list[str]()
     ended = {run.env: future for run, future in side_by_side(runs, 2, said.append)}
     assert "exit code 77" in str(ended["tests.toy_envs:Dying-v0"].exception())
     assert len(ended["CartPole-v1"].result()) == len(said) == 3

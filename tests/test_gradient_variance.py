@@ -168,8 +168,8 @@ def test_own_trace_is_gae_of_every_member_alone(horizon: int) -> None:
     following = np.concatenate([buffer.values[1:], last.numpy().reshape(1, -1)])
     next_values = np.where(buffer.cut, buffer.next_values, following)
     columns = (buffer.rewards, buffer.values, next_values, buffer.terminated, buffer.cut)
-    alone = (column[..., None] for column in columns)  # as many groups of one member
-    traces = gae_group(*alone, buffer.gamma, buffer.gae_lambda)[..., 0]
+    rewards, values, reached, terminated, cut = (column[..., None] for column in columns)  # as many groups of one member
+    traces = gae_group(rewards, values, reached, terminated, cut, buffer.gamma, buffer.gae_lambda)[..., 0]
     expected_TEN, baseline = group_baseline(buffer.as_TEN(traces), "auto")
     found = estimate(buffer, Estimator("own trace", horizon, own_trace=True), last, dones)
     np.testing.assert_allclose(buffer.as_TEN(found), expected_TEN, rtol=1e-5, atol=1e-7)

@@ -30,19 +30,15 @@ class Preset:
 
 _SWING_UP = Preset(budget=245_760, executed_steps=256, update_sizes=(4096, 1024))
 _MUJOCO = Preset(204_800, 10, 10, 10, update_sizes=(2048,), hyperparams={"gamma": 0.99, "learning_rate": 3e-4})
-
 # What `compare` runs without --env. An env that is not here gets the defaults of Preset.
 PRESETS = {
     "hybrid_grpo/Inventory-v0": Preset(
         episodes=100, update_sizes=(2048, 1024, 512), algorithms=(*_ALGORITHMS, "trpo", "paper", "grpo")
     ),
     "hybrid_grpo/Queue-v0": Preset(),
-    "hybrid_grpo/GustyCartPoleSwingUp-v0": _SWING_UP,
-    "hybrid_grpo/CartPoleSwingUp-v0": _SWING_UP,
+    **dict.fromkeys(("hybrid_grpo/GustyCartPoleSwingUp-v0", "hybrid_grpo/CartPoleSwingUp-v0"), _SWING_UP),
     "CartPole-v1": Preset(budget=65_536, algorithms=(*_ALGORITHMS, "hybrid,branch_horizon:64,group_baseline:0")),
     "Pendulum-v1": Preset(hyperparams={"gamma": 0.9, "learning_rate": 1e-3}),
     "Acrobot-v1": Preset(budget=98_304, hyperparams={"gamma": 0.99, "learning_rate": 1e-3}),
-    "hybrid_grpo/GustyHalfCheetah-v0": _MUJOCO,
-    "HalfCheetah-v5": _MUJOCO,
-    "hybrid_grpo/GustyHopper-v0": _MUJOCO,
+    **dict.fromkeys(("hybrid_grpo/GustyHalfCheetah-v0", "HalfCheetah-v5", "hybrid_grpo/GustyHopper-v0"), _MUJOCO),
 }

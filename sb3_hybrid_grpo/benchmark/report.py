@@ -78,8 +78,7 @@ def read_env(path: Path, notes: dict[str, Any]) -> EnvResults:
         return place, variant.algorithm, numbers  # n_envs:4 before n_envs:16
 
     variants = [Runs(str(name), str(settings), one) for (name, settings), one in rows.groupby(["algorithm", "settings"])]
-    failed = [(one["algorithm"], one["settings"], one["seed"]) for one in notes.get("failed", [])]
-    return EnvResults(path.stem, rows.env.iloc[0].rpartition(":")[2], sorted(variants, key=order), failed)
+    return EnvResults(path.stem, rows.env.iloc[0].rpartition(":")[2], sorted(variants, key=order), notes.get("failed", []))
 
 
 def interval(estimate: Estimate) -> str:
@@ -159,7 +158,7 @@ def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, An
         height = f"PPO's final score is {scores(target.final.value)[0]}, with `{target.settings}`"
         cautions.insert(0, f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
     if results.failed:
-        named = "; ".join(f"{label_of(algorithm)} ({settings}) seed {seed}" for algorithm, settings, seed in results.failed)
+        named = "; ".join(f"{label_of(one['algorithm'])} ({one['settings']}) seed {one['seed']}" for one in results.failed)
         cautions.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
     seeds = sorted({len(variant.runs) for variant in results.variants})
     if len(seeds) > 1:

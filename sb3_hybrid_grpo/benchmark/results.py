@@ -71,7 +71,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def write_notes(path: Path, notes: Mapping[str, Any]) -> None:
-    """Write that JSON."""
+    """Write such a JSON."""
     write_text(path, json.dumps(notes, indent=2) + "\n")
 
 
@@ -84,7 +84,6 @@ def stamp() -> dict[str, str]:
 
 def machine() -> str:
     """The processor, the number of its cores, the operating system."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{next(names, platform.processor() or platform.machine())}, {os.cpu_count()} cores, {platform.system()}"

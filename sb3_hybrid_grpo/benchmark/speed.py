@@ -58,16 +58,16 @@ class Section(NamedTuple):
 
 
 GROUP_LABELS = {"n_samples": "N", "branch_horizon": "K"}
-ROLLOUT = {"rollout": ("rollout: simulator steps/s", 0), "rollout_to_ppo": ("× PPO", 2)}
-UPDATE = {"update": ("update: samples/s", 0), "update_to_ppo": ("× PPO", 2)}
-PER_SECOND = {**ROLLOUT, **UPDATE, "overall": ("both: samples/s", 0), "overall_to_ppo": ("× PPO", 2)}
+KINDS = {"rollout": "rollout: simulator steps/s", "update": "update: samples/s", "overall": "both: samples/s"}
+PER_SECOND = {key: one for name, title in KINDS.items() for key, one in ((name, (title, 0)), (f"{name}_to_ppo", ("× PPO", 2)))}
+RAW = "share of the env.step loop", 2
 ALGORITHMS = Section(
     "speed",
     "Algorithms",
     "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one step of its "
     "policy and ten epochs of its critic. Both: rollout and update together.",
     {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **GROUP_LABELS},
-    {**ROLLOUT, "rollout_to_raw": ("share of the env.step loop", 2), **PER_SECOND},
+    {name: PER_SECOND.get(name, RAW) for name in ("rollout", "rollout_to_ppo", "rollout_to_raw", *PER_SECOND)},
 )
 INTRODUCTION = """\
 # Speed
@@ -116,8 +116,7 @@ def save_page(folder: Path) -> None:
     rows = ALGORITHMS.results(folder).frame
     groups = [f"{one.algorithm} N = {one.n_samples}, K = {one.branch_horizon}" for one in rows.itertuples()]
     named = rows.assign(panel=rows.env.str.rpartition("/")[2], case=rows.algorithm.where(rows.n_samples == "", groups))
-    kinds = {"rollout": "rollout_to_ppo", "update": "update_to_ppo", "both": "overall_to_ppo"}
-    columns = {kind: tuple(f"{name}_{statistic}" for statistic in STATISTICS) for kind, name in kinds.items()}
+    columns = {kind.partition(":")[0]: tuple(f"{name}_to_ppo_{end}" for end in STATISTICS) for name, kind in KINDS.items()}
     others = named[~rows.algorithm.isin([RAW_LOOP, "PPO"])]
     save_intervals(folder / "speed.png", others, columns, "times as fast as PPO", columns=4)
     parts = [INTRODUCTION, *section_text(ALGORITHMS, rows)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -99,8 +99,8 @@ class Runs:
 
     def on_common_grid(self, axis: Axis = "simulator_steps") -> tuple[Array, Array]:
         """
-        Make runs comparable point by point: linear between evaluations, within the range that all of them cover. The grid has
-        every evaluation's position (100 even ones if those are more) on an axis; rewards there have shape (seeds, grid).
+        The position of every evaluation on an axis (100 even ones if those are more) within the range that all runs cover, and
+        the rewards there, linear between evaluations, shape (seeds, grid).
         """
         known = [run[axis].to_numpy(np.float64) for run in self.runs]
         first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
@@ -121,9 +121,9 @@ class Runs:
 
 
 class EnvResults:
-    """All variants on one env, whose files have a name; ``failed``: algorithm, settings and seed of runs that are missing."""
+    """All variants on one env, whose files have a name; ``failed``: notes on runs that are missing."""
 
-    def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[tuple[str, str, int]] = ()) -> None:
+    def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[Any] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
         names = dict.fromkeys(variant.algorithm for variant in self.variants)
         self.best = {name: max(self.settings_of(name), key=lambda variant: float(variant.means.mean())) for name in names}

@@ -1,7 +1,6 @@
 """
-HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps. Every run is one ``train`` of the
-launcher in a process of its own; then the final agent plays. A run that is in the results is not done again, and one that is
-stopped leaves nothing in them: the same command again goes on.
+HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps. Every run is one ``train`` of
+the launcher in a process of its own; then the final agent plays. A run that is in the results is not done again.
 """
 
 import argparse
@@ -30,10 +29,8 @@ from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_mo
 from sb3_hybrid_grpo.commands.evaluation import evaluate
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 
-# seeds by env, from the cheapest to the dearest
-ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}
-EVALUATIONS = 20
-EPISODES = 100
+ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}  # seeds
+EVALUATIONS, EPISODES = 20, 100
 PLAY_SEED = 1_000_000  # trainings and their evaluations have seeds far below it
 STANDARD_ERRORS = 2.0  # differences beyond it are called more than noise
 KEY = ("env", "algo", "seed")
@@ -194,7 +191,7 @@ def run(options: argparse.Namespace) -> int:
     for number, one in enumerate(missing, start=1):
         print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))} …", flush=True)
         score = do(one, options.logs.resolve(), options.hyperparams, folder)
-        print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}, {score['wall_seconds']:.0f} s", flush=True)
+        print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}", flush=True)
     save_report(folder)
     return 0
 
