@@ -1,5 +1,5 @@
 """
-HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps. Every run is one ``train`` of
+HybridGRPO beside PPO in RL Baselines3 Zoo, with the entries of the Zoo, at equal simulator steps. Every run is a ``train`` of
 the launcher in a process of its own; then the final agent plays. A run that is in the results is not done again.
 """
 
@@ -41,7 +41,7 @@ SCORES = {**RUN, "executed_steps": int, **SECONDS, "mean_reward": float, "std_re
 PAGE = """\
 # HybridGRPO and PPO in RL Baselines3 Zoo
 
-Each trained by `hybrid-grpo-zoo train` with its own entry, PPO's from the Zoo, at equal **simulator** steps; then the final
+Each trained by `hybrid-grpo-zoo train` with its entry (0.1 had one of its own), at equal **simulator** steps; then the final
 agent played {episodes} episodes, deterministically, with seeds that training did not use. Shown are the mean reward of each
 seed's agent, and their mean ± standard error. CPU time is that of one training in one thread, its evaluations included.
 *Worse* and *better* are differences of more than {errors:g} standard errors of the difference.
@@ -68,11 +68,12 @@ def entry(run: Run) -> dict[str, Any]:
     """The hyperparameters that the launcher will use; CommandError if it has none for the env."""
     import rl_zoo3
 
-    zoo = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{run.algo}.yml"
-    path = config_file() if run.algo == ALGORITHM else zoo
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    name = "ppo" if run.algo == ALGORITHM else run.algo
+    paths = [Path(rl_zoo3.__file__).parent / "hyperparams" / f"{name}.yml"]
+    paths += [config_file()] if run.algo == ALGORITHM else []
+    entries = {key: one for path in paths for key, one in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     if run.env not in entries:
-        raise CommandError(f"received {run.env}, which {path} has no entry for; choose one of {', '.join(entries)}")
+        raise CommandError(f"received {run.env}, which has no entry; choose one of {', '.join(entries)}")
     return dict(entries[run.env])
 
 

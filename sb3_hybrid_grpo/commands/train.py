@@ -19,12 +19,12 @@ from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int, 
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, replacing, require_modules, versions, write_text
 from sb3_hybrid_grpo.commands.evaluation import RandomPolicy, default_policy, evaluate, make_env, normalized_like
 from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.zoo import ALGORITHM
 
 # The same for every env; everything else is HybridGRPO's default. 4 envs x 512 samples is 2048 samples an update.
 DEFAULT_HYPERPARAMS: dict[str, Any] = {"n_steps": 512}
 # Evaluations have seeds that training (seed, seed + 1, ... one per env) does not reach.
 SEED_OFFSETS = {"policy": 1_000_000, "random_policy": 2_000_000}
-ALGORITHM = "hybrid_grpo"  # the folder in which the Zoo looks
 
 
 class EpisodeLog(BaseCallback):
