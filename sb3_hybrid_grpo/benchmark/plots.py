@@ -116,7 +116,7 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_
             below = "" if variant.final.value > results.untrained else ", below the frame"
             (color, line), (grid, scores) = styles[algorithm], variant.on_common_grid(axis)
             means, label = interquartile_means(scores), label_of(algorithm) + below
-            panel.plot(grid, means, color=color, linestyle=line, linewidth=2, zorder=3, label=label)
+            panel.plot(grid, means, color=color, linestyle=line, linewidth=2, zorder=3 + (label == "HybridGRPO"), label=label)
             if len(scores) > 1 and len(grid):
                 panel.fill_between(grid, *bootstrap(scores), color=color, alpha=0.15, linewidth=0)
         prepare(panel, AXES[axis])

@@ -87,8 +87,8 @@ def run(options: argparse.Namespace) -> int:
         own, random = (f"{report[who]['mean_reward']:.1f} ± {report[who]['std_reward']:.1f}" for who in report)
         print(f"Mean reward of {options.eval_episodes} episodes: {own}   (random policy: {random})")
         print("Above, ep_rew_mean is the mean of the last 100 training episodes: it lags, and includes exploration.")
-        names = ("env", "timesteps", "n_envs", "seed", "normalize")
-        made: dict[str, Any] = {"settings": {key: getattr(options, key) for key in names} | {"hyperparams": hyperparams}}
+        settings = {key: getattr(options, key) for key in ("timesteps", "n_envs", "seed", "normalize")}
+        made: dict[str, Any] = {"env": options.env, "settings": {**settings, "hyperparams": hyperparams}}
         made |= {"simulator_steps": model.num_timesteps, "executed_steps": model.num_executed_steps}
         made |= {"training_seconds": round(seconds, 1), **report, "versions": versions()}
         write_text(folder / "evaluation.json", json.dumps(made, indent=2) + "\n")
