@@ -19,13 +19,12 @@ SHORTEST = 128
 class AutoGrouping:
     """
     Measures ρ, the variance of the policy gradient of grouped rollouts over that of as many independent steps, and decides by
-    it. Numerator and denominator are averaged over the grouped rollouts separately, the last ones counting most: early in a
-    training a single ρ says little, for a critic that knows nothing makes every group look good.
+    it. Numerator and denominator are averaged over the grouped rollouts separately, the last ones counting most.
 
     In an env that draws random numbers in its steps rollouts are grouped as soon as that is seen; in others they begin single.
-    They become single when ρ rises above 0.6, and grouped when it falls below 0.45. While they are single, one is grouped as a
-    probe after 4, 8, 16, ... of them, so that noise which an env draws ahead, in a reset, is found too. A probe is trained on
-    like any other rollout.
+    They become single when ρ rises above 0.6. While they are single, one is grouped as a probe after 4, 8, 16, ... of them, so
+    that noise which an env draws ahead, in a reset, is found too. Two probes in turn below 0.45 make them grouped: early in a
+    training a first one is low everywhere. A probe is trained on like any other rollout.
 
     :param noise_seen: Whether an env has drawn random numbers in a step
     :param grouped: Whether rollouts are grouped, but for probes
@@ -34,6 +33,7 @@ class AutoGrouping:
     :param weight: Weight of the rollouts in both averages
     :param singles: Single rollouts since the last grouped one
     :param next_probe: After how many single rollouts the next probe comes
+    :param low_probes: Probes in turn whose ρ was low
     """
 
     noise_seen: bool = False
@@ -43,6 +43,7 @@ class AutoGrouping:
     weight: float = 0.0
     singles: int = 0
     next_probe: int = FIRST_PROBE
+    low_probes: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -80,9 +81,13 @@ class AutoGrouping:
         self.weight = MEMORY * self.weight + (1 - MEMORY)
         self.numerator += (1 - MEMORY) / self.weight * (variances.grouped - self.numerator)
         self.denominator += (1 - MEMORY) / self.weight * (variances.independent - self.denominator)
-        ratio = self.ratio
-        if ratio is not None:
-            self.grouped = ratio < (SINGLE_ABOVE if self.grouped else GROUPED_BELOW)
+        if self.grouped:
+            self.grouped = self.numerator < SINGLE_ABOVE * self.denominator
+            self.low_probes = 0
+        else:
+            is_low = variances.grouped < GROUPED_BELOW * variances.independent
+            self.low_probes = self.low_probes + 1 if is_low else 0
+            self.grouped = self.low_probes == 2
 
     def length(self, longest: int, shortest: int) -> int:
         """

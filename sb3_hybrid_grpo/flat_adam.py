@@ -33,8 +33,8 @@ class FlatAdam:
     """
     Torch's Adam over one tensor in place of many. Each number is computed as it is without this, to the last bit.
 
-    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated, and
-    parameters have the gradients of the last step.
+    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated,
+    and parameters have the gradients of the last step.
 
     :param optimizer: The optimizer whose steps are made, see :func:`can_be_flat`
     :param parameters: The parameters that have a gradient

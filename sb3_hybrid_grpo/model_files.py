@@ -142,8 +142,8 @@ class ModelFiles(OnPolicyAlgorithm):
         others = {MaskableActorCriticPolicy, RecurrentActorCriticPolicy} - {wanted}
         if not issubclass(policy, wanted) or issubclass(policy, tuple(others)):
             raise ValueError(
-                f"Received {path}, which has a {policy.__name__} and was not saved by {other}. MaskableHybridGRPO goes on from "
-                "MaskablePPO, RecurrentHybridGRPO from RecurrentPPO, HybridGRPO from PPO."
+                f"Received {path}, which has a {policy.__name__} and was not saved by {other}. MaskableHybridGRPO goes on "
+                "from MaskablePPO, RecurrentHybridGRPO from RecurrentPPO, HybridGRPO from PPO."
             )
         unknown = kwargs.keys() - (inspect.signature(cls).parameters.keys() - {"policy", "_init_setup_model"})
         if unknown:
@@ -196,11 +196,11 @@ def _counted_in_simulator_steps(path: Any, saved: dict[str, Any], kwargs: dict[s
     :raises ValueError: if an argument of the model is gone
     """
     given = {**saved, **kwargs}
-    check_no_longer({name: given[name] for name in ("branch_horizon", *_ONLY_IN_0_1) if name in given})
-    if not isinstance(given["ent_coef"], int | float):
+    check_no_longer({name: given[name] for name in ("branch_horizon", "ent_coef", "sampling_temperature") if name in given})
+    if isinstance(saved["ent_coef"], str) and saved["ent_coef"].startswith("auto"):
         raise ValueError(
-            f"Received {path}, saved by version 0.1 with an ent_coef that is learned or scheduled, which it has no longer. "
-            "Load it with version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
+            f"Received {path}, saved by version 0.1 with an entropy coefficient that is learned, which is gone. Load it with "
+            "version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
         )
     n_steps, n_samples = saved["n_steps"], saved["n_samples"]
     replaced = {"num_timesteps": saved["num_simulator_steps"], "n_steps": n_steps * n_samples, **kwargs}

@@ -42,7 +42,7 @@ def steps_notice(n_steps: int, n_samples: int) -> str:
 
 def check_no_longer(arguments: dict[str, Any]) -> None:
     """
-    Check for arguments of version 0.1 that are gone.
+    Check for arguments of version 0.1 that are gone, and for values that are.
 
     :param arguments: Names and values
     :raises ValueError: if there is one; says what to use instead
@@ -58,11 +58,12 @@ def check_no_longer(arguments: dict[str, Any]) -> None:
             f"Received sampling_temperature={arguments['sampling_temperature']!r}, which is gone: tempered siblings gained "
             "nothing. Leave it out; to explore more, raise ent_coef."
         )
-    ent_coef, target = arguments.get("ent_coef", 0.0), arguments.get("target_entropy", "auto")
-    if isinstance(ent_coef, str) or target != "auto":
+    ent_coef = arguments.get("ent_coef", 0.0)
+    if "target_entropy" in arguments or not _is_number(ent_coef):
         raise ValueError(
-            f"Received ent_coef={ent_coef!r} and target_entropy={target!r}: a learned or scheduled entropy coefficient "
-            "is gone. Use a number, as with PPO; a callback may change model.ent_coef while it trains."
+            f"Received ent_coef={ent_coef!r}{' and target_entropy' if 'target_entropy' in arguments else ''}: entropy "
+            "coefficients that are learned or scheduled are gone. Use a number, as with PPO; a callback may change "
+            "model.ent_coef while it trains."
         )
 
 
@@ -156,11 +157,6 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
             f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
             f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
             "groups of at least 2 members. Leave group_baseline at 'auto', or change the others."
-        )
-    if branch_horizon == "auto":
-        raise ValueError(
-            f"Received group_baseline={group_baseline} with branch_horizon='auto', which decides by what the learned baseline "
-            "removes. Leave group_baseline at 'auto', or give branch_horizon a number, 64 for example."
         )
 
 

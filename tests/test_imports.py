@@ -60,7 +60,9 @@ def test_branching_knows_no_torch_no_policy_no_buffer(path: Path) -> None:
         forbidden = {"torch", "stable_baselines3.common.policies", "stable_baselines3.common.buffers", "stable_baselines3.ppo"}
         assert not is_within(name, forbidden), f"{path.name} imports {name}"
         if is_within(name, {"sb3_hybrid_grpo"}):
-            assert is_within(name, {"sb3_hybrid_grpo.branching", "sb3_hybrid_grpo.errors", "sb3_hybrid_grpo.notices"}), f"{path.name} imports {name}"
+            assert is_within(name, {"sb3_hybrid_grpo.branching", "sb3_hybrid_grpo.errors", "sb3_hybrid_grpo.notices"}), (
+                f"{path.name} imports {name}"
+            )
 
 
 def test_the_buffer_calls_transforms_and_estimators_and_knows_no_env() -> None:

@@ -121,5 +121,5 @@ def test_models_of_other_algorithms_are_refused(tmp_path: Path) -> None:
 )
 def test_a_model_of_another_variant_is_refused(theirs: Any, ours: Any, policy: str, tmp_path: Path) -> None:
     theirs(policy, "CartPole-v1", n_steps=16).save(tmp_path / "theirs")
-    with pytest.raises(ValueError, match="was not saved by.*MaskableHybridGRPO goes on from MaskablePPO"):
+    with pytest.raises(ValueError, match=r"was not saved by.*MaskableHybridGRPO goes on from MaskablePPO"):
         ours.from_ppo(tmp_path / "theirs")

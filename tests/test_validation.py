@@ -90,7 +90,6 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"branching_check": "no"}, "must be True or False"),
         ({"adapt_rollouts": 0}, "Leave it at True"),
         ({"adapt_rollouts": 1.5}, "Leave it at True"),
-        ({"group_baseline": 0.5, "branch_horizon": "auto"}, "what the learned baseline"),
         ({"group_baseline": 0.5, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
     ],
     ids=str,
