@@ -10,7 +10,7 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_hybrid_grpo.cli import CommandError, require_modules
+from sb3_hybrid_grpo.commands.cli import CommandError, require_modules
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.zoo import ALGORITHM, register
 

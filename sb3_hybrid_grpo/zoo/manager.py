@@ -9,7 +9,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_hybrid_grpo.cli import CommandError
+from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file
 
 _CORRECTABLE = (ValueError, TypeError, AssertionError, NotImplementedError, OSError, ImportError, SyntaxError, yaml.YAMLError)
