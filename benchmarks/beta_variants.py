@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import sb3_hybrid_grpo.envs  # noqa: F401 (registers them)
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.benchmark.presets import PRESETS
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo.commands.cli import versions
 
 ENVS = ["Inventory-v0", "Queue-v0", "GustyCartPoleSwingUp-v0", "CartPoleSwingUp-v0"]
 UPDATE_SIZES = (2048, 512)
@@ -51,7 +51,7 @@ class Measured(HybridGRPO):
 
     def train(self) -> None:
         buffer = self.rollout_buffer
-        a = buffer._as_TEN(buffer.returns - buffer.values).astype(np.float64)
+        a = buffer.as_TEN(buffer.returns - buffer.values).astype(np.float64)
         b = (a.sum(axis=2, keepdims=True) - a) / (N_SAMPLES - 1)
         own, half = fit(a, b), len(a) // 2
         if self.earlier is not None and self._n_updates >= WARM_UP * self.n_epochs:
@@ -66,7 +66,7 @@ class Measured(HybridGRPO):
         super().train()
 
     def _by_age(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        cut_TEN = self.rollout_buffer._as_TEN(self.rollout_buffer.cut)
+        cut_TEN = self.rollout_buffer.as_TEN(self.rollout_buffer.cut)
         age_TE = np.zeros(cut_TEN.shape[:2], int)
         for t in range(1, len(age_TE)):
             age_TE[t] = np.where(cut_TEN[t - 1, :, 1:].all(axis=1), 0, age_TE[t - 1] + 1)
@@ -88,8 +88,14 @@ def main() -> None:
         for update_size in UPDATE_SIZES:
             n_envs = update_size // (128 * N_SAMPLES)
             env = VecNormalize(make_vec_env(f"hybrid_grpo/{env_id}", n_envs, seed=5), gamma=hyperparams["gamma"])
-            arguments = {"n_steps": 128, "seed": 5, "device": "cpu", "n_samples": N_SAMPLES, "branch_horizon": HORIZON}
-            model = Measured("MlpPolicy", env, **arguments, **hyperparams).learn(SIMULATOR_STEPS // N_SAMPLES)
+            arguments = {
+                "n_steps": 128 * N_SAMPLES,
+                "seed": 5,
+                "device": "cpu",
+                "n_samples": N_SAMPLES,
+                "branch_horizon": HORIZON,
+            }
+            model = Measured("MlpPolicy", env, **arguments, **hyperparams).learn(SIMULATOR_STEPS)
             if header is None:
                 header = ["env", "update size", *model.shares]
                 print("| " + " | ".join(header) + " |\n|" + " --- |" * len(header))

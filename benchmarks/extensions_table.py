@@ -1,18 +1,19 @@
 """
 The results of benchmarks/extensions.sh in one table: each extension beside the same settings without it.
 
-    python benchmarks/extensions_table.py > benchmarks/extensions/table.md
+    python benchmarks/extensions_table.py benchmarks/extensions > benchmarks/extensions/table.md
 """
 
+import sys
 from pathlib import Path
 
-from sb3_hybrid_grpo.benchmark.report import find_results, read_env
-from sb3_hybrid_grpo.benchmark.report_text import interval, table
-from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Variant
+from sb3_hybrid_grpo.benchmark.page import table
+from sb3_hybrid_grpo.benchmark.report import interval, read_env
+from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Runs
 
-FOLDER = Path(__file__).parent / "extensions"
+# What each is compared with, and under which names `compare` knows them. ent_coef="auto" and sampling_temperature are 0.1's.
 DEFAULT = "hybrid"
-EXTENSIONS: dict[str, dict[str, str]] = {  # what each is compared with, and under which names `compare` knows them
+EXTENSIONS: dict[str, dict[str, str]] = {
     DEFAULT: {
         'reward_transform="tanh"': "hybrid,reward_transform:tanh",
         '"symlog"': "hybrid,reward_transform:symlog",
@@ -41,7 +42,7 @@ EXTENSIONS: dict[str, dict[str, str]] = {  # what each is compared with, and und
 }
 
 
-def cell(variants: dict[str, Variant], algorithm: str, reference: str) -> str:
+def cell(variants: dict[str, Runs], algorithm: str, reference: str) -> str:
     """
     Write how an extension did on an env.
 
@@ -58,34 +59,25 @@ def cell(variants: dict[str, Variant], algorithm: str, reference: str) -> str:
 
 
 def rows(envs: list[EnvResults]) -> list[list[str]]:
-    """
-    List the table's rows.
-
-    :param envs: The results.
-    :return: One per extension, each after what it is compared with.
-    """
+    """List the table's rows, one per extension, each after what it is compared with."""
     by_name = [{variant.algorithm: variant for variant in env.variants} for env in envs]
+    known = {name for one in by_name for name in one}
     found = []
     for reference, extensions in EXTENSIONS.items():
-        found.append([f"**{name_of(reference)}**", *(f"**{cell(one, reference, reference)}**" for one in by_name)])
-        found += [[f"`{name}`", *(cell(one, label, reference) for one in by_name)] for name, label in extensions.items()]
+        _, _, horizon = reference.partition("branch_horizon:")
+        name = f"with `branch_horizon={horizon}`" if horizon else 'the default (`branch_horizon="auto"`)'
+        found.append([f"**{name}**", *(f"**{cell(one, reference, reference)}**" for one in by_name)])
+        found += [
+            [f"`{name}`", *(cell(one, label, reference) for one in by_name)]
+            for name, label in extensions.items()
+            if label in known
+        ]
     return found
-
-
-def name_of(reference: str) -> str:
-    """
-    Name what extensions are compared with.
-
-    :param reference: What `compare` calls it.
-    :return: For people.
-    """
-    _, _, horizon = reference.partition("branch_horizon:")
-    return f"with `branch_horizon={horizon}`" if horizon else 'the default (`branch_horizon="auto"`)'
 
 
 def main() -> None:
     """Print the table."""
-    envs = [read_env(path, None) for path in find_results(FOLDER)]
+    envs = [read_env(path, {}) for path in sorted(Path(sys.argv[1]).glob("*.csv"))]
     print(table(["each alone", *(f"`{env.env}`" for env in envs)], rows(envs)))
 
 

@@ -2,38 +2,34 @@
 Does a long training leak? Trains on CartPole-v1 in 8 processes, saves checkpoints on the way, and writes down memory, open
 files and processes: a CSV file, and a page with its first and last lines. Needs Linux, whose /proc it reads.
 
-    python benchmarks/long_run.py > benchmarks/long_run.md  # writes benchmarks/long_run.csv too
+    python benchmarks/long_run.py                # writes benchmarks/long_run.csv, .json and .md
+    python benchmarks/long_run.py --report-only  # writes the page of the table that is there
 """
 
 import argparse
-import csv
 import gc
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
+from sb3_hybrid_grpo.commands.cli import write_text
 
 N_ENVS = 8
-COLUMNS = [
-    "branch_horizon",
-    "executed_steps",
-    "seconds",
-    "rss_mib",
-    "children_rss_mib",
-    "open_files",
-    "children_open_files",
-    "children",
-    "mean_reward",
-]
+COLUMNS: dict[str, type] = {
+    **{"branch_horizon": str, "executed_steps": int, "seconds": int, "rss_mib": float, "children_rss_mib": float},
+    **{"open_files": int, "children_open_files": int, "children": int, "mean_reward": float},
+}
 
 
 def children_of(process: int) -> list[int]:
@@ -66,31 +62,27 @@ class Watch(BaseCallback):
     """
     Writes down what the processes hold.
 
-    :param every: Executed steps between two lines
+    :param every: Simulator steps between two lines
     """
 
     def __init__(self, every: int) -> None:
         super().__init__()
         self.every = every
-        self.rows: list[list[object]] = []
+        self.rows: list[tuple[Any, ...]] = []
         self.start = time.monotonic()
 
     def measure(self) -> None:
         """Write a line."""
+        model: Any = self.model
         children = children_of(os.getpid())
-        rewards = [info["r"] for info in self.model.ep_info_buffer or []]
+        rewards = [info["r"] for info in model.ep_info_buffer or []]
         self.rows.append(
-            [
-                self.model.branch_horizon,
-                self.model.num_timesteps,
-                round(time.monotonic() - self.start),
-                round(rss_mib(os.getpid()), 1),
-                round(sum(map(rss_mib, children)), 1),
-                open_files(os.getpid()),
-                sum(map(open_files, children)),
-                len(children),
-                round(float(np.mean(rewards)), 1) if rewards else "",
-            ]
+            (
+                *(str(model.branch_horizon), model.num_executed_steps, round(time.monotonic() - self.start)),
+                *(round(rss_mib(os.getpid()), 1), round(sum(map(rss_mib, children)), 1)),
+                *(open_files(os.getpid()), sum(map(open_files, children)), len(children)),
+                round(float(np.mean(rewards)), 1) if rewards else np.nan,
+            )
         )
 
     def _on_step(self) -> bool:
@@ -99,16 +91,16 @@ class Watch(BaseCallback):
         return True
 
 
-def train(branch_horizon: str | int, steps: int) -> list[list[object]]:
+def train(branch_horizon: str | int, steps: int) -> pd.DataFrame:
     """
     Train once.
 
     :param branch_horizon: When siblings fork
-    :param steps: Executed steps
+    :param steps: Simulator steps
     :return: Lines of the CSV file; the last one after the env was closed
     """
     env = make_vec_env("CartPole-v1", N_ENVS, seed=0, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
-    shape = {"n_steps": 128, "batch_size": 256, "branch_horizon": branch_horizon, "seed": 0}
+    shape: dict[str, Any] = {"n_steps": 512, "batch_size": 256, "branch_horizon": branch_horizon, "seed": 0}
     model = HybridGRPO("MlpPolicy", VecNormalize(env), device="cpu", **shape)
     watch = Watch(max(steps // 25, N_ENVS))
     with tempfile.TemporaryDirectory() as folder:
@@ -116,47 +108,44 @@ def train(branch_horizon: str | int, steps: int) -> list[list[object]]:
         model.learn(steps, callback=[checkpoints, watch])
     env.close()
     watch.measure()
-    return watch.rows
+    return pd.DataFrame(watch.rows, columns=list(COLUMNS))
 
 
-def page(rows: list[list[object]], steps: int) -> str:
-    """
-    :param rows: Lines of the CSV file
-    :param steps: Executed steps of a training
-    :return: Markdown
-    """
-    lines = [
-        "# A long training",
-        "",
-        f"{steps:,} executed steps ({4 * steps:,} simulator steps) of CartPole-v1 in {N_ENVS} processes, with `VecNormalize`",
-        "and 50 checkpoints, once with free siblings (`auto`, in an env without noise) and once with forks every 64 steps.",
-        "MiB of resident memory (what processes share is counted in each), file descriptors, processes. The last line of",
-        "each is after `env.close()`: what is left are the two helpers of Python's multiprocessing, and pipes that SB3 leaves",
-        "to the garbage collection. Every line: [`long_run.csv`](long_run.csv); the command: [`long_run.py`](long_run.py).",
-        "",
-        "| " + " | ".join(name.replace("_", " ") for name in COLUMNS) + " |",
-        "|" + " --- |" * len(COLUMNS),
-    ]
-    for horizon in dict.fromkeys(row[0] for row in rows):
-        of_one = [row for row in rows if row[0] == horizon]
-        shown = [of_one[0], *of_one[4:-1:5], *of_one[-2:]]
-        lines += ["| " + " | ".join(map(str, row)) + " |" for row in {tuple(row): row for row in shown}]
-    return "\n".join([*lines, "", ", ".join(f"{name} {version}" for name, version in versions().items()), ""])
+def page(results: Results) -> str:
+    """Write the page of a table."""
+    shown = []
+    for _, lines in results.frame.groupby("branch_horizon", sort=False):
+        cells = [list(map(str, line)) for line in lines.itertuples(index=False, name=None)]
+        few = [cells[0], *cells[4:-1:5], *cells[-2:]]
+        shown += [line for number, line in enumerate(few) if line not in few[:number]]
+    return "\n\n".join(
+        [
+            "# A long training",
+            f"CartPole-v1 in {N_ENVS} processes, with `VecNormalize` and 50 checkpoints, with two branch horizons (`auto`\n"
+            "has no forks in an env without noise). MiB of resident memory (what processes share is counted in each), file\n"
+            "descriptors, processes. The last line of each is after `env.close()`: what is left are the two helpers of\n"
+            "Python's multiprocessing, and pipes that SB3 leaves to the garbage collection. Every line:\n"
+            "[`long_run.csv`](long_run.csv); the command: [`long_run.py`](long_run.py).",
+            table([name.replace("_", " ") for name in COLUMNS], shown),
+            plain(read_notes(results.path.with_suffix(".json"))["made_with"]) + "\n",
+        ]
+    )
 
 
 def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=500_000, help="executed steps of each training")
+    parser.add_argument("--steps", type=int, default=2_000_000, help="simulator steps of each training")
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"), help="where to write every line")
+    parser.add_argument("--report-only", action="store_true", help="write the page of the table that is there")
     arguments = parser.parse_args()
-    rows = []
-    for horizon in ("auto", 64):
-        rows += train(horizon, arguments.steps)
-        gc.collect()  # SB3 leaves the pipes of a closed VecEnv to the garbage collection
-    with arguments.csv.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
-    sys.stdout.write(page(rows, arguments.steps))
+    results = Results(arguments.csv, COLUMNS, ["branch_horizon"])
+    if not arguments.report_only:
+        write_notes(arguments.csv.with_suffix(".json"), {"made_with": [stamp()]})
+        for horizon in ("auto", 64):
+            results.add(train(horizon, arguments.steps))
+            gc.collect()  # SB3 leaves the pipes of a closed VecEnv to the garbage collection
+    write_text(arguments.csv.with_suffix(".md"), page(results))
 
 
 if __name__ == "__main__":

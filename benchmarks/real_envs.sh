@@ -24,8 +24,8 @@ train() {
     {
         echo "\$ python -m sb3_hybrid_grpo train --env $env $*"
         (cd "$scratch" && python -m sb3_hybrid_grpo train --env "$env" "$@" 2>"$scratch/stderr")
-    } | tee "$result/train.log" | tail -n 2 || { cat "$scratch/stderr"; exit 1; }
-    cp "$scratch/logs/${env}_1/"{evaluation.json,learning_curve.png,monitor.csv} "$result/"
+    } | tee "$result/train.log" | grep "^Mean reward" || { cat "$scratch/stderr"; exit 1; }
+    cp "$scratch/logs/hybrid_grpo/${env}_1/"{evaluation.json,learning_curve.png,monitor.csv} "$result/"
 }
 
 # check <env> <Python condition on mean, random, steps>
@@ -49,8 +49,8 @@ PYTHON
 train CartPole-v1
 check CartPole-v1 "mean >= 475"
 
-train Pendulum-v1 --timesteps 74752 --hyperparams gamma:0.9 learning_rate:lin_1e-3 use_sde:True sde_sample_freq:4
+train Pendulum-v1 --timesteps 299008 --hyperparams gamma:0.9 learning_rate:lin_1e-3 use_sde:True sde_sample_freq:4
 check Pendulum-v1 "mean >= -250 and steps <= 300_000"
 
-train HalfCheetah-v5 --timesteps 12500 --normalize --hyperparams n_steps:32
+train HalfCheetah-v5 --timesteps 50000 --normalize --hyperparams n_steps:128
 check HalfCheetah-v5 "mean > random"

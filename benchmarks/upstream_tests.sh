@@ -37,7 +37,7 @@ for package in stable-baselines3 sb3-contrib; do
     done
 done
 {
-    python -c "from sb3_hybrid_grpo.cli import versions; print(', '.join(f'{k} {v}' for k, v in versions().items()))"
+    python -c "from sb3_hybrid_grpo.commands.cli import versions; print(', '.join(f'{k} {v}' for k, v in versions().items()))"
 } >> "$UPSTREAM_REPORT"
 cp "$UPSTREAM_REPORT" "$here/upstream_tests.md"
 exit "$failed"

@@ -50,6 +50,8 @@ class GroupStorage:
     returns: np.ndarray
     episode_starts: np.ndarray
 
+    plain_TEN: np.ndarray
+    """Advantages before the group baseline, of the estimator "hybrid"."""
     estimation = Estimation()
     n_samples = 1
 
@@ -112,7 +114,7 @@ class GroupStorage:
             advantages_TEN = gae_group(
                 *(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN, self.gamma, self.gae_lambda)
             )
-            returns_TEN = values_TEN + advantages_TEN
+            returns_TEN, self.plain_TEN = values_TEN + advantages_TEN, advantages_TEN
             if self.n_samples > 1:
                 advantages_TEN, self.baseline = group_baseline(advantages_TEN, beta)
         self.advantages, self.returns = self._as_columns(advantages_TEN), self._as_columns(returns_TEN)

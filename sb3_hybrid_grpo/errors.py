@@ -1,9 +1,11 @@
-"""Exceptions raised by this package beyond the built-in ones."""
+"""Exceptions and messages of this package."""
 
 
 class BranchingError(RuntimeError):
     """An env cannot be branched, or a sibling failed."""
 
 
-class PPOArgumentError(ValueError, AssertionError):
-    """An argument that PPO refuses too, by an assertion: whoever catches that one goes on catching it."""
+DIVERGED = (
+    "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. Lower the learning rate, "
+    "normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
+)

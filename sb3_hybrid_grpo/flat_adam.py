@@ -1,12 +1,15 @@
 """Adam's steps in few calls: while a policy is updated, its parameters lie side by side in one tensor."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch as th
+from torch.nn import functional as F
 
 from sb3_hybrid_grpo.graph_replay import has_hooks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_ALIGNMENT = 64  # bytes, torch's on CPU
 
 
 def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> bool:
@@ -21,7 +24,8 @@ def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]
     if group["amsgrad"] or group["capturable"] or group["fused"] or "step" in vars(optimizer):
         return False
     known = {id(one) for one in group["params"]}
-    steps = {float(optimizer.state[one]["step"]) if optimizer.state[one] else 0.0 for one in parameters}
+    states = [optimizer.state.get(one) for one in parameters]  # to ask for one by its key would make one
+    steps = {float(state["step"]) if state else 0.0 for state in states}
     return len(steps) == 1 and all(id(one) in known and one.dtype == th.float32 for one in parameters)
 
 
@@ -29,7 +33,8 @@ class FlatAdam:
     """
     Torch's Adam over one tensor in place of many. Each number is computed as it is without this, to the last bit.
 
-    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated.
+    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated,
+    and parameters have the gradients of the last step.
 
     :param optimizer: The optimizer whose steps are made, see :func:`can_be_flat`
     :param parameters: The parameters that have a gradient
@@ -39,12 +44,14 @@ class FlatAdam:
         self._optimizer, self._parameters = optimizer, parameters
 
     def __enter__(self) -> "FlatAdam":
-        self._flat = th.nn.Parameter(_flat(self._parameters))
+        self._flat = th.nn.Parameter(flat(one.detach() for one in self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
-        self._adam = th.optim.Adam([self._flat], **{**options, "foreach": False})
-        states: list[dict[str, Any]] = [self._optimizer.state[one] for one in self._parameters]
+        self._adam = th.optim.Adam([self._flat])
+        # set, because the constructor refuses the learning rate below 0 that a schedule ends with, and Adam's step does not
+        self._adam.param_groups[0].update(options, foreach=False)
+        states: list[Any] = [self._optimizer.state.get(one) for one in self._parameters]
         if states[0]:
-            moments = {name: _flat([state[name] for state in states]) for name in _MOMENTS}
+            moments = {name: flat(state[name] for state in states) for name in _MOMENTS}
             self._adam.state[self._flat] = {"step": states[0]["step"].clone(), **moments}
         self._own = [one.data for one in self._parameters]
         for parameter, view in zip(self._parameters, self._views(self._flat.detach()), strict=True):
@@ -55,7 +62,7 @@ class FlatAdam:
         """
         Make a step.
 
-        :param gradient: The gradients of all parameters, one after another
+        :param gradient: The gradients of all parameters, as :func:`flat` lays them
         """
         self._flat.grad = gradient
         self._adam.step()
@@ -63,18 +70,30 @@ class FlatAdam:
     def __exit__(self, *_: object) -> None:
         for parameter, own in zip(self._parameters, self._own, strict=True):
             parameter.data = own.copy_(parameter.data)
-        state = self._adam.state[self._flat]
-        if not state:  # no step was made
+        if self._flat.grad is None:  # no step was made
             return
-        moments = [self._views(state[name]) for name in _MOMENTS]
-        for parameter, mean, square in zip(self._parameters, *moments, strict=True):
+        state = self._adam.state[self._flat]
+        parts = map(self._views, (self._flat.grad, *(state[name] for name in _MOMENTS)))
+        self._optimizer.zero_grad()
+        for parameter, gradient, mean, square in zip(self._parameters, *parts, strict=True):
             its = {"step": state["step"].clone(), "exp_avg": mean.clone(), "exp_avg_sq": square.clone()}
             self._optimizer.state[parameter] = its
+            parameter.grad = gradient.clone()
 
     def _views(self, flat: th.Tensor) -> list[th.Tensor]:
-        parts = th.split(flat, [one.numel() for one in self._parameters])
-        return [part.view(one.shape) for part, one in zip(parts, self._parameters, strict=True)]
+        parts = th.split(flat, [one.numel() + _padding(one) for one in self._parameters])
+        return [part[: one.numel()].view(one.shape) for part, one in zip(parts, self._parameters, strict=True)]
 
 
-def _flat(tensors: list[Any]) -> th.Tensor:
-    return th.cat([tensor.detach().reshape(-1) for tensor in tensors])
+def flat(tensors: Iterable[th.Tensor]) -> th.Tensor:
+    """
+    Lay tensors side by side, each where torch would put it by itself: kernels round otherwise where memory is not aligned.
+
+    :param tensors: Tensors
+    :return: Their numbers in one tensor, with zeros in between
+    """
+    return th.cat([F.pad(one.reshape(-1), (0, _padding(one))) if _padding(one) else one.reshape(-1) for one in tensors])
+
+
+def _padding(tensor: th.Tensor) -> int:
+    return -tensor.numel() % (_ALIGNMENT // tensor.element_size())

@@ -1,9 +1,4 @@
-"""
-Functions of tensors that are called again and again, replayed kernel by kernel, without Python and autograd in between.
-
-Networks of the usual size for control take less time to compute than Python takes to walk through them. A replay runs the same
-kernels in the same order: its results are those of the function, to the last bit.
-"""
+"""Functions of tensors, replayed kernel by kernel without Python and autograd in between: the same results, bit for bit."""
 
 import threading
 import warnings
@@ -18,11 +13,12 @@ from stable_baselines3.common import distributions, policies, torch_layers
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from sb3_hybrid_grpo.notices import notice
+
 # To record costs about as much time as this many replays save.
 CALLS_BEFORE_RECORDING = 300
 
-# Only modules that compute the same at every call: no randomness, no state, no decision by the numbers. Not their subclasses.
-# No convolutions: they take longer than Python does.
+# They compute the same at every call, which their subclasses need not. No convolutions: those take longer than Python does.
 _MODULES = {
     *(policies.ActorCriticPolicy, policies.MultiInputActorCriticPolicy),
     *(maskable.MaskableActorCriticPolicy, maskable.MaskableMultiInputActorCriticPolicy),
@@ -30,38 +26,35 @@ _MODULES = {
     *(nn.Sequential, nn.ModuleDict, nn.Linear, nn.Flatten, nn.Identity),
     *(nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
 }
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Torch traces by changes to itself, which another thread's tracing would undo: Optuna's jobs are threads."""
-
-_OF_TENSORS = [name for name in dir(th.Tensor) if name.endswith("_hooks")]
-
-Outputs = tuple[th.Tensor, ...]
-_Kind = tuple[tuple[th.Size, th.dtype], ...]
+_HOOKS_OF_TENSORS = [name for name in dir(th.Tensor) if name.endswith("_hooks")]
+_ONE_AT_A_TIME = threading.Lock()  # torch traces by changes to itself, and Optuna's jobs are threads
+Function = Callable[..., tuple[th.Tensor, ...]]
+_TRACED: dict[str, Function] = {}  # by the code of their graphs
 
 
 class GraphReplay:
     """
-    A function of tensors that is recorded once it was called often with arguments of the same shapes and types, and replayed
-    from then on.
+    A function that is recorded once it was called often with tensors of the same shapes and types, and replayed from then on.
 
     :param function: The function. It may draw random numbers and call autograd. What it reads besides its arguments must stay
         the same; parameters of modules may change in place
     """
 
-    def __init__(self, function: Callable[..., Outputs]) -> None:
+    def __init__(self, function: Function) -> None:
         self._function = function
-        self._calls: Counter[_Kind] = Counter()
-        self._recordings: dict[_Kind, Callable[..., Outputs]] = {}
+        self._calls: Counter[Any] = Counter()
+        self._recordings: dict[Any, Function] = {}
 
-    def __call__(self, *tensors: th.Tensor) -> Outputs:
+    def __call__(self, *tensors: th.Tensor) -> tuple[th.Tensor, ...]:
         """
         :param tensors: The function's arguments
         :return: Its results
         """
         kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if kind in self._recordings:
-            return self._replay(kind, tensors)
+            # TorchScript's optimizer would take time to fuse kernels, and round otherwise
+            with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
+                return self._recordings[kind](*tensors)
         self._calls[kind] += 1
         if self._calls[kind] != CALLS_BEFORE_RECORDING:
             return self._function(*tensors)
@@ -71,20 +64,15 @@ class GraphReplay:
             try:
                 self._recordings[kind] = _recorded(self._function, tensors)
                 th.set_rng_state(random_state)
-                if not all(map(th.equal, outputs, self._replay(kind, tensors))):
+                if not all(map(th.equal, outputs, self(*tensors))):
                     raise RuntimeError("a replay gives other numbers")
             except Exception as error:  # torch raises all kinds
                 self._recordings.pop(kind, None)
-                warnings.warn(f"The policy's graph cannot be replayed, and training stays slower: {error}", stacklevel=2)
+                notice(f"The policy's graph cannot be replayed, and training stays slower: {error}")
         return outputs
 
-    def _replay(self, kind: _Kind, tensors: Outputs) -> Outputs:
-        # TorchScript's optimiser would take time to fuse kernels, and round otherwise
-        with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            return self._recordings[kind](*tensors)
 
-
-def _recorded(function: Callable[..., Outputs], tensors: Outputs) -> Callable[..., Outputs]:
+def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is to go; nothing else is as fast without a compiler
         # distributions look at the numbers of their arguments; True is torch's default
@@ -93,19 +81,22 @@ def _recorded(function: Callable[..., Outputs], tensors: Outputs) -> Callable[..
             module = make_fx(function)(*tensors)
         finally:
             th.distributions.Distribution.set_default_validate_args(True)
-        # parameters become arguments: a traced function is freed with its last user, a traced module never is
+        # parameters become arguments, so that policies of one kind share a traced function: torch never frees one
         first, *_ = module.graph.nodes
         constants = [node for node in module.graph.nodes if node.op == "get_attr"]
+        parameters = tuple(getattr(module, str(node.target)) for node in constants)
         for node in constants:
             with module.graph.inserting_before(first):
                 node.replace_all_uses_with(module.graph.placeholder(str(node.target)))
-        parameters = tuple(getattr(module, str(node.target)) for node in constants)
-        for node in constants:
             module.graph.erase_node(node)
+        for name in {str(node.target) for node in constants}:
+            delattr(module, name)
         module.recompile()
-        with th.no_grad():
+        if module.code not in _TRACED:
             trace: Any = th.jit.trace
-            traced = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
+            with th.no_grad():
+                _TRACED[module.code] = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
+    traced = _TRACED[module.code]
     return lambda *args: traced(*parameters, *args)
 
 
@@ -126,13 +117,6 @@ def can_be_replayed(policy: nn.Module, observation_space: spaces.Space[Any]) -> 
 
 
 def has_hooks(objects: Iterable[Any]) -> bool:
-    """
-    :param objects: Modules, parameters, optimizers
-    :return: Whether a user has registered a hook on one of them
-    """
-    return any(
-        getattr(one, name)
-        for one in objects
-        for name in (*(_OF_TENSORS if isinstance(one, th.Tensor) else ()), *vars(one))
-        if name.endswith("_hooks")
-    )
+    """Whether a user has registered a hook on one of these modules, parameters and optimizers."""
+    names = ((one, (*vars(one), *_HOOKS_OF_TENSORS)) for one in objects)
+    return any(getattr(one, name, None) for one, its in names for name in its if name.endswith("_hooks"))

@@ -1,8 +1,6 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
-import copy
-import inspect
-from collections.abc import Callable
+import functools
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -14,22 +12,25 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo import validation
-from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.auto_grouping import SHORTEST, AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
-from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
+from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
 from sb3_hybrid_grpo.model_files import ModelFiles
-from sb3_hybrid_grpo.selection import ActionSelection, select_actions
-from sb3_hybrid_grpo.transforms import Part, RewardTransform, apply_transform, resolve_transform
-from sb3_hybrid_grpo.update import ReplayedUpdate
+from sb3_hybrid_grpo.notices import notice
+from sb3_hybrid_grpo.policy_scores import measured_variances
+from sb3_hybrid_grpo.sampling import Sampling, within_space
+from sb3_hybrid_grpo.selection import ActionSelection
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, resolve_transform
+from sb3_hybrid_grpo.update import FastUpdate
+from sb3_hybrid_grpo.value_selection import choose_by_value
 
-Init = TypeVar("Init", bound=Callable[..., None])
 Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
 SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
 
 
-class GroupRollouts(ModelFiles):
+class GroupRollouts(FastUpdate, ModelFiles):
     """
     Adds groups to PPO, MaskablePPO or RecurrentPPO, before which it is mixed in.
 
@@ -46,6 +47,8 @@ class GroupRollouts(ModelFiles):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
+    :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, at least 128
+        executed steps, or as many as this number says
     :param branching_check: Whether to show before the training that siblings of this very env are exact
     :param kwargs: As ``args``
     :raises ValueError: if an argument is not one of these
@@ -54,12 +57,11 @@ class GroupRollouts(ModelFiles):
 
     _buffer_classes: ClassVar[tuple[type[Any], type[Any]]] = (HybridRolloutBuffer, HybridDictRolloutBuffer)
     """For arrays, and for dicts."""
-    _sampling: GraphReplay | None = None
-    _sampling_reads: tuple[Any, ...] | None = None
-    _update: ReplayedUpdate | None = None
+    _sampling: Sampling | None = None
+    _steps_said = False
+    batch_size: Any
     policy: Any
     rollout_buffer: Any
-    n_steps: int
 
     def __init__(
         self,
@@ -71,17 +73,18 @@ class GroupRollouts(ModelFiles):
         reward_transform: RewardTransform | None = None,
         action_selection: ActionSelection = "on_policy",
         selection_temperature: float = 1.0,
+        adapt_rollouts: bool | int = True,
         branching_check: bool = True,
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        self.n_samples, self.branch_horizon = n_samples, branch_horizon
+        kwargs.pop("sampling_temperature", None)  # 1.0, which is how actions are drawn
+        self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
-        self.reward_transform = reward_transform
+        self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
         self.action_selection, self.selection_temperature = action_selection, selection_temperature
-        self.branching_check = branching_check
         self.num_executed_steps = 0
-        """Steps of member 0 in all envs; ``num_timesteps`` counts those of all members."""
+        """Steps of member 0 in all envs."""
         self.auto_grouping = AutoGrouping()
         self.reward_statistics: dict[str, Part] = {}
         self._groups: Groups | None = None
@@ -120,22 +123,19 @@ class GroupRollouts(ModelFiles):
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
 
     def _make_groups(self, env: Any) -> Groups:
-        if self.action_selection == "on_policy":
+        if self.action_selection != "on_policy":
+            return Candidates(env, self.n_samples, functools.partial(choose_by_value, self))
+        try:
             return Groups(env, self.n_samples, self.branch_horizon)
-        return Candidates(env, self.n_samples, self._choose)
+        except (ValueError, BranchingError) as error:
+            return self._without_siblings(env, error)
 
-    def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
-        """Which of N actions to execute, by what each led to."""
-        with th.no_grad():
-            values = self.policy.predict_values(obs_as_tensor(observations, self.device)).cpu().numpy()
-        # a copy, because an object of the user's may change when it is called
-        transform = copy.deepcopy(self.rollout_buffer.estimation.reward_transform)
-        rewards_TEN = rewards_NE.T[None]
-        starts_TEN = np.zeros(rewards_TEN.shape, dtype=bool)
-        rewards_NE = apply_transform(transform, rewards_TEN, starts_TEN, self.gamma, learn=False)[0].T
-        scores_NE = rewards_NE + self.gamma * values.reshape(rewards_NE.shape) * ~terminated_NE
-        uniform_E = th.rand(rewards_NE.shape[1]).numpy() if self.action_selection == "softmax" else np.empty(0)
-        return select_actions(scores_NE, self.action_selection, self.selection_temperature, uniform_E)
+    def _without_siblings(self, env: Any, error: Exception) -> Groups:
+        """Where the env takes no siblings, "auto" is PPO; other horizons ask for siblings."""
+        if self.branch_horizon != "auto":
+            raise error
+        notice(f"{type(self).__name__} trains without siblings, as {self._without_groups.__name__} does: {error}")
+        return Groups(env, 1, "auto")
 
     def learn(
         self: SelfGroupRollouts,
@@ -164,13 +164,15 @@ class GroupRollouts(ModelFiles):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         groups = self._the_groups()
-        if groups.lost_member_0:
-            self._last_obs = None
-        env_is_reset = reset_num_timesteps or self._last_obs is None
+        env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
+        self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         if reset_num_timesteps:
             self.num_executed_steps = 0
-        groups.start(env_is_reset, self.branching_check)
+        try:
+            groups.start(env_is_reset, self.branching_check)
+        except BranchingError as error:
+            self._groups = self._without_siblings(self.env, error)
         return total_and_callback
 
     def _the_groups(self) -> Groups:
@@ -180,11 +182,12 @@ class GroupRollouts(ModelFiles):
 
     def _next_is_grouped(self) -> bool:
         """Whether the next rollout has siblings."""
-        if self.branch_horizon != "auto" or self.n_samples == 1:
-            return self.n_samples > 1
-        auto = self.auto_grouping
-        auto.noise_seen = auto.noise_seen or self._the_groups().saw_noise()
-        return auto.next_is_grouped
+        groups, auto = self._the_groups(), self.auto_grouping
+        if self.branch_horizon != "auto" or groups.n_samples == 1:
+            return self.n_samples > 1 and groups.n_samples > 1
+        if not auto.noise_seen and groups.saw_noise():
+            auto.see_noise()
+        return auto.next_is_grouped()
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """
@@ -199,15 +202,18 @@ class GroupRollouts(ModelFiles):
         """
         groups = self._the_groups()
         n_members = self.n_samples if self._next_is_grouped() else 1
-        n_executed = validation.executed_steps(n_rollout_steps, n_members)
+        n_executed = self._steps_to_execute(n_rollout_steps, env.num_envs, n_members)
+        if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
+            self._steps_said = True
+            notice(message)
         self.policy.set_training_mode(False)
         rollout_buffer.begin(n_executed, env.num_envs, n_members)
-        self._begin_sampling()
+        if self._sampling is None or not self._sampling.fits(self.policy, self.observation_space):
+            self._sampling = Sampling(self.policy, self.observation_space)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
-        shown: dict[str, Any] = {"self": self, "env": env, "callback": callback}
-        shown |= {"rollout_buffer": rollout_buffer, "n_rollout_steps": n_rollout_steps}
+        shown = dict(self=self, env=env, callback=callback, rollout_buffer=rollout_buffer, n_rollout_steps=n_rollout_steps)
 
         for n_steps in range(n_executed):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
@@ -217,7 +223,7 @@ class GroupRollouts(ModelFiles):
             with th.no_grad():
                 actions, values, log_probs, stored = self._act(obs_tensor, groups, n_members)
             sampled = actions.cpu().numpy()
-            clipped = self._within_space(sampled)
+            clipped = within_space(self.policy, self.action_space, sampled)
             step = groups.step(clipped.reshape(n_members, env.num_envs, *clipped.shape[1:]))
             if step.order_NE is not None:  # the executed action comes first
                 order = (step.order_NE * env.num_envs + np.arange(env.num_envs)).reshape(-1)
@@ -225,8 +231,8 @@ class GroupRollouts(ModelFiles):
                 self.num_timesteps += env.num_envs  # it was tried, and is taken again
             shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
             shown |= {"values": values, "log_probs": log_probs}
-            go_on = call_for_each_member(self, callback, shown, step)
             self.num_executed_steps += env.num_envs
+            go_on = call_for_each_member(self, callback, shown, step)
             self._last_obs, self._last_episode_starts = rows_of_members(step.new_obs, n_members)[0], step.dones_NE[0]
             if not go_on:
                 return False
@@ -239,11 +245,19 @@ class GroupRollouts(ModelFiles):
             values = self._last_values(obs_as_tensor(obs, self.device), groups, n_members)
         dones = step.cut_NE.reshape(-1)
         rollout_buffer.compute_returns_and_advantage(last_values=values, dones=dones)
-        if self.branch_horizon == "auto":
-            self.auto_grouping.observe(rollout_buffer.baseline.variance_removed if n_members > 1 else None)
-        callback.update_locals({**shown, "new_obs": obs, "dones": dones, "values": values})
+        self._learn_grouping(n_members)
+        callback.update_locals({**shown, "n_steps": n_executed, "new_obs": obs, "dones": dones, "values": values})
         callback.on_rollout_end()
         return True
+
+    def _steps_to_execute(self, n_steps: int, n_envs: int, n_members: int) -> int:
+        """Steps of each member in the next rollout."""
+        longest = validation.executed_steps(n_steps, n_members)
+        if n_members == 1 or self.adapt_rollouts is False:
+            return longest
+        bound = SHORTEST if self.adapt_rollouts is True else self.adapt_rollouts
+        two_minibatches = -(-2 * self.batch_size // (n_envs * n_members))
+        return self.auto_grouping.length(longest, max(bound, two_minibatches))
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """Observations that members act on next, and which of them do not follow from the member's step before."""
@@ -255,34 +269,11 @@ class GroupRollouts(ModelFiles):
 
     def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
         """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
-        if self._sampling is None or not isinstance(obs, th.Tensor):
+        sampling = self._sampling
+        # the first step clears tensors that the update has left in the policy; a callback may put another policy in its place
+        if self.rollout_buffer.pos == 0 or sampling is None or sampling.policy is not self.policy:
             return *self.policy(obs), {}
-        actions, values, log_probs = self._sampling(obs)
-        if th.isnan(log_probs).any():
-            raise ValueError(
-                "The policy gives NaN: its parameters have diverged, or an observation is NaN or infinite. Lower the learning "
-                "rate, normalise observations and rewards (VecNormalize), and look for NaN with VecCheckNan."
-            )
-        return actions, values, log_probs, {}
-
-    def _begin_sampling(self) -> None:
-        """Replay the policy's forward pass, unless it has become another function."""
-        reads = None
-        if can_be_replayed(self.policy, self.observation_space):
-            reads = (*self.policy.modules(), *map(id, self.policy.parameters()))
-        if reads is None or reads != self._sampling_reads:
-            self._sampling = None if reads is None else GraphReplay(self.policy)
-        self._sampling_reads = reads
-
-    def _within_space(self, actions: np.ndarray) -> np.ndarray:
-        """Actions of the policy as the env wants them: unscaled if they are squashed, else clipped."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        if getattr(self.policy, "squash_output", False):
-            unscaled: np.ndarray = self.policy.unscale_action(actions)
-            return unscaled
-        clipped: np.ndarray = np.clip(actions, self.action_space.low, self.action_space.high)
-        return clipped
+        return *sampling(obs), {}
 
     def _store_ends(self, buffer: Any, step: GroupStep) -> None:
         """Store which members do not go on, and V of the states that they reached unless that was a terminal one."""
@@ -309,45 +300,30 @@ class GroupRollouts(ModelFiles):
         values: th.Tensor = self.policy.predict_values(obs)
         return values
 
+    def _learn_grouping(self, n_members: int) -> None:
+        """Measure the gradient of the rollout that is over, and decide about the next ones."""
+        variances = None
+        if n_members > 1 and self.advantage_estimator == "hybrid":
+            variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of)
+        self.auto_grouping.observe(n_members, variances)
+
+    def _distribution_of(self, obs: Any, steps: slice) -> Any:
+        """The policy's distribution for observations that the buffer has stored in some steps."""
+        return self.policy.get_distribution(obs)
+
     def train(self) -> None:
         """Update the policy with the rollout, as PPO does."""
-        vf_coef = self.vf_coef
-        try:
-            self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # which has no critic
-            if self._update is None or not self._update.fits(self):
-                self._update = ReplayedUpdate(self)
-            if self._update.can_run(self):
-                self._update.run(self)
-            else:
-                super().train()
-        finally:
-            self.vf_coef = vf_coef
-        buffer = self.rollout_buffer
+        super().train()
+        buffer, auto = self.rollout_buffer, self.auto_grouping
         if self.branch_horizon == "auto" and self.n_samples > 1:
-            self.logger.record("train/noise_seen", int(self.auto_grouping.noise_seen))
+            self.logger.record("train/noise_seen", int(auto.noise_seen))
             self.logger.record("train/grouped", int(buffer.n_samples > 1))
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+            if auto.ratio is not None:
+                self.logger.record("train/gradient_variance_ratio", auto.ratio)
 
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)
         super().dump_logs(iteration)
-
-
-def with_arguments_of(algorithm: type[Any]) -> Callable[[Init], Init]:
-    """
-    Show a constructor's arguments to those who ask with ``inspect.signature``, as RL Zoo and Optuna's helpers do.
-
-    :param algorithm: The algorithm without groups, whose arguments come first
-    :return: Decorates ``__init__`` of the algorithm with groups
-    """
-
-    def decorate(init: Init) -> Init:
-        ours = inspect.signature(GroupRollouts.__init__).parameters.values()
-        named = [one for one in ours if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        theirs = inspect.signature(algorithm.__init__).parameters.values()
-        init.__signature__ = inspect.Signature([*theirs, *named])  # type: ignore[attr-defined]
-        return init
-
-    return decorate

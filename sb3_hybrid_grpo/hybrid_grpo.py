@@ -4,7 +4,8 @@ from typing import Any
 
 from stable_baselines3 import PPO
 
-from sb3_hybrid_grpo.group_rollouts import GroupRollouts, with_arguments_of
+from sb3_hybrid_grpo.group_rollouts import GroupRollouts
+from sb3_hybrid_grpo.signatures import with_arguments_of
 
 
 class HybridGRPO(GroupRollouts, PPO):
@@ -28,7 +29,7 @@ class HybridGRPO(GroupRollouts, PPO):
 
     _without_groups = PPO
 
-    @with_arguments_of(PPO)
+    @with_arguments_of(PPO, GroupRollouts)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 

@@ -9,7 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching import Groups
 from sb3_hybrid_grpo.buffers import MaskableHybridDictRolloutBuffer, MaskableHybridRolloutBuffer
-from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts, with_arguments_of
+from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts
+from sb3_hybrid_grpo.signatures import with_arguments_of
 
 
 class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
@@ -29,7 +30,7 @@ class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
     _buffer_classes = (MaskableHybridRolloutBuffer, MaskableHybridDictRolloutBuffer)
     _use_masking = True
 
-    @with_arguments_of(MaskablePPO)
+    @with_arguments_of(MaskablePPO, GroupRollouts)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
@@ -65,3 +66,7 @@ class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
             return super()._act(obs, groups, n_members)
         masks = groups.action_masks(n_members)
         return *self.policy(obs, action_masks=masks), {"action_masks": masks}
+
+    def _distribution_of(self, obs: Any, steps: slice) -> Any:
+        masks = self.rollout_buffer.action_masks[steps]
+        return self.policy.get_distribution(obs, action_masks=masks.reshape(-1, masks.shape[-1]))

@@ -25,12 +25,13 @@ def call_for_each_member(model: Any, callback: BaseCallback, shown: dict[str, An
     :raises ValueError: if the callback has replaced the rewards by an array of another shape
     """
     n_members, n_envs = step.dones_NE.shape
-    rows = {name: rows_of_members(shown[name], n_members) for name in _OF_MEMBERS}
-    rows |= {"new_obs": rows_of_members(step.new_obs, n_members)}
-    rows |= {"rewards": step.rewards, "dones": step.dones_NE, "infos": step.infos}
-    for member in range(n_members):
+    rows = [rows_of_members(shown[name], n_members) for name in _OF_MEMBERS]
+    rows += [rows_of_members(step.new_obs, n_members), step.rewards, step.dones_NE, step.infos]
+    names = (*_OF_MEMBERS, "new_obs", "rewards", "dones", "infos")
+    callback.update_locals(shown)
+    for member, its in enumerate(zip(*rows, strict=True)):
         model.num_timesteps += n_envs
-        callback.update_locals({**shown, **{name: its[member] for name, its in rows.items()}})
+        callback.update_locals(dict(zip(names, its, strict=True)))
         go_on = callback.on_step()
         step.rewards[member] = _rewards_after(callback, n_envs)
         if not go_on:
@@ -51,7 +52,7 @@ def rows_of_members(batch: Any, n_members: int) -> Any:
     if isinstance(batch, dict):
         parts = {key: rows_of_members(value, n_members) for key, value in batch.items()}
         return [{key: its[member] for key, its in parts.items()} for member in range(n_members)]
-    return batch.chunk(n_members) if isinstance(batch, th.Tensor) else np.split(batch, n_members)
+    return batch.chunk(n_members) if isinstance(batch, th.Tensor) else batch.reshape(n_members, -1, *batch.shape[1:])
 
 
 def row_of(batch: Any, index: int) -> Any:

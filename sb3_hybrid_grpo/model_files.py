@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch as th
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.save_util import open_path
+from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
@@ -24,7 +26,7 @@ SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
 
 _ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
 # What belongs to a process: simulators, and graphs that are recorded anew.
-_NOT_SAVED = ("_groups", "_sampling", "_sampling_reads", "_update")
+_NOT_SAVED = ("_groups", "_sampling", "_update")
 
 
 class ModelFiles(OnPolicyAlgorithm):
@@ -135,6 +137,14 @@ class ModelFiles(OnPolicyAlgorithm):
             )
         if not {"n_epochs", "clip_range", "gae_lambda"} <= saved.keys():
             raise ValueError(f"Received {path}, which was not saved by {other}. Use the zip file that its model.save() wrote.")
+        policy = load_from_zip_file(path, device="cpu")[0]["policy_class"]  # type: ignore[index]
+        wanted = cls.policy_aliases["MlpPolicy" if "MlpPolicy" in cls.policy_aliases else "MlpLstmPolicy"]
+        others = {MaskableActorCriticPolicy, RecurrentActorCriticPolicy} - {wanted}
+        if not issubclass(policy, wanted) or issubclass(policy, tuple(others)):
+            raise ValueError(
+                f"Received {path}, which has a {policy.__name__} and was not saved by {other}. MaskableHybridGRPO goes on "
+                "from MaskablePPO, RecurrentHybridGRPO from RecurrentPPO, HybridGRPO from PPO."
+            )
         unknown = kwargs.keys() - (inspect.signature(cls).parameters.keys() - {"policy", "_init_setup_model"})
         if unknown:
             raise ValueError(f"Received {', '.join(sorted(unknown))}, which {cls.__name__} does not have as an argument.")
@@ -186,11 +196,11 @@ def _counted_in_simulator_steps(path: Any, saved: dict[str, Any], kwargs: dict[s
     :raises ValueError: if an argument of the model is gone
     """
     given = {**saved, **kwargs}
-    check_no_longer({name: given[name] for name in ("branch_horizon", *_ONLY_IN_0_1) if name in given})
-    if not isinstance(given["ent_coef"], int | float):
+    check_no_longer({name: given[name] for name in ("branch_horizon", "ent_coef", "sampling_temperature") if name in given})
+    if isinstance(saved["ent_coef"], str) and saved["ent_coef"].startswith("auto"):
         raise ValueError(
-            f"Received {path}, saved by version 0.1 with an ent_coef that is learned or scheduled, which it has no longer. "
-            "Load it with version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
+            f"Received {path}, saved by version 0.1 with an entropy coefficient that is learned, which is gone. Load it with "
+            "version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
         )
     n_steps, n_samples = saved["n_steps"], saved["n_samples"]
     replaced = {"num_timesteps": saved["num_simulator_steps"], "n_steps": n_steps * n_samples, **kwargs}

@@ -10,8 +10,9 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 
 from sb3_hybrid_grpo.branching import Groups, GroupStep
 from sb3_hybrid_grpo.buffers import RecurrentHybridDictRolloutBuffer, RecurrentHybridRolloutBuffer
-from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts, with_arguments_of
+from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts
 from sb3_hybrid_grpo.member_calls import tensor_of
+from sb3_hybrid_grpo.signatures import with_arguments_of
 
 
 class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
@@ -28,7 +29,7 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     _without_groups = RecurrentPPO
     _last_lstm_states: Any
 
-    @with_arguments_of(RecurrentPPO)
+    @with_arguments_of(RecurrentPPO, GroupRollouts)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
@@ -91,6 +92,14 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
         memory, starts = self._memory(groups, n_members)
         values: th.Tensor = self.policy.predict_values(obs, memory.vf, th.as_tensor(starts, device=self.device))
         return values
+
+    def _distribution_of(self, obs: Any, steps: slice) -> Any:
+        """Each row is a sequence of one step, with the memory that it began with."""
+        buffer = self.rollout_buffer
+        stored = (buffer.hidden_states_pi[steps], buffer.cell_states_pi[steps])  # (steps, layers, columns, size)
+        memory = tuple(buffer.to_torch(one.swapaxes(0, 1).reshape(one.shape[1], -1, one.shape[3])) for one in stored)
+        starts = buffer.episode_starts[steps] * (1 - buffer.forks[steps])
+        return self.policy.get_distribution(obs, memory, buffer.to_torch(starts.reshape(-1)))[0]
 
 
 def _each(function: Any, states: RNNStates) -> RNNStates:

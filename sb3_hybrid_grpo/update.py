@@ -4,9 +4,10 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
-from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat
+from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat, flat
 from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
 from sb3_hybrid_grpo.losses import Coefficients, Statistics, ppo_loss
 
@@ -117,7 +118,7 @@ class ReplayedUpdate:
         gradients = th.autograd.grad(loss, self._trained, materialize_grads=True)
         norm = th.nn.utils.get_total_norm(gradients)
         scale = th.clamp(self._max_grad_norm / (norm + 1e-6), max=1.0)
-        return th.cat([one.reshape(-1) for one in gradients]) * scale, statistics
+        return flat(gradients) * scale, statistics
 
     @staticmethod
     def _log(model: Any, clip_range: float, clip_range_vf: float | None) -> None:
@@ -129,3 +130,24 @@ class ReplayedUpdate:
         log("train/clip_range", clip_range)
         if clip_range_vf is not None:
             log("train/clip_range_vf", clip_range_vf)
+
+
+class FastUpdate(OnPolicyAlgorithm):
+    """Replays the update of PPO or MaskablePPO, before which it is mixed in, where that gives the same numbers."""
+
+    advantage_estimator: Any
+    _update: ReplayedUpdate | None = None
+
+    def train(self) -> None:
+        """Update the policy with the rollout, as PPO does."""
+        vf_coef = self.vf_coef
+        try:
+            self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # which has no critic
+            if self._update is None or not self._update.fits(self):
+                self._update = ReplayedUpdate(self)
+            if self._update.can_run(self):
+                self._update.run(self)
+            else:
+                super().train()
+        finally:
+            self.vf_coef = vf_coef

@@ -1,7 +1,6 @@
 """Checks of the arguments that HybridGRPO has and PPO has not, before anything is built."""
 
 import numbers
-import warnings
 from typing import Any, get_args
 
 import numpy as np
@@ -25,9 +24,25 @@ def executed_steps(n_steps: int, n_members: int) -> int:
     return max(n_steps // n_members, min(n_steps, SHORTEST_ROLLOUT))
 
 
+def steps_notice(n_steps: int, n_samples: int) -> str:
+    """
+    :param n_steps: Samples of an env
+    :param n_samples: Members of a group
+    :return: That grouped rollouts have another number of samples; empty where they have not
+    """
+    each = executed_steps(n_steps, n_samples)
+    if each * n_samples == n_steps:
+        return ""
+    return (
+        f"Received n_steps={n_steps} with n_samples={n_samples}: a grouped rollout has {each * n_samples} samples of each "
+        f"env, {each} from each member (n_steps // n_samples, and at least min(n_steps, {SHORTEST_ROLLOUT})). Use a "
+        f"multiple of {n_samples} that is {SHORTEST_ROLLOUT * n_samples} or more for as many samples as PPO has."
+    )
+
+
 def check_no_longer(arguments: dict[str, Any]) -> None:
     """
-    Check for arguments of version 0.1 that are gone.
+    Check for arguments of version 0.1 that are gone, and for values that are.
 
     :param arguments: Names and values
     :raises ValueError: if there is one; says what to use instead
@@ -43,11 +58,12 @@ def check_no_longer(arguments: dict[str, Any]) -> None:
             f"Received sampling_temperature={arguments['sampling_temperature']!r}, which is gone: tempered siblings gained "
             "nothing. Leave it out; to explore more, raise ent_coef."
         )
-    ent_coef, target = arguments.get("ent_coef", 0.0), arguments.get("target_entropy", "auto")
-    if isinstance(ent_coef, str) or target != "auto":
+    ent_coef = arguments.get("ent_coef", 0.0)
+    if "target_entropy" in arguments or not _is_number(ent_coef):
         raise ValueError(
-            f"Received ent_coef={ent_coef!r} and target_entropy={target!r}: a learned or scheduled entropy coefficient "
-            "is gone. Use a number, as with PPO; a callback may change model.ent_coef while it trains."
+            f"Received ent_coef={ent_coef!r}{' and target_entropy' if 'target_entropy' in arguments else ''}: entropy "
+            "coefficients that are learned or scheduled are gone. Use a number, as with PPO; a callback may change "
+            "model.ent_coef while it trains."
         )
 
 
@@ -67,6 +83,12 @@ def check_arguments(model: Any) -> None:
     check_no_longer({"branch_horizon": model.branch_horizon, "ent_coef": model.ent_coef})
     if not isinstance(model.branching_check, bool | np.bool_):
         raise ValueError(f"Received branching_check={model.branching_check!r}: it must be True or False. Leave it at True.")
+    adapt = model.adapt_rollouts
+    if not isinstance(adapt, bool | np.bool_) and (not _is_whole(adapt) or adapt < 1):
+        raise ValueError(
+            f"Received adapt_rollouts={adapt!r}: it must be True, False, or the least number of executed steps of a grouped "
+            "rollout, a whole number of at least 1. Leave it at True."
+        )
     _check_horizon(model.branch_horizon)
     _check_steps(model.n_steps, n_samples)
     _check_estimator(n_samples, model.branch_horizon, model.advantage_estimator)
@@ -81,14 +103,6 @@ def _check_steps(n_steps: int, n_samples: int) -> None:
         raise ValueError(
             f"Received n_steps={n_steps} with n_samples={n_samples}: n_steps counts the samples of an env in an update, at "
             f"least one from each of its {n_samples} members. Use n_steps of at least {n_samples}, or fewer n_samples."
-        )
-    samples = n_samples * executed_steps(n_steps, n_samples)
-    if samples != n_steps:
-        warnings.warn(
-            f"Received n_steps={n_steps} with n_samples={n_samples}: a grouped rollout has {samples} samples of each env, "
-            f"{samples // n_samples} from each member (n_steps // n_samples, and at least min(n_steps, {SHORTEST_ROLLOUT})). "
-            f"Use a multiple of {n_samples} that is {SHORTEST_ROLLOUT * n_samples} or more for as many samples as PPO has.",
-            stacklevel=2,
         )
 
 
@@ -143,11 +157,6 @@ def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_b
             f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
             f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
             "groups of at least 2 members. Leave group_baseline at 'auto', or change the others."
-        )
-    if branch_horizon == "auto":
-        raise ValueError(
-            f"Received group_baseline={group_baseline} with branch_horizon='auto', which decides by what the learned baseline "
-            "removes. Leave group_baseline at 'auto', or give branch_horizon a number, 64 for example."
         )
 
 

@@ -20,7 +20,7 @@ from tests.advantage_examples import Branches, Group, fractions, groups, one_env
 # ---- gae_group
 
 
-def slow_gae(group: Group, gamma: float, gae_lambda: float, forks: bool) -> npt.NDArray[np.float64]:
+def slow_gae(group: Group, gamma: float, gae_lambda: float) -> npt.NDArray[np.float64]:
     """The recursion, one number at a time."""
     n_steps, _, n_members = group.rewards_TEN.shape
 
@@ -31,7 +31,7 @@ def slow_gae(group: Group, gamma: float, gae_lambda: float, forks: bool) -> npt.
             total += gamma * float(group.next_values_TEN[t, e, n])
         if t + 1 < n_steps and not group.cut_TEN[t, e, n]:
             followers = [n]
-            if forks and n == 0:
+            if n == 0:
                 followers += [m for m in range(1, n_members) if group.cut_TEN[t, e, m]]
             total += gamma * gae_lambda * math.fsum(advantage(t + 1, e, m) for m in followers) / len(followers)
         return total
@@ -43,10 +43,10 @@ def slow_gae(group: Group, gamma: float, gae_lambda: float, forks: bool) -> npt.
 
 
 @quick
-@given(groups, fractions, fractions, st.booleans())
-def test_gae_equals_slow_loop(group: Group, gamma: float, gae_lambda: float, forks: bool) -> None:
-    expected_TEN = slow_gae(group, gamma, gae_lambda, forks)
-    np.testing.assert_allclose(gae_group(*group, gamma, gae_lambda, forks), expected_TEN, rtol=1e-10, atol=1e-10)
+@given(groups, fractions, fractions)
+def test_gae_equals_slow_loop(group: Group, gamma: float, gae_lambda: float) -> None:
+    expected_TEN = slow_gae(group, gamma, gae_lambda)
+    np.testing.assert_allclose(gae_group(*group, gamma, gae_lambda), expected_TEN, rtol=1e-10, atol=1e-10)
 
 
 def fork_example() -> Group:
@@ -67,12 +67,6 @@ def test_gae_literal_with_a_fork() -> None:
     # A_1 = 3 + 0.25 * mean(5, 3) = 4 for member 0, and 5 for the sibling, which was cut
     # delta_0 = 1 + 1 - 0 = 2 and 2 + 1 - 0 = 3; nobody is cut: A_0 = 2 + 0.25 * 4 and 3 + 0.25 * 5
     np.testing.assert_array_equal(gae_group(*fork_example(), 0.5, 0.5), one_env([3, 4.25], [4, 5], [5, 3]))
-
-
-def test_gae_literal_without_forks() -> None:
-    # As above, but A_1 of member 0 goes on with its own 5 only: 3 + 0.25 * 5 = 4.25, A_0 = 2 + 0.25 * 4.25
-    expected_TEN = one_env([3.0625, 4.25], [4.25, 5], [5, 3])
-    np.testing.assert_array_equal(gae_group(*fork_example(), 0.5, 0.5, forks=False), expected_TEN)
 
 
 def test_gae_literal_sibling_that_restarts_alone() -> None:
@@ -120,22 +114,9 @@ def test_one_member_is_sb3_to_the_last_bit(seed: int) -> None:
         episode_starts = done_TE[t]
     buffer.compute_returns_and_advantage(th.tensor(last_values), done_TE[-1])
 
-    for forks in (True, False):
-        ours_TEN = gae_group(
-            group.rewards_TEN, group.values_TEN, next_values_TE[..., None], group.terminated_TEN, group.cut_TEN,
-            gamma, gae_lambda, forks,
-        )  # fmt: skip
-        assert ours_TEN.dtype == np.float32
-        np.testing.assert_array_equal(ours_TEN[:, :, 0], buffer.advantages)
-
-
-@quick
-@given(groups, fractions, fractions)
-def test_members_without_forks_are_envs_to_the_last_bit(group: Group, gamma: float, gae_lambda: float) -> None:
-    free_TEN = gae_group(*group, gamma, gae_lambda, forks=False)
-    n_steps = len(free_TEN)
-    as_envs = Group._make(array.reshape(n_steps, -1, 1) for array in group)
-    np.testing.assert_array_equal(gae_group(*as_envs, gamma, gae_lambda).reshape(free_TEN.shape), free_TEN)
+    ours_TEN = gae_group(*group._replace(next_values_TEN=next_values_TE[..., None]), gamma, gae_lambda)
+    assert ours_TEN.dtype == np.float32
+    np.testing.assert_array_equal(ours_TEN[:, :, 0], buffer.advantages)
 
 
 @quick

@@ -19,7 +19,7 @@ from sb3_hybrid_grpo import HybridGRPO
 from tests.test_hybrid_grpo import SMALL, changed, recorded
 from tests.toy_envs import NoisyWalk, walk
 
-HORIZONS: list[Any] = [1, 8, "free"]
+HORIZONS: list[Any] = [1, 8]
 
 
 class Extractor(BaseFeaturesExtractor):
@@ -80,18 +80,18 @@ POLICIES: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize("horizon", HORIZONS)
 def test_policies_of_ones_own_train(policy: Any, kwargs: dict[str, Any], horizon: Any) -> None:
     env = make_vec_env(walk, n_envs=2, env_kwargs={"max_steps": 9})
-    assert changed(HybridGRPO(policy, env, branch_horizon=horizon, policy_kwargs=kwargs, **SMALL), 64)
+    assert changed(HybridGRPO(policy, env, branch_horizon=horizon, policy_kwargs=kwargs, **SMALL), 128)
 
 
 @pytest.mark.parametrize(("policy", "kwargs"), POLICIES)
 def test_with_one_member_they_are_what_they_are_to_ppo(policy: Any, kwargs: dict[str, Any]) -> None:
     def trained(algorithm: Any, **more: Any) -> list[th.Tensor]:
         env = make_vec_env(walk, n_envs=2, env_kwargs={"max_steps": 9})
-        model = algorithm(policy, env, policy_kwargs=kwargs, **SMALL, **more).learn(64)
+        model = algorithm(policy, env, policy_kwargs=kwargs, **SMALL, **more).learn(256)
         return [one.detach() for one in model.policy.parameters()]
 
     for ours, theirs in zip(trained(HybridGRPO, n_samples=1), trained(PPO), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+        assert th.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
@@ -105,7 +105,7 @@ def test_dropout_and_batch_norm_are_at_work_in_the_loss_alone(horizon: Any) -> N
     extractor.register_forward_hook(lambda module, *_: modes.append((module.training, th.is_grad_enabled())))
     norm: Any = extractor.layers[1]
     before = norm.running_mean.clone()
-    model.learn(32)
+    model.learn(64)
     assert set(modes) == {(False, False), (True, True)}
     assert not th.equal(norm.running_mean, before)
     obs = np.ones(2, dtype=np.float32)
@@ -119,18 +119,18 @@ def test_batch_norm_learns_nothing_from_acting() -> None:
     assert isinstance(extractor, Extractor)
     norm: Any = extractor.layers[1]
     before = norm.running_mean.clone()
-    model.learn(32, callback=lambda names, _: names["self"].num_timesteps < 16)
-    assert model.num_timesteps == 16 and th.equal(norm.running_mean, before)
+    model.learn(128, callback=lambda names, _: names["self"].num_timesteps < 48)
+    assert model.num_timesteps == 48 and th.equal(norm.running_mean, before)
 
 
 @pytest.mark.parametrize("frequency", [-1, 4])
 def test_gsde_tries_distinct_actions_in_a_state(frequency: int) -> None:
     env = make_vec_env(walk, n_envs=2)
-    model = HybridGRPO("MlpPolicy", env, branch_horizon=1, use_sde=True, sde_sample_freq=frequency, **SMALL).learn(32)
-    of_a_state = model.rollout_buffer.actions.reshape(16, 4, 2, 2)  # steps, members, envs
+    model = HybridGRPO("MlpPolicy", env, branch_horizon=1, use_sde=True, sde_sample_freq=frequency, **SMALL).learn(128)
+    of_a_state = model.rollout_buffer.actions.reshape(4, 2, 16, 2)  # members, envs, steps
     for one in range(4):
         for other in range(one):
-            assert (of_a_state[:, one] != of_a_state[:, other]).any(axis=-1).all()
+            assert (of_a_state[one] != of_a_state[other]).any(axis=-1).all()
 
 
 def test_squashed_actions_are_within_bounds_and_unscaled() -> None:
@@ -145,9 +145,9 @@ def test_squashed_actions_are_within_bounds_and_unscaled() -> None:
     squashed = {"squash_output": True, "log_std_init": 1.0}
     # unchecked: the list is state outside of the env, for which siblings would be forks, whose actions are not seen here
     model = HybridGRPO("MlpPolicy", Bounded(space), use_sde=True, policy_kwargs=squashed, branching_check=False, **SMALL)
-    model.learn(32)
+    model.learn(64)
     actions = np.array(taken)
-    assert len(actions) >= 4 * 32 and all(space.contains(action) for action in actions)
+    assert len(actions) >= 64 and all(space.contains(action) for action in actions)
     middle = (space.low + space.high) / 2
     assert (actions > middle).any(axis=0).all() and (actions < middle).any(axis=0).all()
 
@@ -157,26 +157,25 @@ def test_schedules_follow_the_progress() -> None:
         "learning_rate": lambda progress: 1e-3 * progress,
         "clip_range": lambda progress: 0.2 * progress,
         "clip_range_vf": lambda progress: 0.4 * progress,
-        "ent_coef": lambda progress: 0.1 * progress,
     }
     model = HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL, **options)
-    *_, table = recorded(model, 4 * 32, callback=lambda names, _: names["self"].num_timesteps < 4 * 32)
+    *_, table = recorded(model, 4 * 128, callback=lambda names, _: names["self"].num_timesteps < 4 * 128)
     # the last log is that of the third of four rollouts, and has the update before it, at half of the way
-    names = ("learning_rate", "clip_range", "clip_range_vf", "ent_coef")
-    assert [table[f"train/{name}"] for name in names] == pytest.approx([5e-4, 0.1, 0.2, 0.05])
+    names = ("learning_rate", "clip_range", "clip_range_vf")
+    assert [table[f"train/{name}"] for name in names] == pytest.approx([5e-4, 0.1, 0.2])
 
 
 def test_target_kl_ends_an_update_early() -> None:
     def epochs(target_kl: float | None) -> int:
         model = HybridGRPO("MlpPolicy", walk(), target_kl=target_kl, learning_rate=0.05, **{**SMALL, "n_epochs": 5})
-        return int(recorded(model, 32)[-1]["train/n_updates"])
+        return int(recorded(model, 128)[-1]["train/n_updates"])
 
     assert epochs(None) == 5
-    assert epochs(1e-3) < 5
+    assert 0 < epochs(1e-3) < 5
 
 
 def test_the_window_of_statistics() -> None:
-    model = HybridGRPO("MlpPolicy", walk(max_steps=2, bound=99), stats_window_size=3, **SMALL).learn(16)
+    model = HybridGRPO("MlpPolicy", walk(max_steps=2, bound=99), stats_window_size=3, **SMALL).learn(64)
     assert model.ep_info_buffer is not None
     assert len(model.ep_info_buffer) == model.ep_info_buffer.maxlen == 3
 

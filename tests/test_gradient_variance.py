@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from stable_baselines3 import PPO
 
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline
 from sb3_hybrid_grpo.benchmark import gradient_variance
-from sb3_hybrid_grpo.benchmark.gradient_rollouts import ESTIMATORS, Collector, Estimator, Horizon, Size, set_advantages
+from sb3_hybrid_grpo.benchmark.gradient_rollouts import ESTIMATORS, Collector, Estimator, Gradients, Horizon, Size, estimate
 from sb3_hybrid_grpo.benchmark.gradient_statistics import Comparison, Sample, compare
-from sb3_hybrid_grpo.cli import CommandError
+from sb3_hybrid_grpo.commands.cli import CommandError
 
 Floats = npt.NDArray[np.float64]
 
@@ -98,10 +99,12 @@ def test_no_progress_along_the_reference() -> None:
     assert not np.isnan([drowned.noise_ratio, drowned.squared_bias, drowned.trace_ratio]).any()
 
 
-def collected(horizon: Horizon, env_id: str = WALK, seed: int = 3) -> Collector:
+def collected(
+    horizon: Horizon, env_id: str = WALK, seed: int = 3, estimators: Sequence[Estimator] | None = None
+) -> tuple[Collector, list[Gradients]]:
+    """A rollout, and what estimators make of it."""
     collector = Collector(env_id, horizon, TINY, seed)
-    collector.collect()
-    return collector
+    return collector, collector.collect([Estimator("", horizon)] if estimators is None else estimators)
 
 
 def ppo_gradient(collector: Collector, normalize: bool) -> npt.NDArray[np.float32]:
@@ -112,7 +115,7 @@ def ppo_gradient(collector: Collector, normalize: bool) -> npt.NDArray[np.float3
     ppo.policy.load_state_dict(collector.model.policy.state_dict())
     ppo._setup_learn(1)
     for name in ("observations", "actions", "values", "log_probs", "advantages", "returns"):
-        setattr(ppo.rollout_buffer, name, getattr(collector.buffer, name).copy())
+        setattr(ppo.rollout_buffer, name, getattr(collector.model.rollout_buffer, name).copy())
     ppo.rollout_buffer.full = True
     ppo.train()
     actor = ("mlp_extractor.policy_net", "action_net", "log_std")
@@ -122,23 +125,20 @@ def ppo_gradient(collector: Collector, normalize: bool) -> npt.NDArray[np.float3
 
 @pytest.mark.parametrize("env_id", [WALK, DISCRETE_WALK])
 def test_gradient_is_that_of_ppo(env_id: str) -> None:
-    collector = collected(None, env_id)
-    (own,) = collector.gradients([Estimator("PPO", None)])
+    collector, (own,) = collected(None, env_id)
     assert np.abs(own.plain).max() > 1e-3
     np.testing.assert_allclose(own.plain, ppo_gradient(collector, normalize=False), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(own.normalised, ppo_gradient(collector, normalize=True), rtol=1e-4, atol=1e-7)
-    assert np.isnan(own.beta)
+    assert np.isnan(own.baseline.beta)
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_gradient_of_groups_is_the_sum_over_their_members(horizon: int) -> None:
-    collector = collected(horizon)
-    buffer, policy = collector.buffer, collector.model.policy
-    (own,) = collector.gradients([Estimator("hybrid", horizon)])
+    collector, (own,) = collected(horizon)
+    buffer, policy = collector.model.rollout_buffer, collector.model.policy
     loss = th.zeros(())
     for t, column in np.ndindex(buffer.advantages.shape):
-        group = column % TINY.n_groups  # columns are member by member
-        obs = th.as_tensor(buffer.observations[t, group if horizon == 1 else column][None])
+        obs = th.as_tensor(buffer.observations[t, column][None])
         _, log_prob, _ = policy.evaluate_actions(obs, th.as_tensor(buffer.actions[t, column][None]))
         loss = loss - log_prob.sum() * float(buffer.advantages[t, column]) / buffer.advantages.size
     loss.backward()  # type: ignore[no-untyped-call]
@@ -151,28 +151,30 @@ def test_gradient_of_groups_is_the_sum_over_their_members(horizon: int) -> None:
 
 @pytest.mark.parametrize("horizon", [None, 1, 4, "episode"])
 def test_advantages_estimated_anew_are_those_of_the_rollout(horizon: Horizon) -> None:
-    buffer = collected(horizon).buffer
+    collector, _ = collected(horizon, estimators=[])
+    buffer = collector.model.rollout_buffer
     before, baseline = buffer.advantages.copy(), buffer.baseline
     for estimator in (*(one for one in ESTIMATORS if one.horizon == horizon), Estimator("", horizon)):
-        set_advantages(buffer, estimator)
+        estimate(buffer, estimator, collector.locals["values"], collector.locals["dones"])
     np.testing.assert_array_equal(buffer.advantages, before)
     assert horizon is None or buffer.baseline == baseline
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_own_trace_is_gae_of_every_member_alone(horizon: int) -> None:
-    buffer = collected(horizon).buffer
-    rewards, values, next_values, terminated, cut = map(
-        buffer._as_TEN, (buffer.rewards, buffer.values, buffer.next_values, buffer.terminated, buffer.cut)
-    )
-    discounts = (buffer.gamma, buffer.gae_lambda)
-    traces_TEN = gae_group(rewards, values, next_values, terminated, cut, *discounts, forks=False)
-    expected_TEN, baseline = group_baseline(traces_TEN, "auto")
+    collector, _ = collected(horizon, estimators=[])
+    buffer, last, dones = collector.model.rollout_buffer, collector.locals["values"], collector.locals["dones"]
     group_mean = buffer.advantages.copy()
-    set_advantages(buffer, Estimator("own trace", horizon, own_trace=True))
-    np.testing.assert_allclose(buffer._as_TEN(buffer.advantages), expected_TEN, rtol=1e-6)
-    assert buffer.baseline == baseline
-    assert not np.allclose(buffer.advantages, group_mean)
+    following = np.concatenate([buffer.values[1:], last.numpy().reshape(1, -1)])
+    next_values = np.where(buffer.cut, buffer.next_values, following)
+    columns = (buffer.rewards, buffer.values, next_values, buffer.terminated, buffer.cut)
+    rewards, values, reached, terminated, cut = (column[..., None] for column in columns)  # as many groups of one member
+    traces = gae_group(rewards, values, reached, terminated, cut, buffer.gamma, buffer.gae_lambda)[..., 0]
+    expected_TEN, baseline = group_baseline(buffer.as_TEN(traces), "auto")
+    found = estimate(buffer, Estimator("own trace", horizon, own_trace=True), last, dones)
+    np.testing.assert_allclose(buffer.as_TEN(found), expected_TEN, rtol=1e-5, atol=1e-7)
+    assert buffer.baseline == pytest.approx(baseline)
+    assert not np.allclose(found, group_mean)
 
 
 def test_rollouts_start_at_random_points_and_siblings_in_member_0s_state() -> None:
@@ -180,8 +182,8 @@ def test_rollouts_start_at_random_points_and_siblings_in_member_0s_state() -> No
     for horizon in (None, 4):
         collector = Collector(WALK, horizon, TINY, seed=0)
         for _ in range(15):
-            collector.collect()
-            first = collector.buffer.observations[0].reshape(-1, TINY.n_groups, 2)
+            collector.collect([])
+            first = collector.model.rollout_buffer.observations[0].reshape(-1, TINY.n_groups, 2)
             assert horizon is None or (first[1:] == first[:1]).all()
             starts.append(first[0])
     assert len(np.unique(np.concatenate(starts), axis=0)) == 60  # no rollout starts where another one did
@@ -190,8 +192,8 @@ def test_rollouts_start_at_random_points_and_siblings_in_member_0s_state() -> No
 def test_envs_are_at_random_points_of_their_episodes() -> None:
     collector, steps_done = Collector(WALK, None, TINY, seed=0), set()
     for _ in range(30):
-        collector.model._setup_learn(1)
-        collector._go_to_random_points()
+        collector.model._last_obs = collector.env.reset()
+        collector._on_training_start()
         steps_done |= {len(rewards) for rewards in collector.env.get_attr("rewards")}  # of Monitor's episode in progress
         places = np.array(collector.env.get_attr("place"), dtype=np.float32)
         np.testing.assert_array_equal(np.asarray(collector.model._last_obs), np.asarray(collector.env.normalize_obs(places)))
@@ -199,7 +201,7 @@ def test_envs_are_at_random_points_of_their_episodes() -> None:
 
 
 def test_seed_decides_everything() -> None:
-    same, again, other = (collected(4, seed=seed).gradients([Estimator("hybrid", 4)])[0].plain for seed in (3, 3, 4))
+    same, again, other = (collected(4, seed=seed)[1][0].plain for seed in (3, 3, 4))
     np.testing.assert_array_equal(same, again)
     assert not np.allclose(same, other)
 
@@ -237,11 +239,11 @@ def test_reports_every_estimator_on_every_policy(tmp_path: Path, capsys: pytest.
         assert bool(row["relative_bias"]) == (units[row["estimator"]] and row["advantages"] == "plain")
         assert bool(row["beta"]) == row["estimator"].startswith("hybrid")
         if row["estimator"] == "hybrid K=64, β=1":
-            assert row["beta"] == "1"
+            assert float(row["beta"]) == 1
     page = (folder / "README.md").read_text(encoding="utf-8")
-    assert page.count("\n| PPO | ") == 3 and "nan" not in page
+    assert page.count("\n| PPO ") == 3 and "nan" not in page
     settings = json.loads((folder / "gradient_variance.json").read_text(encoding="utf-8"))
-    assert settings["budget"] == 256 and settings["rollout"]["n_steps"] == 16 and settings["versions"]["torch"]
+    assert settings["budget"] == 256 and settings["rollout"]["n_steps"] == 16 and settings["made_with"][0]["torch"]
 
 
 def test_ctrl_c_leaves_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch as th
 from gymnasium import spaces
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMultiBinary, InvalidActionEnvMultiDiscrete
@@ -21,8 +20,8 @@ from sb3_hybrid_grpo import HybridGRPO, MaskableHybridGRPO, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 from tests.test_parity_with_ppo import assert_equal, trained
 
-HORIZONS: list[Any] = [1, 5, "episode", "free", "auto"]
-SMALL: dict[str, Any] = {"n_steps": 32, "n_epochs": 1, "batch_size": 32, "seed": 0}
+HORIZONS: list[Any] = [1, 5, "episode", "auto"]
+SMALL: dict[str, Any] = {"n_steps": 64, "n_epochs": 1, "batch_size": 32, "seed": 0}
 
 
 class NeverTwice(gym.Env[Any, Any]):
@@ -65,17 +64,7 @@ def test_one_member_is_maskable_ppo(env_class: Any, n_envs: int) -> None:
     def make() -> VecEnv:
         return make_vec_env(env_class, n_envs=n_envs, seed=0)  # their states are drawn from the action space
 
-    assert_equal(trained(MaskableHybridGRPO, make, 64, n_samples=1), trained(MaskablePPO, make, 64), tolerance=1e-6)
-
-
-@pytest.mark.parametrize("as_dict", [False, True])
-def test_free_members_are_maskable_ppo_with_as_many_envs(as_dict: bool) -> None:
-    def make(n_envs: int) -> VecEnv:
-        return make_vec_env(NeverTwice, n_envs=n_envs, env_kwargs={"as_dict": as_dict})
-
-    policy = "MultiInputPolicy" if as_dict else "MlpPolicy"
-    ours = trained(MaskableHybridGRPO, lambda: make(1), 32, n_samples=4, branch_horizon="free", policy=policy)
-    assert_equal(ours, trained(MaskablePPO, lambda: make(4), 32, policy=policy), tolerance=1e-6)
+    assert_equal(trained(MaskableHybridGRPO, make, 64, n_samples=1), trained(MaskablePPO, make, 64))
 
 
 @pytest.mark.parametrize("horizon", HORIZONS)
@@ -83,25 +72,14 @@ def test_free_members_are_maskable_ppo_with_as_many_envs(as_dict: bool) -> None:
 def test_no_member_takes_an_invalid_action(horizon: Any, vec_env: Any) -> None:
     env = make_vec_env(NeverTwice, 2, seed=0, vec_env_cls=vec_env, wrapper_class=make_branchable)
     model = MaskableHybridGRPO("MlpPolicy", VecNormalize(env), branch_horizon=horizon, **SMALL)
-    model.learn(64 * 3)
+    model.learn(128 * 3)
     env.close()
-    masks = model.rollout_buffer.action_masks  # type: ignore[attr-defined]
-    if horizon != 1:  # siblings had masks of their own
-        assert (masks[:, :2] != masks[:, 2:4]).any()
-    taken = model.rollout_buffer.actions[:, : masks.shape[1]].astype(int)
-    assert np.take_along_axis(masks, taken, axis=2).all()
-
-
-@pytest.mark.parametrize("horizon", [5, "free"])
-def test_nor_do_siblings_in_snapshots(horizon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> list[np.ndarray]:
-        model = MaskableHybridGRPO("MlpPolicy", make_vec_env(NeverTwice, 2, seed=0), branch_horizon=horizon, **SMALL)
-        return [parameter.detach().numpy() for parameter in model.learn(64 * 2).policy.parameters()]
-
-    in_copies = run()
-    monkeypatch.setattr("sb3_hybrid_grpo.branching.wrapper.copies_are_exact", lambda env, engine: False)
-    for one, other in zip(in_copies, run(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    buffer: Any = model.rollout_buffer
+    assert buffer.n_samples == 4
+    # an update leaves the samples column by column
+    masks, taken = buffer.action_masks.reshape(4, 2, 16, 6), buffer.actions.reshape(4, 2, 16, 1).astype(int)
+    assert (masks[0] != masks[1]).any() == (horizon != 1)  # siblings had masks of their own
+    assert np.take_along_axis(masks, taken, axis=3).all()
 
 
 @pytest.mark.parametrize("options", [{"use_masking": False}, {}], ids=str)
@@ -119,9 +97,9 @@ def test_action_masker_and_the_callbacks_of_sb3_contrib(tmp_path: Path) -> None:
     env = make_vec_env(make, 2, seed=0)
     model = MaskableHybridGRPO("MlpPolicy", env, branch_horizon=5, **{**SMALL, "n_epochs": 4, "learning_rate": 3e-3})
     callback = MaskableEvalCallback(make_vec_env(make, 1, seed=1), eval_freq=64, n_eval_episodes=5, verbose=0)
-    model.learn(64 * 20, callback=callback)
+    model.learn(128 * 30, callback=callback)
     assert len(callback.evaluations_results) == 0  # nothing is kept without a log path
-    score, _ = evaluate_policy(model, make_vec_env(make, 1, seed=2), 50)  # type: ignore[arg-type]
+    score, _ = evaluate_policy(model, make_vec_env(make, 1, seed=2), 50)
     assert isinstance(score, float) and score > 2.5  # 1 for each of four actions in order; a random policy has 0.9 or so
 
     model.save(tmp_path / "model")
@@ -129,29 +107,18 @@ def test_action_masker_and_the_callbacks_of_sb3_contrib(tmp_path: Path) -> None:
     left = np.ones((1, 6), dtype=np.float32)
     for mask in np.eye(6, dtype=bool):
         assert mask[loaded.predict(left, action_masks=mask[None])[0]].all()
-    loaded.learn(64, reset_num_timesteps=False)
-    assert loaded.num_timesteps == model.num_timesteps + 64
-
-
-def test_masks_of_a_shared_state_belong_to_all_its_samples() -> None:
-    model = MaskableHybridGRPO("MlpPolicy", make_vec_env(NeverTwice, 2, seed=0), branch_horizon=1, **SMALL).learn(64)
-    for batch in model.rollout_buffer.get(32):
-        assert batch.action_masks.shape == (32, 6)  # type: ignore[attr-defined]
-        expected = np.tile(batch.observations, (4, 1))  # an observation is the mask
-        np.testing.assert_array_equal(batch.action_masks, expected)  # type: ignore[attr-defined]
-        assert th.gather(batch.action_masks, 1, batch.actions.long()).bool().all()  # type: ignore[attr-defined]
+    loaded.learn(128, reset_num_timesteps=False)
+    assert loaded.num_timesteps == model.num_timesteps + 128
 
 
 def test_what_has_no_masks_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ActionMasker.*use_masking=False"):
         MaskableHybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(32)
-    MaskableHybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(32, use_masking=False)
-    with pytest.raises(ValueError, match="knows no masks"):
-        MaskableHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)  # type: ignore[arg-type]
+    MaskableHybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).learn(64, use_masking=False)
+    with pytest.raises(ValueError, match="MaskableActorCriticPolicy"):
+        MaskableHybridGRPO(HybridGRPO.policy_aliases["MlpPolicy"], "CartPole-v1", **SMALL)
     with pytest.raises((ValueError, AssertionError), match=r"supports only|only supports"):
         MaskableHybridGRPO("MlpPolicy", "Pendulum-v1", **SMALL)
-    with pytest.raises(ValueError, match="sampling_temperature"):
-        MaskableHybridGRPO("MlpPolicy", make_vec_env(NeverTwice, 2), branch_horizon=1, sampling_temperature=2.0, **SMALL)
 
 
 class Outside(NeverTwice):

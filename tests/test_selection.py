@@ -16,7 +16,7 @@ from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.selection import select_actions
 from tests.toy_envs import NoisyWalk, walk
 
-SMALL: dict[str, Any] = {"n_steps": 24, "batch_size": 24, "n_epochs": 1, "seed": 0, "branch_horizon": 1, "n_samples": 4}
+SMALL: dict[str, Any] = {"n_steps": 96, "batch_size": 24, "n_epochs": 1, "seed": 0, "branch_horizon": 1, "n_samples": 4}
 SCORES_NE = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, -1.0]])
 NONE_E = np.empty(0)
 
@@ -64,36 +64,23 @@ class Bandit(gym.Env[Any, Any]):
 
 
 def trained(env: Any, **kwargs: Any) -> HybridGRPO:
-    return HybridGRPO("MlpPolicy", env, **{**SMALL, **kwargs}).learn(48)
-
-
-class OneStep(Bandit):
-    """Every episode ends at once."""
-
-    def step(self, action: Any) -> Any:
-        observation, reward, *_ = super().step(action)
-        return observation, reward, True, False, {}
-
-
-def test_siblings_ends_are_counted_without_the_executed_members() -> None:
-    model = trained(make_vec_env(OneStep, 2), n_samples=4, action_selection="greedy")
-    assert model._sibling_ends == 3 * 2 * model.n_steps  # of the last rollout
+    return HybridGRPO("MlpPolicy", env, **{**SMALL, **kwargs}).learn(96)
 
 
 def test_greedy_executes_the_action_that_is_worth_most() -> None:
     """gamma = 0: the value is the reward, and so the action."""
     env = Bandit()
     model = trained(env, action_selection="greedy", gamma=0.0)
-    actions = model.rollout_buffer.actions.reshape(24, 4)
+    actions = executed_and_others(model)
     assert (actions[:, 0] == actions.max(axis=1)).all()
     assert (actions[:, 0] > actions[:, 1:].min(axis=1)).any()
     assert env.executed[-24:] == actions[:, 0].astype(int).tolist()  # siblings left no trace
-    assert np.array_equal(model.rollout_buffer.rewards.reshape(24, 4), actions)
+    assert np.array_equal(model.rollout_buffer.rewards, actions)
 
 
 def test_f_is_what_values_are_compared_by() -> None:
     model = trained(Bandit(), action_selection="greedy", gamma=0.0, reward_transform=lambda rewards: -rewards)
-    actions = model.rollout_buffer.actions.reshape(24, 4)
+    actions = executed_and_others(model)
     assert (actions[:, 0] == actions.min(axis=1)).all()
 
 
@@ -107,7 +94,12 @@ def test_the_critic_is_asked_about_the_states_reached() -> None:
             return chosen
 
     env = make_vec_env(walk, n_envs=2)
-    Asked("MlpPolicy", env, **{**SMALL, "batch_size": 48}, action_selection="greedy", gamma=0.9).learn(48)
+    Asked("MlpPolicy", env, **{**SMALL, "batch_size": 48}, action_selection="greedy", gamma=0.9).learn(96)
+
+
+def executed_and_others(model: HybridGRPO) -> np.ndarray:
+    """Actions of the last rollout, one env's members in columns: an update leaves them column by column."""
+    return model.rollout_buffer.actions.reshape(4, 24).T
 
 
 def stacked(kind: str) -> VecEnv:
@@ -125,7 +117,7 @@ def test_what_is_executed_is_what_was_tried(kind: str, selection: str) -> None:
     """A difference would be an error; episodes end in the rollouts, terminated and truncated."""
     env = stacked(kind)
     model = trained(env, action_selection=selection, batch_size=48)
-    assert model.num_simulator_steps == 5 * model.num_timesteps
+    assert model.num_timesteps == 5 * model.num_executed_steps > 0
     env.close()
 
 
@@ -135,10 +127,9 @@ def test_log_probs_belong_to_their_actions() -> None:
             pass
 
     model = Frozen("MlpPolicy", make_vec_env(walk, n_envs=2, seed=1), **{**SMALL, "batch_size": 48}, action_selection="greedy")
-    model.learn(48)
-    samples = model.rollout_buffer._get_samples(np.arange(48))
-    observations = th.cat([th.as_tensor(samples.observations)] * 4)
-    _, log_probs, _ = model.policy.evaluate_actions(observations, samples.actions)
+    model.learn(96)
+    (samples,) = model.rollout_buffer.get()
+    _, log_probs, _ = model.policy.evaluate_actions(samples.observations, samples.actions)
     assert th.allclose(log_probs, samples.old_log_prob, atol=1e-5)
 
 
@@ -161,7 +152,7 @@ def test_callbacks_see_what_was_executed() -> None:
             assert self.locals["rewards"].tolist() == self.locals["actions"].flatten().tolist()
             return True
 
-    HybridGRPO("MlpPolicy", Bandit(), **SMALL, action_selection="greedy").learn(24, callback=Watch())
+    HybridGRPO("MlpPolicy", Bandit(), **SMALL, action_selection="greedy").learn(96, callback=Watch())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +160,7 @@ def test_callbacks_see_what_was_executed() -> None:
     [
         ({"action_selection": "best"}, "must be one of 'on_policy', 'greedy', 'softmax'"),
         ({"action_selection": "greedy", "branch_horizon": 8}, "somewhere else"),
-        ({"action_selection": "greedy", "branch_horizon": "free"}, "somewhere else"),
+        ({"action_selection": "greedy", "branch_horizon": "auto"}, "somewhere else"),
         ({"action_selection": "softmax", "n_samples": 1}, "two or more"),
         ({"action_selection": "greedy", "advantage_estimator": "grpo"}, "no critic to choose by"),
         ({"action_selection": "softmax", "selection_temperature": 0.0}, "greater than 0"),

@@ -7,26 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_hybrid_grpo import HybridGRPO, __version__, evaluation, train
-from sb3_hybrid_grpo.__main__ import main
-from sb3_hybrid_grpo.cli import CommandError, next_run_folder, replacing
-from sb3_hybrid_grpo.evaluation import make_env
-from sb3_hybrid_grpo.learning_curve import moving_mean, save_learning_curve
-from sb3_hybrid_grpo.train_arguments import parse_hyperparams, positive_int, with_schedules
+from matplotlib.axes import Axes
+
+from sb3_hybrid_grpo import HybridGRPO, __version__
+from sb3_hybrid_grpo.__main__ import COMMANDS, main
+from sb3_hybrid_grpo.commands import evaluation, train
+from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int, with_schedules
+from sb3_hybrid_grpo.commands.cli import CommandError, replacing
+from sb3_hybrid_grpo.commands.evaluation import make_env
+from sb3_hybrid_grpo.commands.train import new_run_folder, save_learning_curve
+from tests.zoo import command, zoo_in
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def train_args(folder: Path, *more: str, env: str = "CartPole-v1") -> list[str]:
-    """A training of 128 executed steps, in a few seconds."""
-    fixed = ["--timesteps", "128", "--n-envs", "2", "--eval-episodes", "3", "--output-dir", str(folder)]
-    return ["train", "--env", env, *fixed, "--hyperparams", "n_steps:32", "n_epochs:1", "n_samples:2", *more]
+    """A training of 256 simulator steps, in a few seconds."""
+    fixed = ["--timesteps", "256", "--n-envs", "2", "--eval-episodes", "3", "--output-dir", str(folder)]
+    groups = ["n_steps:64", "n_epochs:1", "n_samples:2", "branch_horizon:16"]
+    return ["train", "--env", env, *fixed, "--hyperparams", *groups, *more]
+
+
+def run_folder(folder: Path, number: int = 1) -> Path:
+    return folder / "hybrid_grpo" / f"CartPole-v1_{number}"
 
 
 def usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -39,24 +47,34 @@ def usage_error(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str
 
 def test_writes_everything_and_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(train_args(tmp_path)) == 0
-    folder = tmp_path / "CartPole-v1_1"
-    names = {path.name for path in folder.iterdir()}
-    assert names == {"model.zip", "monitor.csv", "learning_curve.png", "evaluation.json"}
+    folder = run_folder(tmp_path)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    written = {"CartPole-v1.zip", "monitor.csv", "learning_curve.png", "evaluation.json", "CartPole-v1/config.yml"}
+    assert names == written
     printed = capsys.readouterr().out
     assert all(str(folder / name) in printed for name in names)
     assert "ep_rew_mean" in printed  # SB3's log table
-    assert "random policy" in printed
+    assert "random policy" in printed and "it lags" in printed
+    assert f"hybrid-grpo-zoo enjoy --env CartPole-v1 -f {tmp_path}" in printed
     assert (folder / "learning_curve.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize("normalize", [[], ["--normalize"]])
+def test_enjoy_plays_what_was_trained(tmp_path: Path, normalize: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with zoo_in(tmp_path):
+        assert main([*train_args(Path("logs")), *normalize]) == 0
+        command("enjoy", "--env", "CartPole-v1", "-f", "logs", "--no-render", "-n", 30)
+    assert f"Loading {Path('logs/hybrid_grpo/CartPole-v1_1/CartPole-v1.zip')}" in capsys.readouterr().out
 
 
 def test_evaluation_json(tmp_path: Path) -> None:
     main(train_args(tmp_path, "gamma:0.9"))
-    report = json.loads((tmp_path / "CartPole-v1_1" / "evaluation.json").read_text(encoding="utf-8"))
+    report = json.loads((run_folder(tmp_path) / "evaluation.json").read_text(encoding="utf-8"))
     assert report["executed_steps"] == 128
     assert report["simulator_steps"] == 256
     assert report["versions"]["sb3_hybrid_grpo"] == __version__
     assert report["settings"]["hyperparams"]["gamma"] == 0.9
-    assert report["settings"]["timesteps"] == 128
+    assert report["settings"]["timesteps"] == 256
     for who in ("policy", "random_policy"):
         assert len(report[who]["rewards"]) == 3
         assert report[who]["mean_reward"] == pytest.approx(sum(report[who]["rewards"]) / 3)
@@ -64,37 +82,41 @@ def test_evaluation_json(tmp_path: Path) -> None:
 
 def test_monitor_csv_has_the_steps_of_each_episode(tmp_path: Path) -> None:
     main(train_args(tmp_path))
-    header, names, *rows = (tmp_path / "CartPole-v1_1" / "monitor.csv").read_text(encoding="utf-8").splitlines()
+    header, names, *rows = (run_folder(tmp_path) / "monitor.csv").read_text(encoding="utf-8").splitlines()
     assert json.loads(header[1:])["env_id"] == "CartPole-v1"
-    assert names == "r,l,t,timesteps,simulator_steps"
+    assert names == "r,l,t,simulator_steps,executed_steps"
     assert rows
     for row in rows:
-        _, _, _, timesteps, simulator_steps = map(float, row.split(","))
-        assert 0 < timesteps <= simulator_steps <= 256
+        _, _, _, simulator_steps, executed_steps = map(float, row.split(","))
+        assert 0 <= executed_steps < simulator_steps <= 256
 
 
 def test_saved_model_loads(tmp_path: Path) -> None:
     main(train_args(tmp_path))
-    model = HybridGRPO.load(tmp_path / "CartPole-v1_1" / "model.zip")
+    model = HybridGRPO.load(run_folder(tmp_path) / "CartPole-v1.zip")
     assert model.n_samples == 2
-    assert model.num_timesteps == 128
+    assert (model.num_timesteps, model.num_executed_steps) == (256, 128)
 
 
 def test_normalize_saves_the_statistics(tmp_path: Path) -> None:
     assert main([*train_args(tmp_path, "gamma:0.9"), "--normalize"]) == 0
     env = make_env("CartPole-v1", 1, seed=0)
-    statistics = VecNormalize.load(str(tmp_path / "CartPole-v1_1" / "vecnormalize.pkl"), env)
+    statistics = VecNormalize.load(str(run_folder(tmp_path) / "CartPole-v1" / "vecnormalize.pkl"), env)
     assert statistics.gamma == 0.9
     assert isinstance(statistics.obs_rms, RunningMeanStd)
     assert statistics.obs_rms.count > 100
 
 
 def test_runs_are_numbered_and_never_overwritten(tmp_path: Path) -> None:
-    assert next_run_folder(tmp_path, "A-v1").name == "A-v1_1"
-    (tmp_path / "A-v1_7").mkdir()
-    (tmp_path / "A-v1_notes").mkdir()
-    assert next_run_folder(tmp_path, "A-v1").name == "A-v1_8"
-    assert next_run_folder(tmp_path, "module:some/B-v0").name == "some-B-v0_1"
+    assert new_run_folder(tmp_path, "A-v1").name == "A-v1_1"
+    (tmp_path / "hybrid_grpo" / "A-v1_7").mkdir()
+    (tmp_path / "hybrid_grpo" / "A-v1_notes").mkdir()
+    assert new_run_folder(tmp_path, "A-v1").name == "A-v1_8"
+
+
+def test_slashes_and_modules_are_no_folders(tmp_path: Path) -> None:
+    assert main(train_args(tmp_path, env="sb3_hybrid_grpo:hybrid_grpo/Queue-v0")) == 0
+    assert (tmp_path / "hybrid_grpo" / "hybrid_grpo-Queue-v0_1" / "hybrid_grpo-Queue-v0.zip").is_file()
 
 
 def test_interrupt_saves_the_model(
@@ -102,18 +124,18 @@ def test_interrupt_saves_the_model(
 ) -> None:
     class Interrupting(train.EpisodeLog):
         def _on_step(self) -> bool:
-            if self.num_timesteps >= 100:
+            if self.num_timesteps >= 200:
                 raise KeyboardInterrupt
             return super()._on_step()
 
     monkeypatch.setattr(train, "EpisodeLog", Interrupting)
     assert main(train_args(tmp_path)) == 130
-    folder = tmp_path / "CartPole-v1_1"
-    assert {path.name for path in folder.iterdir()} == {"model.zip", "monitor.csv", "learning_curve.png"}
+    folder = run_folder(tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"CartPole-v1.zip", "CartPole-v1", "monitor.csv", "learning_curve.png"}
     printed = capsys.readouterr().out
     assert "Interrupted" in printed
-    assert str(folder / "model.zip") in printed
-    assert HybridGRPO.load(folder / "model.zip").num_timesteps == 100
+    assert str(folder / "CartPole-v1.zip") in printed
+    assert HybridGRPO.load(folder / "CartPole-v1.zip").num_timesteps == 200
 
 
 def test_error_while_training_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,8 +220,8 @@ def test_missing_env_dependency_names_the_command(
 
 
 def test_hyperparams_are_literals_or_words() -> None:
-    typed = parse_hyperparams(["gamma:0.9", "branch_horizon:free", "policy_kwargs:{'net_arch': [8]}", "target_kl:None"])
-    assert typed == {"gamma": 0.9, "branch_horizon": "free", "policy_kwargs": {"net_arch": [8]}, "target_kl": None}
+    typed = parse_hyperparams(["gamma:0.9", "branch_horizon:auto", "policy_kwargs:{'net_arch': [8]}", "target_kl:None"])
+    assert typed == {"gamma": 0.9, "branch_horizon": "auto", "policy_kwargs": {"net_arch": [8]}, "target_kl": None}
 
 
 def test_linear_schedule() -> None:
@@ -212,14 +234,26 @@ def test_whole_numbers_may_be_written_with_an_exponent() -> None:
     assert positive_int("5e4") == positive_int("50_000") == 50_000
 
 
-def test_moving_mean() -> None:
-    np.testing.assert_allclose(moving_mean([2.0, 4.0, 6.0, 2.0], window=2), [2.0, 3.0, 5.0, 4.0])
-    assert moving_mean([], window=5).shape == (0,)
+def test_learning_curve_has_no_jags_where_episodes_end_at_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, *_, **__: lines.append((list(x), list(y))))
+    monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
+    save_learning_curve(tmp_path / "curve.png", [10, 20, 20, 30], [2.0, 4.0, 6.0, 2.0], "", None)
+    assert lines == [([10, 20, 20, 30], [2.0, 4.0, 6.0, 2.0]), ([10, 20, 30], [2.0, 4.0, 3.5])]
 
 
 def test_learning_curve_without_a_finished_episode(tmp_path: Path) -> None:
-    save_learning_curve(tmp_path / "curve.png", [], [], "no episode ended")
+    save_learning_curve(tmp_path / "curve.png", [], [], "no episode ended", None)
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_tells_no_empty_defaults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([*name.split(), "--help"])
+    text = capsys.readouterr().out
+    assert f"usage: python -m sb3_hybrid_grpo {name}" in text
+    assert "default: None" not in text and "default: []" not in text and "SUPPRESS" not in text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -239,7 +273,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_nothing_of_the_run_is_in_the_model(tmp_path: Path) -> None:
     main(train_args(tmp_path))
-    with zipfile.ZipFile(tmp_path / "CartPole-v1_1" / "model.zip") as archive:
+    with zipfile.ZipFile(run_folder(tmp_path) / "CartPole-v1.zip") as archive:
         data = json.loads(archive.read("data"))
     assert "env" not in data
     assert "_logger" not in data

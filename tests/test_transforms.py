@@ -43,10 +43,10 @@ def resolved(spec: Any, n_samples: int = 2, statistics: Any = None) -> Transform
     return transform
 
 
-def applied(transform: Transform | None, rewards_TEN: Floats, starts_TEN: Bools | None = None, forks: bool = True) -> Floats:
+def applied(transform: Transform | None, rewards_TEN: Floats, starts_TEN: Bools | None = None, learn: bool = True) -> Floats:
     """As the rewards of a rollout; without starts, one in the middle of an episode."""
     starts_TEN = np.zeros(rewards_TEN.shape, bool) if starts_TEN is None else starts_TEN
-    return apply_transform(transform, rewards_TEN, starts_TEN, GAMMA, forks)
+    return apply_transform(transform, rewards_TEN, starts_TEN, GAMMA, learn)
 
 
 def scale_of(transform: Transform) -> Scale:
@@ -168,28 +168,21 @@ def test_normalize_over_rollouts_equals_one_computation_over_all_rewards(rewards
         assert isinstance(statistics, Normalize) and statistics.rewards.count == len(seen)
 
 
-def slow_scale(rollouts: list[Floats], starts: list[Bools], forks: list[bool]) -> Floats:
+def slow_scale(rollouts: list[Floats], starts: list[Bools]) -> Floats:
     """The last rollout, scaled by the deviation of the returns of all: member by member, as the docstring says."""
     seen: list[float] = []
-    going_on: dict[tuple[int, int], float] = {}
-    aside: dict[tuple[int, int], float] | None = None  # free siblings, while some fork
-    for rewards_TEN, starts_TEN, forking in zip(rollouts, starts, forks, strict=True):
-        t_steps, n_envs, n_samples = rewards_TEN.shape
-        if forking and aside is None:
-            aside = dict(going_on)
-        elif not forking and aside is not None:
-            going_on = {place: going_on.get(place, 0.0) if place[1] == 0 else aside.get(place, 0.0) for place in going_on}
-            aside = None
-        for t in range(t_steps):
-            for e in range(n_envs):
-                if starts_TEN[t, e, 0]:
-                    going_on[e, 0] = 0.0
-                for m in range(1, n_samples):
-                    if starts_TEN[t, e, m]:
-                        going_on[e, m] = going_on.get((e, 0), 0.0) if forking else 0.0
-                for m in range(n_samples):
-                    going_on[e, m] = GAMMA * going_on.get((e, m), 0.0) + float(rewards_TEN[t, e, m])
-                    seen.append(going_on[e, m])
+    of_member: dict[tuple[int, int], float] = {}
+    n_members = None
+    for rewards_TEN, starts_TEN in zip(rollouts, starts, strict=True):
+        if rewards_TEN.shape[2] != n_members:  # all siblings are new, and fork
+            n_members = rewards_TEN.shape[2]
+            of_member = {(e, m): of_member.get((e, 0), 0.0) for e, m in np.ndindex(*rewards_TEN.shape[1:])}
+        for t, e in np.ndindex(*rewards_TEN.shape[:2]):
+            origin = 0.0 if starts_TEN[t, e, 0] else of_member[e, 0]
+            for m in range(n_members):
+                before = origin if starts_TEN[t, e, m] else of_member[e, m]
+                of_member[e, m] = GAMMA * before + float(rewards_TEN[t, e, m])
+                seen.append(of_member[e, m])
     # what VecNormalize begins with: mean 0 and variance 1 with the weight of 1e-4 numbers
     count = len(seen) + 1e-4
     mean = math.fsum(seen) / count
@@ -198,42 +191,38 @@ def slow_scale(rollouts: list[Floats], starts: list[Bools], forks: list[bool]) -
 
 
 @settings(max_examples=60, deadline=None)
-@given(REWARDS, st.integers(0, 10_000), st.lists(st.booleans(), min_size=1, max_size=3))
-def test_scale_over_rollouts_equals_slow_loop(rewards_TEN: Floats, seed: int, forks: list[bool]) -> None:
+@given(REWARDS, st.integers(0, 10_000), st.lists(st.booleans(), min_size=1, max_size=4))
+def test_scale_over_rollouts_equals_slow_loop(rewards_TEN: Floats, seed: int, grouped: list[bool]) -> None:
+    """Rollouts of all members, and single ones of member 0 alone."""
     rng = np.random.default_rng(seed)
     transform = resolved("scale")
     rollouts, starts = [], []
-    for number, forking in enumerate(forks):
+    for number, with_siblings in enumerate(grouped):
+        members = slice(None) if with_siblings else slice(1)
         starts_TEN = rng.random(rewards_TEN.shape) < 0.3
-        if forking:  # where member 0 starts an episode, siblings fork
-            starts_TEN |= starts_TEN[:, :, :1]
-        rollouts.append(rewards_TEN + number)
-        starts.append(starts_TEN)
-        result_TEN = applied(transform, rollouts[-1], starts_TEN, forking)
-        expected_TEN = slow_scale(rollouts, starts, forks[: number + 1])
-        np.testing.assert_allclose(result_TEN, expected_TEN, rtol=1e-6, atol=1e-6)
+        starts_TEN |= starts_TEN[:, :, :1]  # where member 0 starts an episode, siblings fork
+        rollouts.append(rewards_TEN[:, :, members] + number)
+        starts.append(starts_TEN[:, :, members])
+        result_TEN = applied(transform, rollouts[-1], starts[-1])
+        np.testing.assert_allclose(result_TEN, slow_scale(rollouts, starts), rtol=1e-6, atol=1e-6)
 
 
-def test_a_sibling_that_forks_takes_over_the_return_of_member_0_and_a_free_one_begins_at_zero() -> None:
+def test_a_sibling_that_forks_takes_over_the_return_of_member_0() -> None:
     rewards_TEN = np.array([[[8.0, 1.0]], [[0.0, 0.0]], [[0.0, 0.0]]])
     starts_TEN = np.array([[[True, True]], [[False, True]], [[True, True]]])
-    for forks, expected in ((True, 0.9 * 8.0), (False, 0.0)):
-        for steps, returns in ((1, [8.0, 1.0]), (2, [7.2, expected]), (3, [0.0, 0.0])):
-            transform = resolved("scale")
-            applied(transform, rewards_TEN[:steps], starts_TEN[:steps], forks)
-            assert scale_of(transform).returns_EN.tolist() == [pytest.approx(returns)]
+    for steps, returns in ((1, [8.0, 1.0]), (2, [7.2, 7.2]), (3, [0.0, 0.0])):
+        transform = resolved("scale")
+        applied(transform, rewards_TEN[:steps], starts_TEN[:steps])
+        assert scale_of(transform).returns_EN.tolist() == [pytest.approx(returns)]
 
 
-def test_free_siblings_go_on_with_their_return_after_rollouts_that_fork() -> None:
-    transform, ones = resolved("scale"), np.ones((1, 1, 3))
-    applied(transform, np.array([[[4.0, 2.0, 1.0]]]), ones.astype(bool), False)
-    for starts in ([False, True, True], [False, False, False]):
-        applied(transform, ones, np.array([[starts]]), True)
-    assert scale_of(transform).returns_EN[0].tolist() == pytest.approx([5.14, 5.14, 5.14])
-    applied(transform, ones, np.array([[[False, False, True]]]), False)
-    assert scale_of(transform).returns_EN[0].tolist() == pytest.approx([0.9 * 5.14 + 1, 0.9 * 2 + 1, 1.0])
-    applied(transform, ones, np.zeros((1, 1, 3), bool), False)  # and are not put back a second time
-    assert scale_of(transform).returns_EN[0, 1] == pytest.approx(0.9 * 2.8 + 1)
+def test_siblings_of_a_grouped_rollout_take_over_what_single_ones_left() -> None:
+    transform = resolved("scale")
+    applied(transform, np.array([[[4.0]]]))
+    applied(transform, np.zeros((1, 1, 3)))
+    assert scale_of(transform).returns_EN.tolist() == [pytest.approx([3.6, 3.6, 3.6])]
+    applied(transform, np.zeros((1, 1, 1)))
+    assert scale_of(transform).returns_EN.tolist() == [pytest.approx([3.24])]
 
 
 class Script(gym.Env[Any, Any]):
@@ -275,13 +264,12 @@ def test_scale_with_one_member_has_the_statistics_of_vecnormalize() -> None:
         np.testing.assert_allclose(result_TEN[:, :, 0], reference.normalize_reward(rewards_TE[steps]), rtol=1e-6)
 
 
-def test_scale_with_another_number_of_envs_or_members_keeps_its_statistics_and_begins_new_returns() -> None:
+def test_scale_in_another_number_of_envs_keeps_its_statistics_and_begins_new_returns() -> None:
     transform = resolved("scale")
     applied(transform, np.full((3, 2, 2), 7.0))
-    for shape in ((1, 3, 2), (1, 3, 4)):
-        applied(transform, np.full(shape, 5.0))
-        assert scale_of(transform).returns_EN.tolist() == np.full(shape[1:], 5.0).tolist()
-    assert scale_of(transform).returns.count == pytest.approx(12 + 6 + 12, abs=1e-3)
+    applied(transform, np.full((1, 3, 2), 5.0))
+    assert scale_of(transform).returns_EN.tolist() == np.full((3, 2), 5.0).tolist()
+    assert scale_of(transform).returns.count == pytest.approx(12 + 6, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["normalize", "scale"])
@@ -295,7 +283,7 @@ def test_two_transforms_of_one_name_share_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", ["normalize", "scale"])
 def test_what_is_not_to_be_learned_sees_the_statistics_so_far_and_does_not_change_them(name: str) -> None:
     def only_applied(rewards_TEN: Floats) -> Floats:
-        return apply_transform(transform, rewards_TEN, np.ones(rewards_TEN.shape, bool), GAMMA, True, learn=False)
+        return applied(transform, rewards_TEN, np.ones(rewards_TEN.shape, bool), learn=False)
 
     transform, twin = resolved(name), resolved(name)
     rewards_TEN = rewards_of(-2.0, 8.0)

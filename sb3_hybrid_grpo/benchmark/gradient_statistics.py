@@ -2,10 +2,8 @@
 How much a gradient estimate varies and how far its mean is off, from independent estimates: pure numpy.
 
 The suffix of an array names its axes: ``RP`` is (R rollouts, P parameters), ``BR`` is (B rows of weights, R rollouts).
-
 Means of few noisy gradients are long because they are noisy: the square of their length is on average too large by
 ``tr Cov / R``. All squares of lengths here have that taken off, so they are right on average, and may come out negative.
-
 Intervals are of the bootstrap over rollouts, 95 %. Drawing rollouts again adds the same noise a second time, so in the
 bootstrap's own rows it is taken off twice.
 """
@@ -19,13 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """
-    An estimate and its bootstrap interval of 95 %.
-
-    :param value: The estimate.
-    :param low: Lower end.
-    :param high: Upper end; infinite where the data set none.
-    """
+    """An estimate and its interval; the upper end is infinite where the data set none."""
 
     value: float
     low: float
@@ -34,13 +26,8 @@ class Interval(NamedTuple):
 
 class Sample:
     """
-    Independent gradients of one estimator.
-
-    Row 0 of everything that ends in ``_B`` is the estimate itself, the other rows are the bootstrap's.
-
-    :param gradients_RP: One gradient a rollout, R of 2 or more.
-    :param rng: Draws the bootstrap's rollouts.
-    :param resamples: Rows of the bootstrap.
+    Independent gradients of one estimator, from 2 rollouts or more. Row 0 of an array that ends in ``_B`` is the estimate
+    itself, the other rows are the bootstrap's, which ``rng`` draws.
     """
 
     def __init__(self, gradients_RP: npt.NDArray[np.floating], rng: np.random.Generator, resamples: int = 2000) -> None:
@@ -51,21 +38,14 @@ class Sample:
         gram_RR = self.gradients_RP @ self.gradients_RP.T
         mean_of_squares_B = self.weights_BR @ np.diag(gram_RR)
         square_of_mean_B = np.einsum("br,br->b", self.weights_BR @ gram_RR, self.weights_BR)
-        self.trace_B: FloatArray = (mean_of_squares_B - square_of_mean_B) * n / (n - 1)
-        """Trace of the covariance of one gradient."""
+        self.trace_B: FloatArray = (mean_of_squares_B - square_of_mean_B) * n / (n - 1)  # of the covariance of one gradient
         self.noise_of_mean_B: FloatArray = self.trace_B / n
         self.noise_of_mean_B[1:] += self.trace_B[0] / n
         self.raw_square_of_mean_B: FloatArray = square_of_mean_B
-        self.squared_norm_B: FloatArray = square_of_mean_B - self.noise_of_mean_B
-        """Squared length of the expected gradient."""
+        self.squared_norm_B: FloatArray = square_of_mean_B - self.noise_of_mean_B  # of the expected gradient
 
     def product(self, other: "Sample") -> FloatArray:
-        """
-        Scalar product of the expected gradients of two estimators.
-
-        :param other: Gradients from other rollouts.
-        :return: One product a row, shape (B,).
-        """
+        """Scalar products of the expected gradients of two estimators from different rollouts, shape (B,)."""
         products_RR = self.gradients_RP @ other.gradients_RP.T
         product_B: FloatArray = np.einsum("br,br->b", self.weights_BR @ products_RR, other.weights_BR)
         return product_B
@@ -73,34 +53,20 @@ class Sample:
 
 class Comparison(NamedTuple):
     """
-    One estimator beside the reference.
-
-    :param trace: tr Cov of one gradient, in squared units of the gradient.
-    :param squared_norm: ‖E g‖², in the same units; negative where it drowns in the noise.
-    :param trace_ratio: tr Cov over that of the reference: for estimators in the same units.
-    :param noise_ratio: The same, with the gradient scaled first so that its expected component along the reference's
-        expected gradient is as long as that gradient. Free of units: what counts is noise per progress.
-    :param squared_bias: ‖E g − E reference‖² / ‖E reference‖²: for estimators in the same units.
-    :param cosine: Cosine between the two expected gradients; NaN where one of them drowns in the noise, and by the noise
-        that is left it may lie a little beyond 1.
+    One estimator beside the reference. ``noise_ratio`` is ``trace_ratio`` with the gradient scaled first so that its expected
+    component along the reference's expected gradient is as long as that gradient: noise per progress, free of units.
     """
 
-    trace: float
-    squared_norm: float
-    trace_ratio: Interval
+    trace: float  # tr Cov of one gradient, in squared units of the gradient
+    squared_norm: float  # ‖E g‖², in the same units; negative where it drowns in the noise
+    trace_ratio: Interval  # tr Cov over that of the reference: for estimators in the same units
     noise_ratio: Interval
-    squared_bias: Interval
-    cosine: float
+    squared_bias: Interval  # ‖E g − E reference‖² / ‖E reference‖²: for estimators in the same units
+    cosine: float  # between the two expected gradients; NaN where one drowns in the noise; by chance a little beyond 1
 
 
 def compare(own: Sample, reference: Sample) -> Comparison:
-    """
-    Compare an estimator with the reference.
-
-    :param own: The estimator's gradients.
-    :param reference: The reference's, from other rollouts of the same size, with as many rows of the bootstrap.
-    :return: The comparison.
-    """
+    """Compare an estimator with the reference, whose rollouts are others of the same size, with as many resamples."""
     product_B = own.product(reference)
     distance_B = own.raw_square_of_mean_B - 2 * product_B + reference.raw_square_of_mean_B
     squared_distance_B = distance_B - own.noise_of_mean_B - reference.noise_of_mean_B
@@ -113,15 +79,9 @@ def compare(own: Sample, reference: Sample) -> Comparison:
     bias_B = np.full_like(product_B, np.inf)
     np.divide(squared_distance_B, reference.squared_norm_B, out=bias_B, where=known_B)
     squares = float(own.squared_norm_B[0]) * float(reference.squared_norm_B[0])
-    both_known = own.squared_norm_B[0] > 0 and known_B[0]
-    return Comparison(
-        trace=float(own.trace_B[0]),
-        squared_norm=float(own.squared_norm_B[0]),
-        trace_ratio=_interval(trace_ratio_B),
-        noise_ratio=_interval(noise_ratio_B),
-        squared_bias=_interval(bias_B),
-        cosine=float(product_B[0] / np.sqrt(squares)) if both_known else float("nan"),
-    )
+    cosine = float(product_B[0] / np.sqrt(squares)) if own.squared_norm_B[0] > 0 and known_B[0] else float("nan")
+    trace_ratio, noise_ratio, bias = map(_interval, (trace_ratio_B, noise_ratio_B, bias_B))
+    return Comparison(float(own.trace_B[0]), float(own.squared_norm_B[0]), trace_ratio, noise_ratio, bias, cosine)
 
 
 def _interval(rows_B: FloatArray) -> Interval:

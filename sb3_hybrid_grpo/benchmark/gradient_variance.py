@@ -1,55 +1,77 @@
 """
-The ``compare gradient-variance`` command: how much the policy gradient of each estimator varies, and what it is on average.
+Measure how much the policy gradient of each estimator varies, and what it is on average.
 
 On each env, SB3's PPO trains a policy. It is frozen before its first update, in the middle and at the end, with its critic
 and VecNormalize's statistics, so that no estimator is measured on a policy of its own. Then every estimator gives one
 gradient from each of many independent rollouts, all of the same number of simulator steps: PPO in ``n_groups * n_samples``
 envs, the others in ``n_groups`` groups. The reference that they are held against is PPO's gradient over many more rollouts.
 
-- **The gradient** is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor: that of
-  the clipped surrogate before the first step of an update.
-- **Two kinds of advantages.** ``plain``: as the estimator gives them; the clean one, the estimator alone.
-  ``normalised``: mean 0 and standard deviation 1 over the rollout, as training does minibatch by minibatch.
-- **Where rollouts start.** Every env is reset and goes on alone for a random number of steps, drawn anew for each env and
-  rollout from 0 up to the length of an episode (1000 where no one limits it). So rollouts are independent, envs are at
-  random points of their episodes, and PPO's envs and executed members start from one and the same distribution. Siblings
-  fork when the rollout starts; in a training they would go on from the one before.
-- **The critic** has learned plain rewards. The paper's estimator with tanh would have trained it on f(R): beside the
-  critic that all share it is at a disadvantage, and is therefore shown without tanh too.
-- **"own trace"** is not an estimator that users can choose. Where a group forks, member 0's trace goes on with its own
-  advantage, in place of the mean over all members that start there: it shows what that mean brings, and what it costs.
+The gradient is that of ``-mean(A * log π(a|s))`` over the whole rollout, by the parameters of the actor. Every rollout begins
+at random points of fresh episodes, so rollouts are independent; siblings fork there. The critic has learned plain rewards,
+where the paper's with tanh would have learned f(R): its estimator is therefore shown without tanh too.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch as th
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_hybrid_grpo.benchmark.gradient_report import ADVANTAGES, CSV, PAGE, Row, save_report
 from sb3_hybrid_grpo.benchmark.gradient_rollouts import ESTIMATORS, GAMMA, HORIZONS, Collector, Frozen, Gradients, Size
-from sb3_hybrid_grpo.benchmark.gradient_statistics import Sample, compare
-from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
-from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.evaluation import make_env
-from sb3_hybrid_grpo.train_arguments import positive_int, seed_int
+from sb3_hybrid_grpo.benchmark.gradient_statistics import Interval, Sample, compare
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.plots import save_intervals
+from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
+from sb3_hybrid_grpo.commands.arguments import positive_int, seed_int
+from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import make_env
 
-DEFAULT_ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
+Done = Callable[[], object]  # called after each rollout
+
+ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 10, "gamma": GAMMA, "device": "cpu"}
-# Gradients are measured on seeds that training (seed, seed + 1, ... one per env) does not reach.
-SEED_STEP = 1_000_000
-FEWEST_ROLLOUTS = 8
+SEED_STEP = 1_000_000  # training (seed, seed + 1, ... one per env) does not reach the seeds of rollouts
+FEWEST_ROLLOUTS, LARGE = 8, 100  # the page does not tell a large number from a larger one
+NAME, NOTHING = "gradient_variance", Interval(math.nan, math.nan, math.nan)
+ENDS = ("", "_low", "_high")
+INTERVALS = ("trace_ratio", "noise_ratio", "relative_bias")
+COLUMNS: dict[str, type] = {
+    **{"env": str, "stage": str, "trained_steps": int, "estimator": str, "advantages": str, "rollouts": int},
+    **{"simulator_steps": int, "trace": float, "squared_norm": float},
+    **{f"{name}{end}": float for name in INTERVALS for end in ENDS},
+    **{"cosine": float, "beta": float, "variance_removed": float},
+}
+EXPLANATION = f"""\
+How much the policy gradient of one rollout varies, and what it is on average. All estimators share one frozen policy and
+critic, trained by SB3's PPO, and the number of simulator steps in a rollout, siblings included. Ratios are to PPO's gradient,
+measured in more rollouts; the row "PPO" holds it against itself. Intervals are 95 %, by bootstrap over independent rollouts.
+
+![Variance of the policy gradient]({NAME}.png)
+
+- **variance**: trace of the gradient's covariance. The paper's and GRPO's gradients have other units: theirs is left out.
+- **noise**: the same, with the gradient scaled first so that its expected component along PPO's expected gradient is as long
+  as that. Free of units; 0.5: half as many rollouts make the same progress with the same noise. "∞": no progress.
+- **noise, as trained**: with advantages normalised over the rollout, as training normalises them in each minibatch.
+- **off PPO**: length of (expected gradient − PPO's expected gradient) over that of PPO's. Its square is estimated free of the
+  noise of both means; where that is below zero, so that no difference was seen, the root has a minus sign.
+- **cosine**: between the two expected gradients, free of their noise; by chance it may pass 1 a little.
+- **β**, **removed**: mean share of the group baseline, and of the advantages' variance that it took off.
+
+PPO's expected gradient is no ground truth: it rests on the critic too. K is the branch horizon. "own trace": at forks, the
+executed member's trace goes on with its own advantage, not with the mean of its group; no option of HybridGRPO."""
 
 
 class _Freezer(BaseCallback):
-    """Copies the policy before its first update and in the middle of the training."""
+    """Copies the policy before its first update, in the middle of the training, and at its end."""
 
-    def __init__(self, budget: int, done: Callable[[str], None]) -> None:
+    def __init__(self, budget: int, done: Done) -> None:
         super().__init__()
         self.budget, self.done = budget, done
         self.copies: list[Frozen] = []
@@ -58,166 +80,158 @@ class _Freezer(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        assert isinstance(self.model, PPO)
-        trained = self.num_timesteps - self.model.n_steps * self.model.n_envs  # this rollout is still to be learned from
-        if not self.copies:
-            self.copies.append(Frozen.of(self.model, "start", trained))
-        elif len(self.copies) == 1 and self.num_timesteps >= self.budget / 2:
-            self.copies.append(Frozen.of(self.model, "middle", trained))
-        self.done("training")
+        model: Any = self.model
+        if not self.copies or (len(self.copies) == 1 and self.num_timesteps >= self.budget / 2):
+            self._copy(model, self.num_timesteps - model.n_steps * model.n_envs)  # this rollout is still to be learned from
+        self.done()
+
+    def _on_training_end(self) -> None:
+        self._copy(self.model, self.num_timesteps)
+
+    def _copy(self, model: Any, trained_steps: int) -> None:
+        parameters = {name: tensor.clone() for name, tensor in model.policy.state_dict().items()}
+        env, stage = model.get_vec_normalize_env(), ("start", "middle", "end")[len(self.copies)]
+        self.copies.append(Frozen(stage, trained_steps, parameters, (env.obs_rms.copy(), env.ret_rms.copy())))
 
 
-def train(env_id: str, budget: int, seed: int, size: Size, done: Callable[[str], None]) -> list[Frozen]:
-    """
-    Train PPO.
-
-    :param env_id: The env's id.
-    :param budget: Simulator steps, at least three rollouts.
-    :param seed: Seed of the training.
-    :param size: Size of a rollout.
-    :param done: Called after each rollout.
-    :return: The policy at the start, in the middle and at the end.
-    """
+def train(env_id: str, budget: int, seed: int, size: Size, done: Done) -> list[Frozen]:
+    """Train PPO; return the policy at the start, in the middle and at the end."""
     env = VecNormalize(make_env(env_id, size.n_groups * size.n_samples, seed), gamma=GAMMA)
-    model = PPO("MlpPolicy", env, n_steps=size.n_steps, seed=seed, **TRAINING)
     freezer = _Freezer(budget, done)
-    model.learn(budget, callback=freezer)
+    PPO("MlpPolicy", env, n_steps=size.n_steps, seed=seed, **TRAINING).learn(budget, callback=freezer)
     env.close()
-    return [*freezer.copies, Frozen.of(model, "end", model.num_timesteps)]
+    return freezer.copies
 
 
-def measure(
-    env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Callable[[str], None]
-) -> list[Row]:
-    """
-    Measure all estimators on one policy.
-
-    :param env_id: The env's id.
-    :param frozen: The policy.
-    :param seed: Seed of the first kind of rollouts; the others count up in steps of ``SEED_STEP``.
-    :param rollouts: How many rollouts each estimator gets, and how many the reference.
-    :param size: Size of a rollout.
-    :param done: Called after each rollout.
-    :return: Two rows an estimator: plain and normalised.
-    """
+def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Done) -> pd.DataFrame:
+    """Measure all estimators on one policy, with so many rollouts for each and for the reference: two rows an estimator."""
     rng = np.random.default_rng(seed)
-    rows: list[Row] = []
-    references: list[Sample] = []
+    rows: list[dict[str, Any]] = []
+    references: dict[str, Sample] = {}
     for number, horizon in enumerate(HORIZONS):
         estimators = [estimator for estimator in ESTIMATORS if estimator.horizon == horizon]
         collector = Collector(env_id, horizon, size, seed + number * SEED_STEP, frozen)
         gathered: list[list[Gradients]] = []
         for _ in range(sum(rollouts) if horizon is None else rollouts[0]):
-            collector.collect()
-            gathered.append(collector.gradients(estimators))
-            done(f"{env_id}, {frozen.stage}")
+            gathered.append(collector.collect(estimators))
+            done()
         collector.env.close()
         if horizon is None:  # the first kind; its first rollouts are PPO's own, which tell what chance does to a ratio of 1
             references = samples_of([one[0] for one in gathered[rollouts[0] :]], rng, size)
         for place, estimator in enumerate(estimators):
             own = [one[place] for one in gathered[: rollouts[0]]]
-            beta, removed = (float(np.mean([getattr(one, name) for one in own])) for name in ("beta", "variance_removed"))
-            for advantages, sample, reference in zip(ADVANTAGES, samples_of(own, rng, size), references, strict=True):
-                rows.append(
-                    Row(
-                        *(env_id, frozen.stage, frozen.trained_steps, estimator.name, advantages, len(own)),
-                        *(size.simulator_steps, compare(sample, reference), estimator.same_units, beta, removed),
-                    )
-                )
-    return rows
+            baseline = np.mean([one.baseline for one in own], axis=0).tolist()
+            for advantages, sample in samples_of(own, rng, size).items():
+                known = (env_id, *frozen[:2], estimator.name, advantages, len(own), size.simulator_steps)
+                found, is_plain = compare(sample, references[advantages]), advantages == "plain"
+                # gradients in other units cannot be compared
+                trace = found.trace_ratio if estimator.same_units or not is_plain else NOTHING
+                bias = found.squared_bias if estimator.same_units and is_plain else NOTHING
+                lengths = (math.copysign(math.sqrt(abs(square)), square) for square in bias)
+                numbers = (*found[:2], *trace, *found.noise_ratio, *lengths, found.cosine, *baseline)
+                rows.append(dict(zip(COLUMNS, (*known, *(float(f"{number:.4g}") for number in numbers)), strict=True)))
+    return pd.DataFrame(rows)
 
 
-def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size) -> list[Sample]:
-    """
-    Put the gradients of one estimator together.
+def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size) -> dict[str, Sample]:
+    """Put the gradients of one estimator together, plain and normalised; ``rng`` is for the bootstrap."""
+    names = ("plain", "normalised")
+    return {name: Sample(np.stack([getattr(one, name) for one in gradients]), rng, size.resamples) for name in names}
 
-    :param gradients: Of one rollout each.
-    :param rng: For the bootstrap.
-    :param size: Says how often it draws.
-    :return: Plain and normalised.
-    """
-    parts = [[one.plain for one in gradients], [one.normalised for one in gradients]]
-    return [Sample(np.stack(part), rng, size.resamples) for part in parts]
+
+def save_report(results: Results) -> None:
+    """Save the page and the plot of a table, of which at least one policy was measured."""
+    folder, rows, notes = results.path.parent, results.frame, read_notes(results.path.with_suffix(".json"))
+    panels = [f"{one.env.rpartition('/')[2]}, {one.stage}\n({one.trained_steps:,} steps)" for one in rows.itertuples()]
+    named = rows.assign(panel=panels, case=rows.estimator)[rows.advantages == "plain"]
+    kinds = {"variance": "trace_ratio", "noise per progress": "noise_ratio"}
+    columns = {kind: tuple(f"{name}{end}" for end in ENDS) for kind, name in kinds.items()}
+    xlabel = "ratio to PPO at equal simulator steps, 95 % intervals (log axis; arrow: beyond it)"
+    save_intervals(folder / f"{NAME}.png", named, columns, xlabel, columns=3, limits=(0.02, 20.0))
+    parts = ["# Variance of the policy gradient", EXPLANATION]
+    header = ("estimator", "variance", "noise", "noise, as trained", "off PPO", "cosine", "β", "removed")
+    for (env, stage, steps), policy in rows.groupby(["env", "stage", "trained_steps"], sort=False):
+        parts.append(f"## {env}, {stage} of the training ({steps:,} simulator steps)")
+        cells = []
+        for own, trained in zip(policy.to_dict("records")[::2], policy.to_dict("records")[1::2], strict=True):
+            ratios = (shown(own, "trace_ratio"), shown(own, "noise_ratio"), shown(trained, "noise_ratio"))
+            others = (number(own[name]) for name in ("cosine", "beta", "variance_removed"))
+            cells.append((own["estimator"], *ratios, shown(own, "relative_bias"), *others))
+        parts.append(table(header, cells))
+    counts = f"{rows.rollouts[0]} rollouts each and {notes['reference_rollouts']} for the reference"
+    parts.append(f"{counts}, {rows.simulator_steps[0]:,} simulator steps a rollout. How it was made: {plain(notes)}.\n")
+    write_text(folder / "README.md", "\n\n".join(parts))
+
+
+def shown(row: dict[str, Any], name: str) -> str:
+    """Write a value with its interval; nothing where there is none."""
+    value, low, high = (number(row[f"{name}{end}"]) for end in ENDS)
+    return value and f"{value} ({low}…{high})"
+
+
+def number(value: float) -> str:
+    """Write a number; nothing for NaN."""
+    if abs(value) >= LARGE:
+        return "∞" if math.isinf(value) else f"> {LARGE}"
+    return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Add the command's arguments.
-
-    :param parser: The subcommand's parser.
-    """
-    parser.add_argument("--env", nargs="+", default=DEFAULT_ENVS, help="ids of gymnasium envs")
-    parser.add_argument("--budget", type=positive_int, default=200_000, help="simulator steps of each env's training")
-    parser.add_argument("--rollouts", type=positive_int, default=100, help="rollouts of each estimator and policy")
-    parser.add_argument("--reference-rollouts", type=positive_int, default=400, help="rollouts of the reference")
-    parser.add_argument("--seed", type=seed_int, default=0, help="seed of the training; gradients have seeds of their own")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/gradient_variance"), help="folder for the results")
+    """Add the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--env", nargs="+", default=ENVS, help="ids of gymnasium envs (default: %(default)s)")
+    for name, kind, default, text in (
+        ("budget", positive_int, 200_000, "simulator steps of each env's training"),
+        ("rollouts", positive_int, 100, "rollouts of each estimator and policy"),
+        ("reference-rollouts", positive_int, 400, "rollouts of the reference"),
+        ("seed", seed_int, 0, "seed of the training"),
+        ("output", Path, Path("benchmarks") / NAME, "folder for the results"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--report-only", action="store_true", help="write page and plot of the table that is there")
 
 
 def check(options: argparse.Namespace, size: Size) -> None:
-    """
-    Refuse what cannot be measured, before anything is trained.
-
-    :param options: The command's options.
-    :param size: Size of a rollout.
-    :raises CommandError: if so.
-    """
-    require_modules(("tqdm", "matplotlib"), extra="compare")
-    for name in ("rollouts", "reference_rollouts"):
-        if getattr(options, name) < FEWEST_ROLLOUTS:
-            raise CommandError(
-                f"--{name.replace('_', '-')} received {getattr(options, name)}, needs at least {FEWEST_ROLLOUTS}: "
-                "a variance of fewer means nothing"
-            )
-    if options.budget < 3 * size.simulator_steps:
-        raise CommandError(
-            f"--budget received {options.budget}, needs at least {3 * size.simulator_steps}: three rollouts of "
-            f"{size.simulator_steps} simulator steps, so that start, middle and end of the training differ"
-        )
+    """Raise a CommandError about what cannot be measured, before anything is trained."""
+    require_modules(("tqdm", "matplotlib", "tabulate"), extra="compare")
+    reasons = dict.fromkeys(("rollouts", "reference_rollouts"), (FEWEST_ROLLOUTS, "a variance of fewer means nothing"))
+    reasons["budget"] = 3 * size.simulator_steps, "three rollouts, so that start, middle and end of the training differ"
+    for name, (least, reason) in reasons.items():
+        if (given := getattr(options, name)) < least:
+            raise CommandError(f"--{name.replace('_', '-')} received {given}, needs at least {least}: {reason}")
     for env_id in dict.fromkeys(options.env):
         Collector(env_id, 1, size, options.seed).env.close()
 
 
-def run(options: argparse.Namespace, size: Size | None = None) -> int:
-    """
-    Train, measure, save; what was measured is saved policy by policy.
-
-    :param options: The command's options.
-    :param size: Size of a rollout; None: as the defaults say.
-    :return: The exit code: 0, or 130 after Ctrl-C.
-    """
-    size = Size() if size is None else size
+def run(options: argparse.Namespace, size: Size = Size()) -> int:  # noqa: B008 (it is immutable)
+    """Train, measure, save policy by policy; the exit code is 130 after Ctrl-C."""
+    path = options.output / f"{NAME}.csv"
+    if options.report_only and path.exists():
+        save_report(Results(path, COLUMNS, ("env", "stage")))
+        return 0
     th.set_num_threads(1)  # small networks gain nothing from a second one
     check(options, size)
     from tqdm import tqdm
 
-    folder = output_folder(options.output)
-    if (folder / PAGE).exists() and not (folder / CSV).exists():
-        raise CommandError(
-            f"--output received {folder}, where {PAGE} is not of this command and would be lost; choose another"
-        )
-    rows: list[Row] = []
+    if (output_folder(options.output) / "README.md").exists() and not path.exists():
+        raise CommandError(f"--output received {options.output}, where README.md is not of this command and would be lost")
+    path.unlink(missing_ok=True)
+    results = Results(path, COLUMNS, ("env", "stage"))
     rollouts = (options.rollouts, options.reference_rollouts)
-    updates = -(-options.budget // size.simulator_steps)
-    total = len(set(options.env)) * (updates + 3 * (rollouts[0] * len(HORIZONS) + rollouts[1]))
-    names = ("env", "budget", "rollouts", "reference_rollouts", "seed")
-    settings = {name: getattr(options, name) for name in names} | {"rollout": size._asdict(), "training": TRAINING}
+    total = -(-options.budget // size.simulator_steps) + 3 * (rollouts[0] * len(HORIZONS) + rollouts[1])
+    settings = {name: getattr(options, name) for name in ("env", "budget", "rollouts", "reference_rollouts", "seed")}
+    settings |= {"rollout": size._asdict(), "training": TRAINING, "made_with": [stamp()]}
+    write_notes(path.with_suffix(".json"), settings)
     try:
-        with tqdm(total=total, unit="rollout") as bar:
-
-            def done(name: str) -> None:
-                bar.set_description(name)
-                bar.update()
-
+        with tqdm(total=len(set(options.env)) * total, unit="rollout") as bar:
             for env_id in dict.fromkeys(options.env):
-                for number, frozen in enumerate(train(env_id, options.budget, options.seed, size, done)):
-                    seed = options.seed + (1 + number * len(HORIZONS)) * SEED_STEP
-                    rows += measure(env_id, frozen, seed, rollouts, size, done)
-                    save_report(folder, rows, settings)
-    except BranchingError as error:
-        raise CommandError(f"an env could not be branched any more: {error}") from error
+                for count, frozen in enumerate(train(env_id, options.budget, options.seed, size, bar.update)):
+                    bar.set_description(f"{env_id}, {frozen.stage}")
+                    seed = options.seed + (1 + count * len(HORIZONS)) * SEED_STEP
+                    results.add(measure(env_id, frozen, seed, rollouts, size, bar.update))
+                    save_report(results)
     except KeyboardInterrupt:
-        print(f"\nInterrupted: {folder} has the policies that were measured to the end.")
+        print(f"\nInterrupted: {options.output} has the policies that were measured to the end.")
         return 130
-    print(f"Saved: {folder / 'README.md'}, and beside it the CSV, the plot and the settings.")
+    print(f"Saved: {options.output / 'README.md'}, and beside it the CSV, the plot and the settings.")
     return 0

@@ -3,24 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-_ALGORITHMS = ("ppo", "hybrid,branch_horizon:64", "hybrid,branch_horizon:auto")
+_ALGORITHMS = ("ppo", "hybrid,branch_horizon:64", "hybrid")
 
 
 @dataclass(frozen=True)
 class Preset:
     """
-    What the runs on an env share.
+    What the runs on an env share: the options of ``compare``, and how an update is spread over envs.
 
-    :param budget: Simulator steps of a run, siblings' included.
-    :param seeds: Runs of each algorithm with each of its settings.
-    :param evaluations: How often the policy is evaluated, besides before the training.
-    :param episodes: Episodes of an evaluation.
-    :param normalize: Whether observations and rewards are normalised (VecNormalize).
-    :param algorithms: What is compared; see ``variants.py``.
-    :param n_steps: Longest stretch that an env executes between two updates; shorter where the update is smaller.
-    :param update_sizes: Samples of an update, all envs and members together: every algorithm is run with each.
-    :param batch_sizes: Samples of a minibatch, likewise.
-    :param hyperparams: Arguments of every algorithm that has them.
+    :param n_envs: Envs of every algorithm: the class alone is swapped. None: as many as keep each of them at
+        ``executed_steps`` between two updates, so PPO has an env where HybridGRPO has a member.
     """
 
     budget: int = 163_840
@@ -29,38 +21,24 @@ class Preset:
     episodes: int = 50
     normalize: bool = True
     algorithms: tuple[str, ...] = _ALGORITHMS
-    n_steps: int = 128
+    n_envs: int | None = None
+    executed_steps: int = 128
     update_sizes: tuple[int, ...] = (2048, 512)
     batch_sizes: tuple[int, ...] = (64,)
     hyperparams: dict[str, Any] = field(default_factory=lambda: {"gamma": 0.98, "learning_rate": 1e-3})
 
 
-_SWING_UP = Preset(budget=245_760, n_steps=256, update_sizes=(4096, 1024))
-_MUJOCO = Preset(
-    budget=204_800,
-    seeds=10,
-    evaluations=10,
-    episodes=10,
-    update_sizes=(2048,),
-    hyperparams={"gamma": 0.99, "learning_rate": 3e-4},
-)
-
+_SWING_UP = Preset(budget=245_760, executed_steps=256, update_sizes=(4096, 1024))
+_MUJOCO = Preset(204_800, 10, 10, 10, update_sizes=(2048,), hyperparams={"gamma": 0.99, "learning_rate": 3e-4})
 # What `compare` runs without --env. An env that is not here gets the defaults of Preset.
 PRESETS = {
     "hybrid_grpo/Inventory-v0": Preset(
         episodes=100, update_sizes=(2048, 1024, 512), algorithms=(*_ALGORITHMS, "trpo", "paper", "grpo")
     ),
     "hybrid_grpo/Queue-v0": Preset(),
-    "hybrid_grpo/GustyCartPoleSwingUp-v0": _SWING_UP,
-    "hybrid_grpo/CartPoleSwingUp-v0": _SWING_UP,
-    # the last two tell what forks cost from what the baseline does
-    "CartPole-v1": Preset(
-        budget=65_536,
-        algorithms=(*_ALGORITHMS, "hybrid,branch_horizon:free", "hybrid,branch_horizon:64,group_baseline:0"),
-    ),
+    **dict.fromkeys(("hybrid_grpo/GustyCartPoleSwingUp-v0", "hybrid_grpo/CartPoleSwingUp-v0"), _SWING_UP),
+    "CartPole-v1": Preset(budget=65_536, algorithms=(*_ALGORITHMS, "hybrid,branch_horizon:64,group_baseline:0")),
     "Pendulum-v1": Preset(hyperparams={"gamma": 0.9, "learning_rate": 1e-3}),
     "Acrobot-v1": Preset(budget=98_304, hyperparams={"gamma": 0.99, "learning_rate": 1e-3}),
-    "hybrid_grpo/GustyHalfCheetah-v0": _MUJOCO,
-    "HalfCheetah-v5": _MUJOCO,
-    "hybrid_grpo/GustyHopper-v0": _MUJOCO,
+    **dict.fromkeys(("hybrid_grpo/GustyHalfCheetah-v0", "HalfCheetah-v5", "hybrid_grpo/GustyHopper-v0"), _MUJOCO),
 }

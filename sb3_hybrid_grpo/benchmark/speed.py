@@ -1,185 +1,165 @@
 """
-Speed and memory of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO and a bare ``env.step`` loop.
-
-``python -m sb3_hybrid_grpo.benchmark.speed --output speed_benchmark``
+Speed of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO and a bare ``env.step`` loop, on one core.
 
 A busy machine changes its speed from second to second. So every measurement of HybridGRPO is taken right after one of PPO and
-one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest.
-The learning rate is 0: every repeat measures the same policy (but TRPO's, whose steps need none), and an
-update costs the same as any other.
-
-Results are saved env by env. What is measured again takes the place of what was there, the rest stays.
+one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest. The
+learning rate is 0: every repeat measures the same policy (but TRPO's). A new measurement replaces that of its env.
 """
 
 import argparse
+import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
 import torch as th
 
-from sb3_hybrid_grpo.benchmark.speed_algorithms import measure_speed, measure_states, measure_workers
-from sb3_hybrid_grpo.benchmark.speed_branching import measure_branching
-from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, FULL, N_ENVS, QUICK, Sizes, is_atari, short_name
-from sb3_hybrid_grpo.benchmark.speed_memory import measure_memory
-from sb3_hybrid_grpo.benchmark.speed_page import TABLES, save_page
-from sb3_hybrid_grpo.benchmark.speed_plot import save_plots
-from sb3_hybrid_grpo.benchmark.speed_report import Row, add_rows, read_rows
-from sb3_hybrid_grpo.benchmark.speed_runner import one_core
-from sb3_hybrid_grpo.benchmark.speed_scaling import measure_scaling
-from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules
+from sb3_hybrid_grpo.__main__ import run_command
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.plots import save_intervals
+from sb3_hybrid_grpo.benchmark.results import Results, stamp
+from sb3_hybrid_grpo.benchmark.speed_cases import BREAKOUT, RAW_LOOP, SBX, Measurement, Size, measure_speed
+from sb3_hybrid_grpo.commands.cli import install_command, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import make_env
 
-Done = Callable[[str], None]
-Measure = Callable[[str, Sizes, Done], list[Row]]
+STATISTICS = ("median", "min", "max")
+# Networks for images take a hundred times as long, and convolutions are not recorded.
+IMAGES, TINY = Size(1024, 1, 3, warm_up=0), Size(256, 1, 1, 0.01, warm_up=0)
+MUJOCO, BOX2D = ("HalfCheetah-v5", "Ant-v5"), ("LunarLander-v3", "BipedalWalker-v3")
+ENVS = ("CartPole-v1", "Pendulum-v1", *MUJOCO, *BOX2D, "hybrid_grpo/Inventory-v0", BREAKOUT)
 
 
 class Section(NamedTuple):
-    """
-    A part of the benchmark.
+    """A table of speeds in the CSV ``name``, with a heading and what people have to know."""
 
-    :param envs: Ids of its envs.
-    :param measure: Measures one of them: gets its id, the sizes, and a function to call after each measurement.
-    :param processes: Whether it needs a core for each of its processes.
-    """
+    name: str
+    title: str
+    text: str
+    labels: dict[str, str]  # title by name of what tells rows apart; the first is the env
+    columns: dict[str, tuple[str, int]]  # title and digits by name of the numbers
+    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")  # what numbers depend on besides machine and versions
 
-    envs: Sequence[str]
-    measure: Measure
-    processes: bool = False
+    def results(self, folder: Path) -> Results:
+        """The section's table, in which the unit of work is an env."""
+        numbers = {f"{name}_{statistic}": float for name in self.columns for statistic in STATISTICS}
+        texts = dict.fromkeys((*self.settings, "made_with"), str)
+        return Results(folder / f"{self.name}.csv", {**dict.fromkeys(self.labels, str), **numbers, **texts}, ["env"])
 
-
-SECTIONS = {
-    "speed": Section(tuple(N_ENVS), lambda env, sizes, done: measure_speed(env, sizes.of(env), done)),
-    "states": Section(
-        ("CartPole-v1", "HalfCheetah-v5", BREAKOUT),
-        lambda env, sizes, done: measure_states(env, sizes.images if is_atari(env) else sizes.brief, done),
-    ),
-    "branching": Section(
-        (
-            *("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5", "Hopper-v5", "LunarLander-v3", "BipedalWalker-v3"),
-            *("Ant-v5", "Humanoid-v5", BREAKOUT),
-        ),
-        lambda env, sizes, done: measure_branching(env, sizes.brief.repeats, done),
-    ),
-    "scaling": Section(("HalfCheetah-v5",), lambda env, sizes, done: measure_scaling(env, sizes.brief, done)),
-    "memory": Section(
-        ("CartPole-v1", "HalfCheetah-v5", BREAKOUT),
-        lambda env, sizes, done: measure_memory(env, sizes.states, 1, done),
-    ),
-    "workers": Section(("Ant-v5",), lambda env, sizes, done: measure_workers(env, sizes.brief, done), processes=True),
-}
-ENVS = tuple(dict.fromkeys(env for section in SECTIONS.values() for env in section.envs))
-# What envs need besides gymnasium: modules by extra.
-EXTRAS = {
-    "mujoco": (("mujoco", "imageio"), {"HalfCheetah-v5", "Hopper-v5", "Ant-v5", "Humanoid-v5"}),
-    "box2d": (("Box2D",), {"LunarLander-v3", "BipedalWalker-v3"}),
-    "atari": (("ale_py", "cv2"), {BREAKOUT}),
-}
+    def summarise(self, measurements: Sequence[Measurement], size: Size) -> pd.DataFrame:
+        """Median, lowest and highest of the measurements of each case, to five digits."""
+        frame = pd.DataFrame(measurements).reindex(columns=[*self.labels, *self.columns])
+        found = frame.groupby(list(self.labels), sort=False)[list(self.columns)].agg(list(STATISTICS))
+        found.columns = pd.Index([f"{name}_{statistic}" for name, statistic in found.columns])
+        found = found.map(lambda value: float(f"{value:.5g}")).reset_index()
+        settings = {name: str(getattr(size, name)) for name in self.settings}
+        return found.assign(**settings, made_with=plain(stamp()))
 
 
-@contextmanager
-def progress(total: int) -> Iterator[tuple[Done, Callable[[], None]]]:
-    """
-    Show how far the benchmark is: a bar, or lines where tqdm is not installed.
+GROUP_LABELS = {"n_samples": "N", "branch_horizon": "K"}
+KINDS = {"rollout": "rollout: simulator steps/s", "update": "update: samples/s", "overall": "both: samples/s"}
+PER_SECOND = {key: one for name, title in KINDS.items() for key, one in ((name, (title, 0)), (f"{name}_to_ppo", ("× PPO", 2)))}
+RAW = "share of the env.step loop", 2
+ALGORITHMS = Section(
+    "speed",
+    "Algorithms",
+    "Each with the same number of samples in a rollout, and of envs; minibatches of 64. TRPO's update is one step of its "
+    "policy and ten epochs of its critic. Both: rollout and update together.",
+    {"env": "env", "n_envs": "envs", "algorithm": "algorithm", **GROUP_LABELS},
+    {name: PER_SECOND.get(name, RAW) for name in ("rollout", "rollout_to_ppo", "rollout_to_raw", *PER_SECOND)},
+)
+INTRODUCTION = """\
+# Speed
 
-    :param total: Number of sections' envs.
-    :return: A context manager that yields two functions, to call with a measurement's name, and after each env.
-    """
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        start = time.monotonic()
-        yield lambda name: print(f"{time.monotonic() - start:.0f} s: {name}", file=sys.stderr), lambda: None
-        return
-    with tqdm(total=total, unit="env", dynamic_ncols=True) as bar:
-        yield bar.set_description, bar.update
+Medians over repeats (lowest–highest). A ratio is formed of two measurements of one round, seconds apart, so a busy machine
+favours neither. One thread on one core, a core for each worker. Made by `python -m sb3_hybrid_grpo.benchmark.speed`."""
 
 
-def chosen(sections: Sequence[str], envs: Sequence[str]) -> list[tuple[str, str]]:
-    """
-    Choose what to measure.
+def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
+    """Write a section of a page: medians, with the lowest and the highest where these differ."""
 
-    :param sections: Names of sections.
-    :param envs: Names of envs.
-    :return: Section and env id, in the order in which they are measured.
-    :raises CommandError: if none of the sections has one of the envs, or packages are missing
-    """
-    found = [
-        (name, env)
-        for name, section in SECTIONS.items()
-        for env in section.envs
-        if name in sections and short_name(env) in envs
+    def cell(row: dict[str, float], name: str, digits: int) -> str:
+        middle, low, high = (f"{row[f'{name}_{statistic}']:,.{digits}f}" for statistic in STATISTICS)
+        return "" if middle == "nan" else middle if low == high else f"{middle} ({low}–{high})"
+
+    header = [*section.labels.values(), *(title for title, _ in section.columns.values())]
+    cells = [
+        [*(row[name] for name in section.labels), *(cell(row, name, digits) for name, (_, digits) in section.columns.items())]
+        for row in rows.to_dict("records")
     ]
-    if not found:
-        has = "; ".join(f"{name}: {', '.join(map(short_name, SECTIONS[name].envs))}" for name in sections)
-        raise CommandError(f"received --envs {' '.join(envs)}, needs an env that a chosen section has: {has}")
-    for extra, (modules, needed_by) in EXTRAS.items():
-        if needed_by & {env for _, env in found}:
-            require_modules(modules, extra)
-    require_modules(["matplotlib"], "speed")
-    return found
+    parts = [f"## {section.title}", section.text, table(header, cells)]
+    for made, shared in rows.groupby([*section.settings, "made_with"], sort=False):
+        settings = [f"{name} {value}" for name, value in zip(section.settings, made, strict=False)]
+        parts.append(f"{', '.join(dict.fromkeys(shared.env))}: {', '.join([*settings, made[-1]])}.")
+    return parts
 
 
-def run(output: Path, sizes: Sizes, sections: Sequence[str], envs: Sequence[str]) -> None:
-    """
-    Measure, save what is known env by env, print the page.
-
-    :param output: Folder for the page ``speed.md``, a CSV for each section, and pictures.
-    :param sizes: How much to measure.
-    :param sections: Names of sections.
-    :param envs: Names of envs.
-    """
-    to_measure = chosen(sections, envs)
-    output_folder(output)
-    for table in TABLES.values():
-        read_rows(output, table)  # what is no table is refused now rather than in half an hour
-    th.set_num_threads(1)
-    with progress(len(to_measure)) as (done, env_done):
-        for name, env in to_measure:
-            where = f"{name} {short_name(env)}"
-            done(where)
-            with nullcontext() if SECTIONS[name].processes else one_core():
-                rows = SECTIONS[name].measure(env, sizes, partial(_say, done, where))
-            add_rows(output, TABLES[name], rows)
-            save_plots(output)
-            page = save_page(output)
-            env_done()
-    print(f"{page}\nSaved: {', '.join(str(path) for path in sorted(output.iterdir()))}")
+def time_table(rows: pd.DataFrame) -> list[str]:
+    """Split the time of a sample: what the bare loop takes for a step, what a rollout takes besides, and the update."""
+    raw = rows[rows.algorithm == RAW_LOOP].set_index("env").rollout_median
+    cells = []
+    for row in rows[rows.update_median.notna() & rows.env.isin(raw.index)].to_dict("records"):
+        step, rollout, update = (1e6 / value for value in (raw[row["env"]], row["rollout_median"], row["update_median"]))
+        parts = (step, rollout - step, update, rollout + update)
+        cells.append([*(row[name] for name in ("env", "algorithm", *GROUP_LABELS)), *(f"{part:,.1f}" for part in parts)])
+    return [
+        "### Where the time goes",
+        "Microseconds a sample, from the medians above: a step of the env as in the bare loop, what a rollout takes besides "
+        "(siblings skip wrappers that only check, which the loop does not), and the update with all its epochs.",
+        table(["env", "algorithm", "N", "K", "env.step", "rollout besides", "update", "together"], cells),
+    ]
 
 
-def _say(done: Done, where: str, case: str) -> None:
-    done(f"{where}: {case}")
+def save_page(folder: Path) -> None:
+    """Save ``speed.md`` and its picture, of all envs that were measured."""
+    rows = ALGORITHMS.results(folder).frame
+    groups = [f"{one.algorithm} N = {one.n_samples}, K = {one.branch_horizon}" for one in rows.itertuples()]
+    named = rows.assign(panel=rows.env.str.rpartition("/")[2], case=rows.algorithm.where(rows.n_samples == "", groups))
+    columns = {kind.partition(":")[0]: tuple(f"{name}_to_ppo_{end}" for end in STATISTICS) for name, kind in KINDS.items()}
+    others = named[~rows.algorithm.isin([RAW_LOOP, "PPO"])]
+    save_intervals(folder / "speed.png", others, columns, "times as fast as PPO", columns=4)
+    parts = [INTRODUCTION, *section_text(ALGORITHMS, rows)]
+    without = [env for env, one in rows.groupby("env", sort=False) if SBX not in set(one.algorithm)]
+    if without:
+        parts.append(f"{SBX} was not measured in {', '.join(without)}: it was not installed. {install_command('speed')}")
+    write_text(folder / "speed.md", "\n\n".join([*parts, "![Algorithms](speed.png)", *time_table(rows)]) + "\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command.
-
-    :param arguments: The command line without the program's name; ``sys.argv`` by default.
-    :return: The exit code.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_hybrid_grpo.benchmark.speed",
-        description="Speed and memory of HybridGRPO beside PPO, TRPO, SBX's PPO and a bare env.step loop, on one core "
-        "(all of it: about half an hour on a machine with nothing else to do).",
-    )
-    parser.add_argument("--output", type=Path, default=Path("speed_benchmark"), help="folder for speed.md, CSVs and pictures")
-    parser.add_argument(
-        "--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure (default: all)"
-    )
-    names = [short_name(env) for env in ENVS]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    folder, names = Path("speed_benchmark"), [env.rpartition(":")[2] for env in ENVS]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--output", type=Path, default=folder, help="folder for speed.md and speed.csv (default: %(default)s)")
     parser.add_argument("--envs", nargs="+", choices=names, default=names, help="in which envs (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")
-    options = parser.parse_args(arguments)
-    try:
-        run(options.output, QUICK if options.quick else FULL, options.sections, options.envs)
-    except CommandError as error:
-        parser.error(str(error))
+    parser.add_argument("--report-only", action="store_true", help="write the page of the table that is there")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, save env by env, and name the page; the exit code is 0."""
+    require_modules(["matplotlib", "tqdm", "tabulate"], "speed")
+    from tqdm import tqdm
+
+    envs = [] if options.report_only else [env for env in ENVS if env.rpartition(":")[2] in options.envs]
+    for env in envs:
+        make_env(env, 1, 0).close()  # a missing package shows now
+    results = ALGORITHMS.results(output_folder(options.output))  # another table is refused now, not in half an hour
+    th.set_num_threads(1)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if envs and cores:  # for JAX, too, whose threads are ended by no option of its own
+        os.sched_setaffinity(0, {max(cores)})
+    for env in (bar := tqdm(envs, unit="env")):
+        bar.set_description(env)
+        size = TINY if options.quick else IMAGES if env == BREAKOUT else Size()
+        results.add(ALGORITHMS.summarise(measure_speed(env, size), size))
+        save_page(options.output)
+    if envs and cores:
+        os.sched_setaffinity(0, cores)
+    save_page(options.output)
+    print(f"Saved: {options.output / 'speed.md'}, and the table beside it.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("sb3_hybrid_grpo.benchmark.speed", "python -m sb3_hybrid_grpo.benchmark.speed", sys.argv[1:]))

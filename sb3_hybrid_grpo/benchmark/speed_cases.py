@@ -1,181 +1,101 @@
-"""What the speed benchmark measures: envs, algorithms in them, and the bare ``env.step`` loop."""
+"""Speeds of algorithms in envs, measured pair by pair, and of the bare ``env.step`` loop."""
 
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+from sb3_contrib import TRPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.atari_wrappers import AtariWrapper
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_atari_env, make_vec_env
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack
 
-from sb3_hybrid_grpo.benchmark.speed_runner import Runner
-from sb3_hybrid_grpo.evaluation import default_policy
-from sb3_hybrid_grpo.recording import CALLS_BEFORE_RECORDING
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.commands.evaluation import default_policy
+from sb3_hybrid_grpo.graph_replay import CALLS_BEFORE_RECORDING
 
+Measurement = dict[str, Any]  # labels of a case, and the numbers that were measured of it
 BREAKOUT = "ale_py:BreakoutNoFrameskip-v4"
-N_ENVS = {
-    "CartPole-v1": 8,
-    "Pendulum-v1": 4,
-    "HalfCheetah-v5": 4,
-    "Ant-v5": 4,
-    "LunarLander-v3": 4,
-    "BipedalWalker-v3": 4,
-    "hybrid_grpo/Inventory-v0": 8,
-    BREAKOUT: 4,
-}
-"""Number of envs by env id, where a section does not vary it."""
+SBX, RAW_LOOP = "SBX PPO", "env.step loop"
 BATCH_SIZE = 64
+GROUPS = tuple((n_samples, horizon) for n_samples in (1, 4, 8, 16) for horizon in (1, 64))
+N_ENVS = {"CartPole-v1": 8, "hybrid_grpo/Inventory-v0": 8}  # where it is not 4
 
 
 class Size(NamedTuple):
-    """
-    How much to measure.
+    """How much to measure."""
 
-    :param samples: Samples in a rollout, the same for every algorithm: members and envs included.
-    :param n_epochs: Epochs of an update.
-    :param repeats: Measurements of each case.
-    :param raw_seconds: Shortest duration of the bare loop.
-    :param warm_up: Steps of each env, and minibatches, before the first measurement.
-    """
-
-    samples: int
-    n_epochs: int
-    repeats: int
-    raw_seconds: float
-    warm_up: int
-
-    def settings(self) -> dict[str, str]:
-        """
-        Name what numbers depend on.
-
-        :return: By what it is.
-        """
-        return {"samples": str(self.samples), "n_epochs": str(self.n_epochs), "repeats": str(self.repeats)}
+    samples: int = 2048  # in a rollout, the same for every algorithm: members and envs included
+    n_epochs: int = 10
+    repeats: int = 7
+    raw_seconds: float = 0.2  # shortest duration of the bare loop
+    warm_up: int = CALLS_BEFORE_RECORDING * 3 // 2  # steps of each env, and minibatches, until the graphs are recorded
 
 
-class Sizes(NamedTuple):
-    """
-    How much to measure, by what is measured.
+class Speed(NamedTuple):
+    """Simulator steps per second while collecting, samples per second while updating (all epochs count as one), and both."""
 
-    :param vectors: Algorithms beside one another, in envs with vectors as observations.
-    :param images: The same with images, whose networks take a hundred times as long.
-    :param brief: Where many cases are measured, or updates alone.
-    :param states: States of a rollout whose memory is measured.
-    """
+    rollout: float
+    update: float
+    overall: float
 
-    vectors: Size
-    images: Size
-    brief: Size
-    states: int
-
-    def of(self, env_id: str) -> Size:
-        """
-        Choose by the env.
-
-        :param env_id: The env's id.
-        :return: The size for algorithms in it.
-        """
-        return self.images if is_atari(env_id) else self.vectors
+    def beside(self, peer: "Speed") -> dict[str, float]:
+        """The speeds with their ratios to PPO's, measured right before."""
+        pairs = zip(self._fields, self, peer, strict=True)
+        return self._asdict() | {f"{name}_to_ppo": own / its for name, own, its in pairs}
 
 
-# What is recorded is recorded after so many calls, and the first step of a rollout is not counted.
-_WARM_UP = CALLS_BEFORE_RECORDING * 3 // 2
-FULL = Sizes(
-    vectors=Size(samples=2048, n_epochs=10, repeats=7, raw_seconds=0.2, warm_up=_WARM_UP),
-    images=Size(samples=256, n_epochs=4, repeats=3, raw_seconds=0.2, warm_up=0),  # convolutions are not recorded
-    brief=Size(samples=2048, n_epochs=2, repeats=5, raw_seconds=0.2, warm_up=_WARM_UP),
-    states=1024,
-)
-_TINY = Size(samples=256, n_epochs=1, repeats=1, raw_seconds=0.01, warm_up=0)
-QUICK = Sizes(_TINY, _TINY._replace(samples=64), _TINY, states=64)
+class Runner(BaseCallback):
+    """A model that is measured again and again, with the learning rate 0: always the same policy."""
+
+    def __init__(self, algorithm: Any, env: VecEnv, samples: int, **arguments: Any) -> None:
+        super().__init__()
+        common: dict[str, Any] = {"batch_size": BATCH_SIZE, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
+        if issubclass(algorithm, HybridGRPO):
+            common["branching_check"] = False
+        policy, n_steps = default_policy(env.observation_space), samples // env.num_envs
+        self.model: Any = algorithm(policy, env, n_steps=n_steps, **(common | arguments))
+        self._marks: list[tuple[float, int]] = []
+
+    def _mark(self) -> None:
+        self._marks.append((time.perf_counter(), self.model.num_timesteps))
+
+    def _on_step(self) -> bool:
+        return True
+
+    _on_rollout_start = _on_rollout_end = _on_training_end = _mark
+
+    def measure(self) -> Speed:
+        """Collect one rollout and update once."""
+        self.model.learn(1, callback=self, log_interval=None, reset_num_timesteps=self.model.num_timesteps == 0)
+        (start, before), (collected, after), (updated, _) = self._marks[-3:]
+        steps = after - before
+        return Speed(*(steps / seconds for seconds in (collected - start, updated - collected, updated - start)))
+
+    def warm_up(self, calls: int) -> None:
+        """Step each env and learn from minibatches so many times at least: initialise lazily, compile, record."""
+        model = self.model
+        minibatches = getattr(model, "n_epochs", 1) * model.n_steps * model.n_envs // model.batch_size
+        executed = model.n_steps // getattr(model, "n_samples", 1)
+        for _ in range(1 + max(calls // executed, calls // max(minibatches, 1))):
+            self.measure()
 
 
-def is_atari(env_id: str) -> bool:
-    """
-    :param env_id: An env's id.
-    :return: Whether it is an Atari game's.
-    """
-    return env_id.startswith("ale_py:")
+def make_envs(env_id: str, n_envs: int | None = None, **arguments: Any) -> VecEnv:
+    """Make the envs of an algorithm, Atari games with SB3's wrappers and four frames stacked; ``arguments`` of SB3 besides."""
+    arguments |= {"n_envs": n_envs or N_ENVS.get(env_id, 4), "seed": 0}
+    if env_id == BREAKOUT:
+        return VecFrameStack(make_atari_env(env_id, **arguments), n_stack=4)
+    return make_vec_env(env_id, **arguments)
 
 
-def short_name(env_id: str) -> str:
-    """
-    Name an env for people.
-
-    :param env_id: The env's id.
-    :return: The same without the module that registers it.
-    """
-    return env_id.rpartition(":")[2]
-
-
-def make_one(env_id: str) -> gym.Env[Any, Any]:
-    """
-    Make one env, with all that the algorithms' envs have but recorders.
-
-    :param env_id: The env's id.
-    :return: The env; Atari games under SB3's ``AtariWrapper``.
-    """
-    env: gym.Env[Any, Any] = gym.make(env_id)
-    return AtariWrapper(env) if is_atari(env_id) else env
-
-
-def make_envs(env_id: str, n_envs: int, **arguments: Any) -> VecEnv:
-    """
-    Make the envs of an algorithm.
-
-    :param env_id: The env's id.
-    :param n_envs: How many.
-    :param arguments: Of ``make_vec_env`` besides.
-    :return: The envs; Atari games with the wrappers of SB3's, and four frames stacked.
-    """
-    if is_atari(env_id):
-        return VecFrameStack(make_atari_env(env_id, n_envs=n_envs, seed=0, **arguments), n_stack=4)
-    return make_vec_env(env_id, n_envs=n_envs, seed=0, **arguments)
-
-
-def build(algorithm: type[OnPolicyAlgorithm], env: VecEnv, samples: int, **arguments: Any) -> Runner:
-    """
-    Build a model that measures the same policy again and again: with the learning rate 0.
-
-    :param algorithm: Its class.
-    :param env: Its envs.
-    :param samples: Samples in a rollout, members and envs included.
-    :param arguments: Of the class besides.
-    :return: The model, ready to be measured.
-    """
-    n_steps = samples // (env.num_envs * arguments.get("n_samples", 1))
-    common: dict[str, Any] = {"batch_size": BATCH_SIZE, "learning_rate": 0.0, "seed": 0, "device": "cpu"}
-    policy = default_policy(env.observation_space)
-    return Runner(algorithm(policy, env, n_steps=n_steps, **(common | arguments)))
-
-
-def sbx_ppo() -> type[OnPolicyAlgorithm] | None:
-    """
-    Import SBX's PPO.
-
-    :return: The class; None where SBX is not installed.
-    """
-    if importlib.util.find_spec("sbx") is None:
-        return None
-    from sbx import PPO
-
-    algorithm: type[OnPolicyAlgorithm] = PPO
-    return algorithm
-
-
-def build_raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
-    """
-    Build the bare loop: random actions, nothing but ``env.step`` and ``env.reset``.
-
-    :param env_id: The env's id.
-    :param n_envs: Number of envs, stepped in turn.
-    :param seconds: Shortest duration of a measurement.
-    :return: A function that measures the steps per second.
-    """
-    envs = [make_one(env_id) for _ in range(n_envs)]
+def raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
+    """Build the bare loop: nothing but ``env.step`` with random actions; the result measures steps per second."""
+    envs: list[gym.Env[Any, Any]] = [gym.make(env_id) for _ in range(n_envs)]
+    envs = [AtariWrapper(env) if env_id == BREAKOUT else env for env in envs]
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
         env.action_space.seed(seed)
@@ -194,3 +114,33 @@ def build_raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], flo
         return steps / (time.perf_counter() - start)
 
     return measure
+
+
+def labels(env_id: str, algorithm: str, n_samples: int | str = "", horizon: int | str = "") -> Measurement:
+    """Name a case: the env, what is measured, and N and K where the algorithm has them."""
+    env = env_id.rpartition(":")[2]
+    return {"env": env, "algorithm": algorithm, "n_samples": str(n_samples), "branch_horizon": str(horizon)}
+
+
+def measure_speed(env_id: str, size: Size, groups: Sequence[tuple[int, int]] = GROUPS) -> list[Measurement]:
+    """Measure the bare loop, PPO, TRPO, SBX's PPO where it is installed, then each group size and horizon."""
+    n_envs, epochs, found = N_ENVS.get(env_id, 4), {"n_epochs": size.n_epochs}, []
+    loop, ppo = raw_loop(env_id, n_envs, size.raw_seconds), Runner(PPO, make_envs(env_id), size.samples, **epochs)
+    cases = [(labels(env_id, "TRPO"), Runner(TRPO, make_envs(env_id), size.samples))]
+    if importlib.util.find_spec("sbx") is not None:
+        from sbx import PPO as SBX_PPO
+
+        cases.append((labels(env_id, SBX), Runner(SBX_PPO, make_envs(env_id), size.samples, **epochs)))
+    for n_samples, horizon in groups:
+        shape = {"n_samples": n_samples, "branch_horizon": horizon, **epochs}
+        runner = Runner(HybridGRPO, make_envs(env_id), size.samples, **shape)
+        cases.append((labels(env_id, "HybridGRPO", n_samples, horizon), runner))
+    for runner in (ppo, *(runner for _, runner in cases)):
+        runner.warm_up(size.warm_up)
+    for _ in range(size.repeats):
+        for case, runner in cases:
+            raw, peer, own = loop(), ppo.measure(), runner.measure()
+            found.append({**labels(env_id, RAW_LOOP), "rollout": raw})
+            found.append({**labels(env_id, "PPO"), **peer._asdict(), "rollout_to_raw": peer.rollout / raw})
+            found.append({**case, **own.beside(peer), "rollout_to_raw": own.rollout / raw})
+    return [{**one, "n_envs": str(n_envs)} for one in found]

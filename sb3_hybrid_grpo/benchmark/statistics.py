@@ -1,71 +1,46 @@
-"""The numbers of a comparison's report: curves on a common grid, interquartile means with intervals, who is best."""
+"""The numbers of a comparison: learning curves on a common grid, interquartile means with intervals, who is best."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-from sb3_hybrid_grpo.benchmark.results import Row
+import pandas as pd
 
 Array = npt.NDArray[np.float64]
 Axis = Literal["simulator_steps", "executed_steps", "wall_seconds"]
-Run = tuple[Row, ...]
 
-BASELINES = ("ppo", "trpo")
-OURS = "ours"
-GRID_POINTS = 100
-RESAMPLES = 2_000
-FEWEST_SEEDS = 3
+BASELINES, OURS = ("ppo", "trpo"), "ours"
+GRID_POINTS, RESAMPLES, FEWEST_SEEDS = 100, 2_000, 3
+HIGHEST_THRESHOLD = 2.0  # profiles end here, so that one env on which PPO learned little does not squeeze the others
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """
-    A number over seeds.
-
-    :param value: The interquartile mean.
-    :param interval: Its 95% bootstrap interval; None for one seed or two, of which it would be no more than the range.
-    """
+class Estimate(NamedTuple):
+    """The interquartile mean over seeds, and its 95 % bootstrap interval: None for one seed or two."""
 
     value: float
     interval: tuple[float, float] | None
 
     def overlaps(self, other: "Estimate") -> bool | None:
-        """
-        Compare with another estimate.
-
-        :param other: The other one.
-        :return: Whether the intervals overlap; None where one of them is missing.
-        """
+        """Say whether the intervals overlap; None where one of them is missing."""
         if self.interval is None or other.interval is None:
             return None
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
 
 
 def interquartile_means(scores: Array) -> Array:
-    """
-    Average over seeds, without the lowest and the highest quarter of them: rliable's ``aggregate_iqm`` of each column, which,
-    column by column, would take minutes.
+    """Average (seeds, columns) to (columns,) as rliable's ``aggregate_iqm`` does, all columns at once."""
+    from scipy.stats import trim_mean
 
-    :param scores: A row per seed.
-    :return: One mean per column.
-    """
-    cut = len(scores) // 4
-    means: Array = np.sort(scores, axis=0)[cut : len(scores) - cut].mean(axis=0)
+    means: Array = trim_mean(scores, 0.25, axis=0)
     return means
 
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """
-    Make rliable's resampling repeatable: it draws from numpy's global generator, whatever ``random_state`` it is given.
-
-    :return: A context manager, after which the generator is as it was.
-    """
+    """Make rliable's resampling repeatable: it draws from numpy's global generator, which is put back afterwards."""
     state = np.random.get_state()
     np.random.seed(0)
     try:
@@ -74,111 +49,43 @@ def fixed_seed() -> Iterator[None]:
         np.random.set_state(state)
 
 
-def bootstrap(scores: Array, statistic: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """
-    Find 95% intervals by resampling seeds, in each column on its own.
-
-    :param scores: A row per seed.
-    :param statistic: From such scores to an array of numbers.
-    :return: The numbers' lower and upper bounds.
-    """
+def bootstrap(scores: Array) -> tuple[Array, Array]:
+    """Lower and upper bounds, 95 %, of the interquartile mean of each column of scores of shape (seeds, columns)."""
     from rliable.library import get_interval_estimates
 
     with fixed_seed():
-        _, found = get_interval_estimates({"scores": scores}, statistic, reps=RESAMPLES)
+        _, found = get_interval_estimates({"scores": scores}, interquartile_means, reps=RESAMPLES)
     low, high = found["scores"]
     return low, high
 
 
-def estimates(scores: Array) -> list[Estimate]:
-    """
-    Estimate every column's interquartile mean.
-
-    :param scores: A row per seed.
-    :return: One per column.
-    """
-    values = interquartile_means(scores)
-    if len(scores) < FEWEST_SEEDS:
-        return [Estimate(float(value), None) for value in values]
-    bounds = zip(*bootstrap(scores, interquartile_means), strict=True)
-    return [Estimate(float(v), (float(low), float(high))) for v, (low, high) in zip(values, bounds, strict=True)]
-
-
-def positions(run: Run, axis: Axis) -> Array:
-    """
-    Say where a run was evaluated.
-
-    :param run: The run.
-    :param axis: In what.
-    :return: One number per evaluation.
-    """
-    return np.array([getattr(row, axis) for row in run], dtype=np.float64)
-
-
-def rewards(run: Run) -> Array:
-    """
-    List what a run's evaluations gave.
-
-    :param run: The run.
-    :return: One mean reward per evaluation.
-    """
-    return np.array([row.mean_reward for row in run], dtype=np.float64)
-
-
-def on_common_grid(runs: Sequence[Run], axis: Axis) -> tuple[Array, Array]:
-    """
-    Make runs comparable point by point: linear between evaluations, nothing beyond the range that all of them cover.
-
-    :param runs: The runs of a variant.
-    :param axis: What the grid counts.
-    :return: The grid, which is every position at which one of them was evaluated (evenly spaced if those are many), and the
-        rewards there, a row per run.
-    """
-    known = [positions(run, axis) for run in runs]
-    first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
-    grid = np.unique(np.concatenate(known))
-    grid = grid[(grid >= first) & (grid <= last)]
-    if len(grid) > GRID_POINTS:
-        grid = np.linspace(first, last, GRID_POINTS)
-    return grid, np.array([np.interp(grid, steps, rewards(run)) for steps, run in zip(known, runs, strict=True)])
-
-
 def first_reaching(steps: Array, values: Array, score: float) -> float | None:
-    """
-    Find where a curve first reaches a score.
-
-    :param steps: The curve's positions.
-    :param values: Its values there.
-    :param score: The score.
-    :return: The first position with at least that; None if there is none.
-    """
+    """The first of the steps at which a curve is at least as high as a score; None if it never is."""
     reached = np.flatnonzero(values >= score)
     return float(steps[reached[0]]) if reached.size else None
 
 
 class Runs:
-    """
-    An algorithm at some settings, with the runs it had.
+    """An algorithm at some settings: evaluations sorted by ``simulator_steps``, of each seed one after training began."""
 
-    :param algorithm: As named on the command line.
-    :param settings: How it collected and used data.
-    :param runs: Rows by seed; each run's in the order of simulator steps, at least one of them after training began.
-    """
-
-    def __init__(self, algorithm: str, settings: str, runs: Mapping[int, Run]) -> None:
+    def __init__(self, algorithm: str, settings: str, rows: pd.DataFrame) -> None:
         self.algorithm, self.settings = algorithm, settings
-        self.runs = [runs[seed] for seed in sorted(runs)]
-        family = algorithm.partition(",")[0]
-        self.group = family if family in BASELINES else OURS
-        trained = [rewards(run)[positions(run, "simulator_steps") > 0] for run in self.runs]
-        self.means = np.array([values.mean() for values in trained])
-        self.finals = np.array([values[-2:].mean() for values in trained])
-        self.wall_seconds = float(np.median([run[-1].wall_seconds for run in self.runs]))
-        self.last_steps = [run[-1].simulator_steps for run in self.runs]
+        self.group = family if (family := algorithm.partition(",")[0]) in BASELINES else OURS
+        self.runs = [run for _, run in rows.groupby("seed")]
+        trained = [run.mean_reward[run.simulator_steps > 0] for run in self.runs]
+        self.means = np.array([rewards.mean() for rewards in trained])
+        self.finals = np.array([rewards[-2:].mean() for rewards in trained])
+        self.wall_seconds = float(np.median([run.wall_seconds.iloc[-1] for run in self.runs]))
+        self.last_steps = [int(run.simulator_steps.iloc[-1]) for run in self.runs]
 
     @cached_property
     def _estimates(self) -> list[Estimate]:
-        return estimates(np.column_stack([self.means, self.finals]))
+        scores = np.column_stack([self.means, self.finals])
+        values = interquartile_means(scores).tolist()
+        if len(scores) < FEWEST_SEEDS:
+            return [Estimate(value, None) for value in values]
+        low, high = (bounds.tolist() for bounds in bootstrap(scores))
+        return [Estimate(value, interval) for value, interval in zip(values, zip(low, high, strict=True), strict=True)]
 
     @property
     def training(self) -> Estimate:
@@ -190,86 +97,94 @@ class Runs:
         """Mean reward of the last two evaluations."""
         return self._estimates[1]
 
-    def steps_to_reach(self, score: float) -> float | None:
+    def on_common_grid(self, axis: Axis = "simulator_steps") -> tuple[Array, Array]:
         """
-        Find when the interquartile mean over seeds first reaches a score.
+        The position of every evaluation on an axis (100 even ones if those are more) within the range that all runs cover, and
+        the rewards there, linear between evaluations, shape (seeds, grid).
+        """
+        known = [run[axis].to_numpy(np.float64) for run in self.runs]
+        first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
+        grid = np.unique(np.concatenate(known))
+        grid = grid[(grid >= first) & (grid <= last)]
+        if len(grid) > GRID_POINTS:
+            grid = np.linspace(first, last, GRID_POINTS)
+        return grid, np.array([np.interp(grid, x, run.mean_reward) for x, run in zip(known, self.runs, strict=True)])
 
-        :param score: The score.
-        :return: Simulator steps; None if it never does.
-        """
-        grid, values = on_common_grid(self.runs, "simulator_steps")
+    def steps_to_reach(self, score: float) -> float | None:
+        """Simulator steps after which the interquartile mean over seeds first reaches a score; None if it never does."""
+        grid, values = self.on_common_grid()
         return first_reaching(grid, interquartile_means(values), score)
 
     def seeds_steps_to_reach(self, score: float) -> list[float | None]:
-        """
-        Find when each seed's own curve first reaches a score.
-
-        :param score: The score.
-        :return: Simulator steps of each seed; None for those that never do.
-        """
-        return [first_reaching(positions(run, "simulator_steps"), rewards(run), score) for run in self.runs]
+        """The same of each seed's own curve."""
+        return [first_reaching(run.simulator_steps.to_numpy(), run.mean_reward.to_numpy(), score) for run in self.runs]
 
 
 class EnvResults:
-    """
-    All variants on one env.
+    """All variants on one env, whose files have a name; ``failed``: notes on runs that are missing."""
 
-    :param name: Name of the env's files.
-    :param env: The env's id.
-    :param variants: In the order in which they are shown.
-    :param failed: Algorithm, settings and seed of runs that are missing because they failed.
-    """
-
-    def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[tuple[str, str, int]] = ()) -> None:
+    def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[Any] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
-        self.best: dict[str, Runs] = {}
-        for variant in self.variants:
-            known = self.best.get(variant.algorithm)
-            if known is None or variant.means.mean() > known.means.mean():
-                self.best[variant.algorithm] = variant
+        names = dict.fromkeys(variant.algorithm for variant in self.variants)
+        self.best = {name: max(self.settings_of(name), key=lambda variant: float(variant.means.mean())) for name in names}
+        """Each algorithm at its best settings: those with the highest plain mean over training and seeds."""
+        rows = pd.concat([run for variant in self.variants for run in variant.runs])
+        before = rows.mean_reward[rows.simulator_steps == 0]
+        self.untrained = float(before.mean() if len(before) else rows.mean_reward.min())
+        """Mean reward of the policies before training; where none was evaluated, the lowest mean reward of all."""
 
     def settings_of(self, algorithm: str) -> list[Runs]:
-        """
-        List what an algorithm was tried with.
-
-        :param algorithm: As named on the command line.
-        :return: Its variants.
-        """
+        """The variants of an algorithm."""
         return [variant for variant in self.variants if variant.algorithm == algorithm]
 
-    def best_training(self, group: str | None = None) -> Runs | None:
-        """
-        Find the highest mean over training, each algorithm at its best settings.
-
-        :param group: One of the baselines or ``OURS``; by default, all.
-        :return: The variant; None if the group has none.
-        """
-        fitting = [variant for variant in self.best.values() if group in (None, variant.group)]
+    def best_training(self, group: str) -> Runs | None:
+        """The highest mean over training of a group, each algorithm at its best settings; None if the group has no runs."""
+        fitting = [variant for variant in self.best.values() if variant.group == group]
         return max(fitting, key=lambda variant: variant.training.value, default=None)
 
-    def best_final(self, group: str | None = None) -> Runs | None:
-        """
-        Find the highest final score, at any settings.
-
-        :param group: One of the baselines or ``OURS``; by default, all.
-        :return: The variant; None if the group has none.
-        """
-        fitting = [variant for variant in self.variants if group in (None, variant.group)]
+    def best_final(self, group: str) -> Runs | None:
+        """The highest final score of a group, at any settings; None if the group has no runs."""
+        fitting = [variant for variant in self.variants if variant.group == group]
         return max(fitting, key=lambda variant: variant.final.value, default=None)
 
     def first_ppo_to_reach(self, score: float) -> float | None:
-        """
-        Find when PPO first reaches a score, whatever its settings.
-
-        :param score: The score.
-        :return: Simulator steps; None if it never does.
-        """
+        """Simulator steps after which PPO first reaches a score, at whatever settings; None if it never does."""
         found = [variant.steps_to_reach(score) for variant in self.variants if variant.group == "ppo"]
         return min((steps for steps in found if steps is not None), default=None)
 
-    @cached_property
-    def untrained(self) -> float:
-        """Mean reward of the policies before training; where none was evaluated, the lowest mean reward of all."""
-        rows = [row for variant in self.variants for run in variant.runs for row in run]
-        before = [row.mean_reward for row in rows if row.simulator_steps == 0]
-        return float(np.mean(before)) if before else min(row.mean_reward for row in rows)
+
+class Profiles(NamedTuple):
+    """By algorithm, the share of runs above each threshold, and its bounds (none for a single seed); over which runs."""
+
+    thresholds: Array  # 0 is the untrained policy, 1 the best PPO's final score
+    shares: dict[str, Array]
+    bounds: dict[str, tuple[Array, Array]]
+    envs: list[str]
+    seeds: int  # of each algorithm on each env
+
+
+def performance_profiles(comparisons: Sequence[EnvResults]) -> Profiles | None:
+    """
+    Compare algorithms over envs, each at its best settings on each: those with runs on all envs on which PPO learned anything.
+    None if PPO was not run on every env, or fewer than two envs are left.
+    """
+    from rliable.library import create_performance_profile
+
+    def shares_above(scores: Array, levels: Array) -> Array:  # as rliable's own, of all levels at once
+        return np.asarray((scores[..., None] > levels).mean(axis=(0, 1)))
+
+    targets = [(one, target.final.value - one.untrained) for one in comparisons if (target := one.best_final("ppo"))]
+    usable = [(one, scale) for one, scale in targets if scale > 0]
+    if len(targets) < len(comparisons) or len(usable) < 2:
+        return None
+    algorithms = [name for name in usable[0][0].best if all(name in one.best for one, _ in usable)]
+    seeds = min(len(one.best[name].runs) for one, _ in usable for name in algorithms)
+    scores = {
+        name: np.column_stack([(one.best[name].finals[:seeds] - one.untrained) / scale for one, scale in usable])
+        for name in algorithms
+    }
+    highest = max(float(values.max()) for values in scores.values())
+    thresholds = np.linspace(0.0, min(max(highest, 1.0), HIGHEST_THRESHOLD), 301)
+    with fixed_seed():
+        shares, bounds = create_performance_profile(scores, thresholds, custom_profile_func=shares_above, reps=RESAMPLES)
+    return Profiles(thresholds, shares, bounds if seeds > 1 else {}, [one.env for one, _ in usable], seeds)

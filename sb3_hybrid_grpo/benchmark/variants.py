@@ -2,20 +2,18 @@
 
 import inspect
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_contrib import TRPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.cli import CommandError
-from sb3_hybrid_grpo.evaluation import default_policy
-from sb3_hybrid_grpo.train_arguments import parse_hyperparams, with_schedules
-from sb3_hybrid_grpo.validation import check_arguments
+from sb3_hybrid_grpo.benchmark.presets import Preset
+from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, with_schedules
+from sb3_hybrid_grpo.commands.cli import CommandError
+from sb3_hybrid_grpo.commands.evaluation import default_policy
 
-# HybridGRPO's corners, by the arguments that make them.
 ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "ppo": (PPO, {}),
     "trpo": (TRPO, {}),
@@ -23,20 +21,11 @@ ALGORITHMS: dict[str, tuple[type[OnPolicyAlgorithm], dict[str, Any]]] = {
     "paper": (HybridGRPO, HybridGRPO.paper_kwargs()),
     "grpo": (HybridGRPO, HybridGRPO.grpo_kwargs()),
 }
-CHECKED = tuple(inspect.signature(check_arguments).parameters)
-# Which arguments a variant's `settings` show.
-SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")
+SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")  # in a variant's `settings`
 
 
-@dataclass(frozen=True)
-class Variant:
-    """
-    An algorithm with all its arguments.
-
-    :param algorithm: As named on the command line, for example ``hybrid,branch_horizon:16``.
-    :param n_envs: Envs side by side.
-    :param arguments: Arguments of the algorithm's class, schedules still as words.
-    """
+class Variant(NamedTuple):
+    """An algorithm as named on the command line, with all arguments of its class, schedules still as words."""
 
     algorithm: str
     n_envs: int
@@ -49,46 +38,18 @@ class Variant:
         return " ".join(f"{name}:{known[name]}" for name in SHOWN if name in known)
 
     @property
-    def n_samples(self) -> int:
-        """Members of a group; 1 for an algorithm without groups."""
-        return int(self.arguments.get("n_samples", 1))
-
-    @property
     def update_size(self) -> int:
-        """Samples of an update."""
-        return int(self.n_envs * self.arguments["n_steps"] * self.n_samples)
-
-    @property
-    def cost_of_a_state(self) -> int:
-        """Simulator steps for each executed one, that one included."""
-        steps_again = bool(self.arguments.get("action_selection", "on_policy") != "on_policy")
-        return self.n_samples + steps_again
-
-    @property
-    def update_cost(self) -> int:
-        """Simulator steps for the samples of an update."""
-        return self.update_size // self.n_samples * self.cost_of_a_state
+        """Samples of an update, members included."""
+        return int(self.n_envs * self.arguments["n_steps"])
 
     def build(self, env: Any, seed: int) -> OnPolicyAlgorithm:
-        """
-        Make the model.
-
-        :param env: The envs to train in.
-        :param seed: The training's seed.
-        :return: The model.
-        """
+        """Make the model; ValueError if the class does not take the arguments."""
         arguments = {"policy": default_policy(env.observation_space), "device": "cpu", **with_schedules(self.arguments)}
         return algorithm_class(self.algorithm)(env=env, seed=seed, **arguments)
 
 
 def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
-    """
-    Look up an algorithm.
-
-    :param algorithm: Its name, with or without arguments of its own.
-    :return: The class.
-    :raises CommandError: if there is none of that name
-    """
+    """The class of an algorithm, whose name may have arguments of its own; CommandError if there is none."""
     name = algorithm.partition(",")[0]
     if name not in ALGORITHMS:
         raise CommandError(
@@ -98,45 +59,30 @@ def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
     return ALGORITHMS[name][0]
 
 
-def make_variant(algorithm: str, hyperparams: dict[str, Any], n_steps: int, update_size: int, batch_size: int) -> Variant:
+def make_variant(algorithm: str, preset: Preset, update_size: int, batch_size: int) -> Variant:
     """
-    Spread an update over envs: as many as there is data for ``n_steps`` steps of each; where not even one env (one group) has
-    that, a single one with fewer steps.
-
-    :param algorithm: As named on the command line.
-    :param hyperparams: Arguments that all algorithms share; those that the class does not have are left out.
-    :param n_steps: Longest stretch that an env executes between two updates.
-    :param update_size: Samples of an update, members included.
-    :param batch_size: Samples of a minibatch.
-    :return: The variant.
-    :raises CommandError: if the algorithm or its arguments are unknown, or the update cannot be spread evenly
+    Spread an update over envs: over the preset's ``n_envs``, or over as many as there is data for ``executed_steps`` steps of
+    each; where not even one env (one group) has that, over a single one. Arguments that the class does not have are left out.
+    CommandError if the algorithm or its arguments are unknown, or the update cannot be spread evenly.
     """
     name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at the commas within brackets
     cls, arguments = algorithm_class(name), dict(ALGORITHMS[name][1])
     own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
     with_schedules(own)  # its mistakes show here
     accepted = inspect.signature(cls).parameters
-    arguments = {key: value for key, value in hyperparams.items() if key in accepted} | arguments | own
-    arguments.setdefault("batch_size", batch_size)
-    for key in ("n_samples", "branch_horizon"):
-        if key in accepted:
-            arguments.setdefault(key, accepted[key].default)
-    n_samples, most_steps = arguments.get("n_samples", 1), arguments.get("n_steps", n_steps)
-    for key, value in (("n_samples", n_samples), ("n_steps", most_steps), ("batch_size", arguments["batch_size"])):
+    groups = {key: accepted[key].default for key in ("n_samples", "branch_horizon") if key in accepted}
+    shared = {key: value for key, value in preset.hyperparams.items() if key in accepted}
+    arguments = {"batch_size": batch_size, **groups, **shared, **arguments, **own}
+    n_samples = arguments.get("n_samples", 1)
+    for key, value in (("n_samples", n_samples), ("batch_size", arguments["batch_size"])):
         if type(value) is not int or value < 1:
             raise CommandError(f"{algorithm}: received {key}:{value}, needs a whole number of at least 1")
-    n_steps = min(most_steps, update_size // n_samples)
-    n_envs = update_size // (n_samples * max(n_steps, 1))
-    if n_steps < 1 or n_envs * n_steps * n_samples != update_size or ("n_steps" in own and n_steps != own["n_steps"]):
+    spread = update_size // preset.n_envs if preset.n_envs else min(preset.executed_steps * n_samples, update_size)
+    n_steps = arguments.setdefault("n_steps", spread)
+    n_envs = preset.n_envs or max(update_size // n_steps, 1)
+    if n_envs * n_steps != update_size or n_steps % n_samples:
         raise CommandError(
-            f"{algorithm}: an update of {update_size} samples cannot be spread over envs with {n_samples} members and "
-            f"{most_steps} steps each; --update-sizes must be multiples of n_samples * n_steps, or of n_samples if smaller"
+            f"{algorithm}: an update of {update_size} samples cannot be spread over {n_envs} envs with {n_steps} samples "
+            f"each, of groups of {n_samples}; --update-sizes must be multiples of both"
         )
-    arguments["n_steps"] = n_steps
-    if cls is HybridGRPO:
-        given = {key: arguments.get(key, parameter.default) for key, parameter in accepted.items() if key in CHECKED}
-        try:
-            check_arguments(**given)
-        except ValueError as error:
-            raise CommandError(f"{algorithm}: {error}") from error
     return Variant(algorithm, n_envs, arguments)

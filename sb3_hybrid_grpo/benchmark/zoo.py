@@ -1,13 +1,10 @@
 """
-HybridGRPO beside PPO in RL Baselines3 Zoo, each with its own entry, at equal simulator steps:
-
-``python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs``
-
-Every run is one ``train`` of the launcher in a process of its own; then the final agent plays. A run that is in the results is
-not done again, and one that is stopped leaves nothing in them: the same command again goes on.
+HybridGRPO beside PPO in RL Baselines3 Zoo, with the entries of the Zoo, at equal simulator steps. Every run is a ``train`` of
+the launcher in a process of its own; then the final agent plays. A run that is in the results is not done again.
 """
 
 import argparse
+import math
 import os
 import resource
 import shutil
@@ -19,200 +16,186 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch as th
 import yaml
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-import sb3_hybrid_grpo
-from sb3_hybrid_grpo.benchmark.results import machine
-from sb3_hybrid_grpo.benchmark.zoo_report import Evaluation, Score, ZooResults, save_report
-from sb3_hybrid_grpo.cli import CommandError, output_folder, require_modules, versions
+from sb3_hybrid_grpo.__main__ import run_command
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.plots import NAMES, save_zoo
+from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
+from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
+from sb3_hybrid_grpo.commands.evaluation import evaluate
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 
-# Seeds by env, from the cheapest to the dearest
-ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}
-EVALUATIONS = 20
-EPISODES = 100
-# Trainings and their evaluations have seeds that are far below it
-PLAY_SEED = 1_000_000
+ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}  # seeds
+EVALUATIONS, EPISODES = 20, 100
+PLAY_SEED = 1_000_000  # trainings and their evaluations have seeds far below it
+STANDARD_ERRORS = 2.0  # differences beyond it are called more than noise
+KEY = ("env", "algo", "seed")
+RUN: dict[str, type] = {"env": str, "algo": str, "seed": int, "simulator_steps": int}
+CURVES = {**RUN, "mean_reward": float}
+SECONDS = {"wall_seconds": float, "cpu_seconds": float}
+SCORES = {**RUN, "executed_steps": int, **SECONDS, "mean_reward": float, "std_reward": float, "episodes": int}
+PAGE = """\
+# HybridGRPO and PPO in RL Baselines3 Zoo
+
+Each trained by `hybrid-grpo-zoo train` with its entry (0.1 had one of its own), at equal **simulator** steps; then the final
+agent played {episodes} episodes, deterministically, with seeds that training did not use. Shown are the mean reward of each
+seed's agent, and their mean ± standard error. CPU time is that of one training in one thread, its evaluations included.
+*Worse* and *better* are differences of more than {errors:g} standard errors of the difference.
+
+{table}
+
+![learning curves](curves.png)
+
+The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean. Made by
+`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}; each run's command and
+hyperparameters are in [`runs.json`](runs.json).
+"""
 
 
 class Run(NamedTuple):
-    """
-    One training.
+    """One training, with a value of ``--algo``."""
 
-    :param algo: What ``--algo`` is.
-    :param env: The env's id.
-    :param seed: Its seed.
-    """
-
-    algo: str
     env: str
+    algo: str
     seed: int
-
-    def __str__(self) -> str:
-        return f"{self.env} {self.algo} seed {self.seed}"
 
 
 def entry(run: Run) -> dict[str, Any]:
-    """
-    Find the hyperparameters that the launcher will use.
-
-    :param run: The run.
-    :return: The entry of its env.
-    """
+    """The hyperparameters that the launcher will use; CommandError if it has none for the env."""
     import rl_zoo3
 
-    zoo = Path(rl_zoo3.__file__).parent / "hyperparams" / f"{run.algo}.yml"
-    path = config_file() if run.algo == ALGORITHM else zoo
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    name = "ppo" if run.algo == ALGORITHM else run.algo
+    paths = [Path(rl_zoo3.__file__).parent / "hyperparams" / f"{name}.yml"]
+    paths += [config_file()] if run.algo == ALGORITHM else []
+    entries = {key: one for path in paths for key, one in yaml.safe_load(path.read_text(encoding="utf-8")).items()}
     if run.env not in entries:
-        raise CommandError(f"received {run.env}, which {path} has no entry for; choose one of {', '.join(entries)}")
+        raise CommandError(f"received {run.env}, which has no entry; choose one of {', '.join(entries)}")
     return dict(entries[run.env])
 
 
 def train_arguments(run: Run, hyperparams: Sequence[str]) -> list[str]:
-    """
-    Write the command line of a training.
-
-    :param run: The run.
-    :param hyperparams: Instead of what the entry says, as behind ``-params``.
-    :return: What follows ``hybrid-grpo-zoo``.
-    """
+    """The command line of a training without ``hybrid-grpo-zoo``; ``hyperparams`` win over the entry, as after ``-params``."""
     steps = {**entry(run), **dict(one.split(":", 1) for one in hyperparams)}["n_timesteps"]
-    every = int(float(steps)) // EVALUATIONS
-    arguments = ["train", "--algo", run.algo, "--env", run.env, "--seed", run.seed, "--eval-freq", every]
-    overriding = ["-params", *hyperparams] if hyperparams else []
-    return [str(one) for one in (*arguments, "--device", "cpu", "-f", f"seed_{run.seed}", *overriding)]
+    arguments = ["train", "--algo", run.algo, "--env", run.env, "--seed", run.seed]
+    arguments += ["--eval-freq", int(float(steps)) // EVALUATIONS, "--device", "cpu", "-f", f"seed_{run.seed}"]
+    return [str(one) for one in (*arguments, *(["-params", *hyperparams] if hyperparams else []))]
 
 
 def train(folder: Path, arguments: Sequence[str]) -> tuple[float, float]:
-    """
-    Train, in one thread.
-
-    :param folder: Where the launcher runs; ``train.log`` is written there.
-    :param arguments: Of the launcher.
-    :return: Seconds of wall time and of CPU time.
-    :raises CommandError: if the training fails.
-    """
-    # this package, wherever it comes from
-    paths = [str(Path(sb3_hybrid_grpo.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    """Train with the launcher, in a folder and in one thread; return wall and CPU seconds. CommandError if it fails."""
     command = [sys.executable, "-m", "sb3_hybrid_grpo.zoo", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with (folder / "train.log").open("w", encoding="utf-8") as log:
-        code = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        code = subprocess.run(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT).returncode
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if code:
         raise CommandError(f"hybrid-grpo-zoo {' '.join(arguments)} ended with code {code}; see {folder / 'train.log'}")
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def play(run: Run, trained: Path) -> tuple[Any, list[float]]:
+def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[str, Any]:
     """
-    Let the final agent play as ``enjoy`` would, deterministically.
-
-    :param run: The run.
-    :param trained: The folder that the launcher made for it.
-    :return: The agent, and the reward of each of its ``EPISODES``.
+    Train with some hyperparameters in place of the entry's, let the final agent play as ``enjoy`` would, and keep both. The
+    score, which is returned, is written last: without it, a run is not done.
     """
     from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 
-    hyperparams, statistics = get_saved_hyperparams(str(trained / run.env), norm_reward=False, test_mode=True)
-    settings: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
-    env = create_test_env(run.env, 10, statistics, hyperparams=hyperparams, **settings)
-    model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
-    rewards, _ = evaluate_policy(model, env, n_eval_episodes=EPISODES, deterministic=True, return_episode_rewards=True)
-    env.close()
-    assert isinstance(rewards, list)
-    return model, rewards
-
-
-def evaluations(run: Run, trained: Path, samples_per_step: float) -> list[Evaluation]:
-    """
-    Read the learning curve.
-
-    :param run: The run.
-    :param trained: The folder that the launcher made for it.
-    :param samples_per_step: Simulator steps of an executed step.
-    :return: What it was during training.
-    """
-    saved = np.load(trained / "evaluations.npz")
-    pairs = zip(saved["timesteps"], saved["results"].mean(axis=1), strict=True)
-    return [Evaluation(run.env, run.algo, run.seed, round(n * samples_per_step), float(reward)) for n, reward in pairs]
-
-
-def do(run: Run, logs: Path, hyperparams: Sequence[str], results: ZooResults) -> Score:
-    """
-    Train, play, and add both to the results.
-
-    :param run: The run.
-    :param logs: Where trained agents are kept.
-    :param hyperparams: Instead of what the entry says.
-    :param results: Where it is added.
-    :return: How it did.
-    """
-    folder = logs / "unfinished" / str(run).replace(" ", "-")
-    shutil.rmtree(folder, ignore_errors=True)
+    name = " ".join(map(str, run))
+    unfinished = logs / "unfinished" / name.replace(" ", "-")
+    shutil.rmtree(unfinished, ignore_errors=True)
     arguments = train_arguments(run, hyperparams)
-    wall, cpu = train(output_folder(folder), arguments)
-    (trained,) = folder.glob(f"seed_{run.seed}/{run.algo}/{run.env}_1")
-    model, rewards = play(run, trained)
-    executed = model.num_timesteps
-    simulator = getattr(model, "num_simulator_steps", executed)
-    played = (float(np.mean(rewards)), float(np.std(rewards)), len(rewards))
-    score = Score(run.env, run.algo, run.seed, simulator, executed, round(wall, 1), round(cpu, 1), *played)
-    curve = evaluations(run, trained, simulator / executed)
-    kept = logs / trained.relative_to(folder)
+    seconds = train(output_folder(unfinished), arguments)
+    (trained,) = unfinished.glob(f"seed_{run.seed}/{run.algo}/{run.env}_1")
+    settings, statistics = get_saved_hyperparams(str(trained / run.env), norm_reward=False, test_mode=True)
+    shown: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
+    env = create_test_env(run.env, 10, statistics, hyperparams=settings, **shown)
+    model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
+    rewards = evaluate(model, env, EPISODES)
+    saved = np.load(trained / "evaluations.npz")
+    curve = pd.DataFrame({"simulator_steps": saved["timesteps"], "mean_reward": saved["results"].mean(axis=1)})
+    counts = (model.num_timesteps, getattr(model, "num_executed_steps", model.num_timesteps))
+    found = (*run, *counts, *(round(one, 1) for one in seconds), float(np.mean(rewards)), float(np.std(rewards)), EPISODES)
+    score = dict(zip(SCORES, found, strict=True))
+    kept = logs / trained.relative_to(unfinished)
     shutil.rmtree(kept, ignore_errors=True)
-    shutil.copy(folder / "train.log", trained)
+    shutil.copy(unfinished / "train.log", trained)
     shutil.move(trained, output_folder(kept.parent))
-    shutil.rmtree(folder)
-    made = {"hyperparams": entry(run), "made_with": {**versions(), "machine": machine()}}
-    results.add(score, curve, {"command": " ".join(["hybrid-grpo-zoo", *arguments]), **made})
+    shutil.rmtree(unfinished)
+    made = {"command": " ".join(["hybrid-grpo-zoo", *arguments]), "hyperparams": entry(run), "made_with": stamp()}
+    write_notes(folder / "runs.json", {**read_notes(folder / "runs.json"), name: made})
+    Results(folder / "curves.csv", CURVES, KEY).add(curve.assign(**run._asdict()))
+    Results(folder / "scores.csv", SCORES, KEY).add(pd.DataFrame([score]))
     return score
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Do what is missing, then write the report.
+def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Say whether scores, one per seed, are better or worse by more than noise; nothing where a single seed cannot tell."""
+    noise = STANDARD_ERRORS * math.hypot(*(float(pd.Series(one).sem()) for one in (ours, theirs)))
+    if math.isnan(noise):
+        return ""
+    difference = float(np.mean(ours) - np.mean(theirs))
+    return "not separated" if abs(difference) <= noise else "better" if difference > 0 else "worse"
 
-    :param arguments: The command line without the program's name; ``sys.argv`` by default.
-    :return: The exit code.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_hybrid_grpo.benchmark.zoo", description="HybridGRPO beside PPO in RL Baselines3 Zoo."
-    )
+
+def scores_table(scores: pd.DataFrame) -> str:
+    """Write the table of scores."""
+    cells, theirs = [], scores[scores.algo == "ppo"].groupby("env").mean_reward.apply(list)
+    ordered = scores.sort_values("seed", kind="stable").groupby(["env", "algo"])
+    for env, algo in ((env, algo) for env in dict.fromkeys(scores.env) for algo in ("ppo", ALGORITHM)):
+        if (env, algo) in ordered.groups:
+            own = ordered.get_group((env, algo))
+            means = own.mean_reward.to_list()
+            against = verdict(means, theirs.get(env, [])) if algo == ALGORITHM else ""
+            each, mean = ", ".join(f"{one:.1f}" for one in means), f"{np.mean(means):.1f} ± {own.mean_reward.sem():.1f}"
+            steps, seconds = f"{own.simulator_steps.iloc[0]:,}", f"{own.cpu_seconds.mean():.0f} s"
+            cells.append([env, steps, NAMES[algo], each, mean, against, seconds])
+    return table(["env", "simulator steps", "algorithm", "each seed", "mean ± s.e.", "against PPO", "CPU time"], cells)
+
+
+def save_report(folder: Path) -> None:
+    """Write ``README.md`` and ``curves.png``, if there is a score."""
+    scores = Results(folder / "scores.csv", SCORES, KEY).frame
+    if len(scores):
+        save_zoo(folder / "curves.png", Results(folder / "curves.csv", CURVES, KEY).frame)
+        used = "; ".join(dict.fromkeys(plain(one["made_with"]) for one in read_notes(folder / "runs.json").values()))
+        numbers = {"episodes": scores.episodes[0], "errors": STANDARD_ERRORS}
+        write_text(folder / "README.md", PAGE.format(table=scores_table(scores), made_with=used, **numbers))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    several: dict[str, Any] = {"nargs": "+"}
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
     parser.add_argument("--logs", type=Path, required=True, help="folder of the trained agents, for enjoy -f LOGS/seed_0")
-    parser.add_argument("--envs", nargs="+", default=list(ENVS), metavar="ENV_ID", help="which envs")
-    parser.add_argument("--algos", nargs="+", default=["ppo", ALGORITHM], metavar="ALGO", help="which algorithms")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="3 or 5 by default")
-    parser.add_argument("-params", "--hyperparams", nargs="+", default=[], help="instead of what the entries say, to try")
+    parser.add_argument("--envs", default=list(ENVS), metavar="ENV_ID", help="which envs (default: %(default)s)", **several)
+    parser.add_argument("--algos", default=["ppo", ALGORITHM], metavar="ALGO", help="default: %(default)s", **several)
+    parser.add_argument("--seeds", type=int, metavar="SEED", help="3 or 5 by default", **several)
+    parser.add_argument("-params", "--hyperparams", default=[], help="instead of what the entries say, to try", **several)
     parser.add_argument("--report-only", action="store_true", help="do not run anything")
-    options = parser.parse_args(arguments)
-    try:
-        require_modules(("rl_zoo3", "yaml", "matplotlib"), extra="zoo")
-        register()
-        th.set_num_threads(1)
-        results = ZooResults(output_folder(options.output))
-        runs = [
-            Run(algo, env, seed)
-            for algo in options.algos
-            for env in options.envs
-            for seed in options.seeds or range(ENVS.get(env, 3))
-        ]
-        missing = [] if options.report_only else [run for run in runs if run not in results.done]
-        for number, run in enumerate(missing, start=1):
-            print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {run} …", flush=True)
-            score = do(run, options.logs.resolve(), options.hyperparams, results)
-            print(f"  {score.mean_reward:.1f} ± {score.std_reward:.1f}, {score.wall_seconds:.0f} s", flush=True)
-        save_report(results)
-    except CommandError as error:
-        parser.error(str(error))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what is missing, then write the report; the exit code is 0."""
+    require_modules(("rl_zoo3", "yaml", "matplotlib", "tabulate"), extra="zoo")
+    register()
+    th.set_num_threads(1)
+    folder = output_folder(options.output)
+    done = Results(folder / "scores.csv", SCORES, KEY).done()
+    seeds = {env: options.seeds or range(ENVS.get(env, 3)) for env in options.envs}
+    wanted = [Run(env, algo, seed) for algo in options.algos for env in options.envs for seed in seeds[env]]
+    missing = [] if options.report_only else [one for one in wanted if one not in done]
+    for number, one in enumerate(missing, start=1):
+        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))} …", flush=True)
+        score = do(one, options.logs.resolve(), options.hyperparams, folder)
+        print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}", flush=True)
+    save_report(folder)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command("sb3_hybrid_grpo.benchmark.zoo", "python -m sb3_hybrid_grpo.benchmark.zoo", sys.argv[1:]))

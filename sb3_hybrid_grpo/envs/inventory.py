@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
@@ -15,6 +14,7 @@ from sb3_hybrid_grpo.envs.parameters import (
     is_finite,
     require,
 )
+from sb3_hybrid_grpo.envs.pictures import PicturedEnv
 
 STOCK_UNIT = 20.0
 """Units of goods that are 1 in the observation of the stock."""
@@ -22,7 +22,7 @@ ORDER_UNIT = 10.0
 """Units of goods that are 1 in the observation of an order."""
 
 
-class Inventory(gym.Env[np.ndarray, np.ndarray]):
+class Inventory(PicturedEnv[np.ndarray]):
     """
     A shop orders goods that arrive ``lead_time`` steps later, and sells them to a random demand. What is out of stock is
     backlogged: delivered later, at a cost for every step of waiting. One step, with the standard normal noise z::
@@ -49,6 +49,7 @@ class Inventory(gym.Env[np.ndarray, np.ndarray]):
     :param max_order: Units of goods that can be ordered in a step
     :param max_stock: Limit of the stock and of the backlog, in units of goods
     :param initial_stock: Units of goods in stock at the start; negative: a backlog
+    :param render_mode: None, or "rgb_array": pictures of the observation
     :raises ValueError: if an argument is not what it may be
     """
 
@@ -65,6 +66,7 @@ class Inventory(gym.Env[np.ndarray, np.ndarray]):
         max_order: float = 20.0,
         max_stock: float = 60.0,
         initial_stock: float = 10.0,
+        render_mode: str | None = None,
     ) -> None:
         check_count(lead_time=lead_time)
         check_positive(base_demand=base_demand, base_order=base_order, max_order=max_order, max_stock=max_stock)
@@ -89,6 +91,7 @@ class Inventory(gym.Env[np.ndarray, np.ndarray]):
 
         high = np.array([max_stock / STOCK_UNIT] + [max_order / ORDER_UNIT] * lead_time + [np.inf], dtype=np.float32)
         low = np.array([-max_stock / STOCK_UNIT] + [0.0] * lead_time + [-np.inf], dtype=np.float32)
+        self.render_mode = render_mode
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
         self.action_space = spaces.Box(-1.0, max_order / base_order - 1.0, (1,), dtype=np.float32)
         self._stock, self._orders, self._log_demand = self._start()

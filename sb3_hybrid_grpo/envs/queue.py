@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from sb3_hybrid_grpo.envs.parameters import check_positive, is_finite, require
+from sb3_hybrid_grpo.envs.pictures import PicturedEnv
 
 SERVICE_RATES = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.05)
 """Speeds of the ten servers, in work a unit of time."""
 
 
-class Queue(gym.Env[np.ndarray, np.int64]):
+class Queue(PicturedEnv[np.int64]):
     """
     Jobs arrive one by one; the agent sends each to a server, which works through its own jobs in the order of arrival. Times
     between arrivals are exponential (Poisson arrivals), sizes of jobs are Pareto: P(size > x) = (job_size_scale / x) to the
@@ -38,6 +38,7 @@ class Queue(gym.Env[np.ndarray, np.int64]):
     :param mean_interarrival_time: Mean time between two arrivals, in units of time
     :param job_size_shape: Shape of the Pareto distribution of sizes, above 1 (finite mean); below 2 the variance is infinite
     :param job_size_scale: Smallest size of a job, in work
+    :param render_mode: None, or "rgb_array": pictures of the observation
     :raises ValueError: if an argument is not what it may be
     """
 
@@ -47,6 +48,7 @@ class Queue(gym.Env[np.ndarray, np.int64]):
         mean_interarrival_time: float = 55.0,
         job_size_shape: float = 1.5,
         job_size_scale: float = 100.0,
+        render_mode: str | None = None,
     ) -> None:
         check_positive(
             mean_interarrival_time=mean_interarrival_time, job_size_shape=job_size_shape, job_size_scale=job_size_scale
@@ -60,6 +62,7 @@ class Queue(gym.Env[np.ndarray, np.int64]):
         self.job_size_shape = job_size_shape
         self.job_size_scale = job_size_scale
         self.mean_job_size = job_size_scale * job_size_shape / (job_size_shape - 1)
+        self.render_mode = render_mode
         self.observation_space = spaces.Box(0.0, np.inf, (rates.size + 1,), dtype=np.float32)
         self.action_space: spaces.Space[np.int64] = spaces.Discrete(rates.size)
         self._work = np.zeros(rates.size)

@@ -3,14 +3,14 @@
 import math
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from sb3_hybrid_grpo.envs.parameters import check_count, check_not_negative, check_persistence, check_positive
+from sb3_hybrid_grpo.envs.pictures import PicturedEnv
 
 
-class CartPoleSwingUp(gym.Env[np.ndarray, np.ndarray]):
+class CartPoleSwingUp(PicturedEnv[np.ndarray]):
     """
     The cart-pole of gymnasium's ``CartPole-v1`` (no friction, explicit Euler), with a continuous force and a pole that hangs
     down at the start. A step holds the force for ``n_substeps`` steps of the simulation. Reward of a step, from 0 to 1::
@@ -32,6 +32,7 @@ class CartPoleSwingUp(gym.Env[np.ndarray, np.ndarray]):
     :param time_step: Time of a substep, in s
     :param n_substeps: Substeps in a step
     :param start_noise: Standard deviation of the noise of each of the four at the start (m, m/s, rad, rad/s)
+    :param render_mode: None, or "rgb_array": pictures of the observation
     :raises ValueError: if an argument is not what it may be
     """
 
@@ -46,6 +47,7 @@ class CartPoleSwingUp(gym.Env[np.ndarray, np.ndarray]):
         time_step: float = 0.02,
         n_substeps: int = 2,
         start_noise: float = 0.1,
+        render_mode: str | None = None,
     ) -> None:
         check_positive(
             gravity=gravity,
@@ -68,6 +70,7 @@ class CartPoleSwingUp(gym.Env[np.ndarray, np.ndarray]):
         self.n_substeps = n_substeps
         self.start_noise = start_noise
         high = np.array([np.inf, np.inf, 1.0, 1.0, np.inf], dtype=np.float32)
+        self.render_mode = render_mode
         self.observation_space = spaces.Box(-high, high, dtype=np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), dtype=np.float32)
         self._position, self._speed, self._angle, self._spin = 0.0, 0.0, math.pi, 0.0

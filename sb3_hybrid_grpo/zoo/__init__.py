@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sb3_hybrid_grpo.cli import install_command
 from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 
 __all__ = ["ALGORITHM", "config_file", "register"]
@@ -13,7 +12,7 @@ ALGORITHM = "hybrid_grpo"
 
 def config_file() -> Path:
     """
-    Find the hyperparameters that ``train`` uses when no ``--conf-file`` is given.
+    Find the entries for envs that the Zoo's file for PPO does not list.
 
     :return: Their file: in the package once that is installed, beside it in a clone
     """
@@ -24,29 +23,22 @@ def config_file() -> Path:
 
 def register() -> None:
     """
-    Make ``hybrid_grpo`` known to ``rl_zoo3``: the algorithm, its tuning, and training envs that can be branched. To be called
-    before the Zoo's own functions::
+    Make ``hybrid_grpo`` known to ``rl_zoo3``: the algorithm, its entries, its tuning. Call it before the Zoo's functions::
 
         import sb3_hybrid_grpo.zoo
         from rl_zoo3.train import train
 
         sb3_hybrid_grpo.zoo.register()
         train()
-
-    :raises ImportError: if the Zoo is not installed
     """
-    try:
-        import rl_zoo3.exp_manager
-        import rl_zoo3.train
-        from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
-    except ImportError as error:
-        raise ImportError(f"RL Baselines3 Zoo cannot be imported ({error}); install with: {install_command('zoo')}") from error
-    from sb3_hybrid_grpo.zoo.manager import HybridExperimentManager
+    import rl_zoo3.train
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+
+    from sb3_hybrid_grpo.zoo.manager import experiment_manager
     from sb3_hybrid_grpo.zoo.tuning import convert_hybrid_grpo_params, sample_hybrid_grpo_params
 
     rl_zoo3.ALGOS[ALGORITHM] = HybridGRPO
     HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hybrid_grpo_params
     HYPERPARAMS_CONVERTER[ALGORITHM] = convert_hybrid_grpo_params
     # the Zoo has no table of these
-    rl_zoo3.exp_manager.ExperimentManager = HybridExperimentManager  # type: ignore[misc]
-    rl_zoo3.train.ExperimentManager = HybridExperimentManager  # type: ignore[attr-defined]
+    rl_zoo3.train.ExperimentManager = experiment_manager  # type: ignore[attr-defined, assignment]

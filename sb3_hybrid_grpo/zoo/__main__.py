@@ -6,41 +6,26 @@ import importlib
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_hybrid_grpo.cli import CommandError, require_modules
+from sb3_hybrid_grpo.commands.cli import CommandError, require_modules
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.zoo import ALGORITHM, register
 
-
-class Command(NamedTuple):
-    """
-    A command of the Zoo.
-
-    :param help: One line for ``--help``.
-    :param module: Where the Zoo has it.
-    :param function: What it calls there; None: the module is a script.
-    :param takes_algorithm: Whether it has the option ``--algo``.
-    """
-
-    help: str
-    module: str
-    function: str | None = None
-    takes_algorithm: bool = True
-
-
 COMMANDS = {
-    "train": Command("train an agent, or tune hyperparameters (--optimize)", "rl_zoo3.train", "train"),
-    "enjoy": Command("watch a trained agent", "rl_zoo3.enjoy", "enjoy"),
-    "plot_train": Command("plot the episodes of trainings", "rl_zoo3.plots", "plot_train"),
-    "all_plots": Command("plot the evaluations of trainings, and save them", "rl_zoo3.plots", "all_plots", False),
-    "plot_from_file": Command("plot what all_plots saved", "rl_zoo3.plots", "plot_from_file", False),
-    "record_video": Command("record a video of a trained agent", "rl_zoo3.record_video"),
-    "load_from_hub": Command("download a trained agent", "rl_zoo3.load_from_hub"),
-    "push_to_hub": Command("upload a trained agent", "rl_zoo3.push_to_hub"),
+    "train": ("rl_zoo3.train", "train an agent, or tune hyperparameters (--optimize)"),
+    "enjoy": ("rl_zoo3.enjoy", "watch a trained agent"),
+    "plot_train": ("rl_zoo3.plots.plot_train", "plot the episodes of trainings"),
+    "all_plots": ("rl_zoo3.plots.all_plots", "plot the evaluations of trainings, and save them"),
+    "plot_from_file": ("rl_zoo3.plots.plot_from_file", "plot what all_plots saved"),
+    "record_video": ("rl_zoo3.record_video", "record a video of a trained agent"),
+    "load_from_hub": ("rl_zoo3.load_from_hub", "download a trained agent"),
+    "push_to_hub": ("rl_zoo3.push_to_hub", "upload a trained agent"),
 }
+_WITHOUT_ALGORITHM = ("all_plots", "plot_from_file")
+_SCRIPTS = ("record_video", "load_from_hub", "push_to_hub")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,54 +35,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: The command line without the program's name; ``sys.argv`` by default.
     :return: The exit code.
     """
-    width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="hybrid-grpo-zoo",
         description="RL Baselines3 Zoo with HybridGRPO.",
-        epilog="commands (each with --help of its own):\n"
-        + "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
+        epilog="\n".join(f"{name:<16}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, help="one of those below, each with --help of its own")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the command's own options, as in the Zoo")
     typed = parser.parse_args(arguments)
-    command = COMMANDS[typed.command]
-    algorithm = ["--algo", ALGORITHM] if command.takes_algorithm else []
+    algorithm = [] if typed.command in _WITHOUT_ALGORITHM else ["--algo", ALGORITHM]
     try:
         require_modules(("rl_zoo3", "requests", "seaborn"), extra="zoo")
         register()
         # what the user types comes later, and wins
         sys.argv = [f"{parser.prog} {typed.command}", *algorithm, *typed.options]
-        run(command)
+        run(typed.command)
     except (CommandError, BranchingError) as error:
         parser.error(str(error))
     return 0
 
 
-def run(command: Command) -> None:
+def run(command: str) -> None:
     """
     Run a command of the Zoo, which reads ``sys.argv``.
 
-    :param command: The command.
+    :param command: One of ``COMMANDS``.
     """
-    if command.function is None:
-        mend_scripts()
-        runpy.run_module(command.module, run_name="__main__")
-    else:
-        getattr(importlib.import_module(command.module), command.function)()
-
-
-def mend_scripts() -> None:
-    """Change what stands in the way of the Zoo's scripts."""
     import rl_zoo3.utils
 
-    # They load agents together with their envs, which HybridGRPO makes branchable: in this process, not in those of a
-    # SubprocVecEnv.
+    # agents are loaded with their envs, which HybridGRPO makes branchable: in this process, not in those of a SubprocVecEnv
     rl_zoo3.utils.create_test_env = functools.partial(rl_zoo3.utils.create_test_env, vec_env_cls=DummyVecEnv)
-    # huggingface_sb3 has renamed a function that push_to_hub imports
-    hub = importlib.import_module("huggingface_sb3.push_to_hub")
-    if not hasattr(hub, "generate_metadata"):
-        hub.generate_metadata = lambda *arguments: hub._generate_metadata(*arguments).to_dict()  # type: ignore[attr-defined]
+    if command == "push_to_hub":  # which imports a function that huggingface_sb3 has renamed
+        hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
+        if not hasattr(hub, "generate_metadata"):
+            hub.generate_metadata = lambda *arguments: hub._generate_metadata(*arguments).to_dict()
+    path, _ = COMMANDS[command]
+    if command in _SCRIPTS:
+        runpy.run_module(path, run_name="__main__")
+        return
+    module: Any = importlib.import_module(path)
+    if command == "plot_train":
+        module.load_results = importlib.import_module("sb3_hybrid_grpo.zoo.plots").load_scaled_results
+    getattr(module, command)()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""The commands ``train`` and ``check``, and what all commands share."""

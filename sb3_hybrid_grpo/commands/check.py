@@ -1,0 +1,27 @@
+"""Show how an env is branched, whether that is exact, and what it costs."""
+
+import argparse
+from typing import Any
+
+from sb3_hybrid_grpo.branching import check_branching
+from sb3_hybrid_grpo.commands.arguments import positive_int
+from sb3_hybrid_grpo.commands.evaluation import make_env
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("env", metavar="ENV_ID", help="id of a gymnasium env, for example CartPole-v1 or module:Env-v0")
+    for name, default, text in (
+        ("n-samples", 4, "N, the members of a group"),
+        ("branch-horizon", 64, "K, steps between forks"),
+    ):
+        parser.add_argument(f"--{name}", type=positive_int, default=default, help=f"{text} (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the report; the exit code is 1 for an env that cannot be branched."""
+    made: Any = make_env(options.env, n_envs=1, seed=0)
+    report = check_branching(made.envs[0], options.n_samples, options.branch_horizon)
+    print(report)
+    made.close()
+    return 0 if report.is_exact else 1

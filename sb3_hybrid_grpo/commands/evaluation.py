@@ -1,0 +1,80 @@
+"""Envs, and the evaluation of a policy in them, beside a random one."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_hybrid_grpo.commands.cli import CommandError, install_command
+
+
+def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
+    """
+    Make monitored envs in this process; the seed is that of the first, the others count up.
+
+    :raises CommandError: if there is no such env, or a package that it needs is missing
+    """
+    try:
+        return make_vec_env(env_id, n_envs=n_envs, seed=seed)
+    except gym.error.DependencyNotInstalled as error:
+        raise CommandError(
+            f"The env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, "
+            f"for Box2D envs: {install_command('box2d')}"
+        ) from error
+    except gym.error.Error as error:
+        raise CommandError(
+            f"Received the env {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
+            "for one that your own module registers, module:Env-v0"
+        ) from error
+    except ImportError as error:
+        raise CommandError(f"Received the env {env_id!r}, but an import failed: {error}") from error
+
+
+def default_policy(observation_space: gym.Space[Any]) -> str:
+    """The name of SB3's policy for an observation space."""
+    if isinstance(observation_space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(observation_space) else "MlpPolicy"
+
+
+def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
+    """Put envs under the statistics of observations that a model was trained with; rewards stay the env's own."""
+    trained = model.get_vec_normalize_env()
+    if trained is None:
+        return env
+    normalized = VecNormalize(env, training=False, norm_reward=False)
+    normalized.obs_rms = trained.obs_rms  # read only: training=False
+    return normalized
+
+
+class RandomPolicy:
+    """Draws actions from the action space, whatever it sees."""
+
+    def __init__(self, env: VecEnv, seed: int) -> None:
+        self._n_envs, self._space = env.num_envs, env.action_space
+        self._space.seed(seed)
+
+    def predict(self, observation: Any, state: Any = None, **_: Any) -> tuple[npt.NDArray[Any], Any]:
+        """Draw one action per env; see ``BaseAlgorithm.predict``."""
+        return np.array([self._space.sample() for _ in range(self._n_envs)]), state
+
+
+def evaluate(policy: BaseAlgorithm | RandomPolicy, env: VecEnv, episodes: int) -> list[float]:
+    """
+    Run whole episodes with the deterministic policy.
+
+    :param policy: The policy.
+    :param env: Monitored envs of its own, with the training's observation statistics if there are any; closed at the end.
+    :param episodes: How many.
+    :return: The undiscounted reward of each, as the env gave it.
+    """
+    acting: Any = policy  # SB3 asks for no more than predict()
+    rewards, _ = evaluate_policy(acting, env, episodes, deterministic=True, return_episode_rewards=True)
+    env.close()
+    return [float(reward) for reward in np.asarray(rewards)]

@@ -1,0 +1,80 @@
+r"""
+Variance of the policy gradient of a grouped rollout, against that of as many independent steps: pure numpy, no state.
+
+The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+class GradientVariances(NamedTuple):
+    """
+    Variances of estimates of one policy gradient, traces of covariance matrices.
+
+    :param grouped: Of a group of N members, each less the group's baseline
+    :param independent: Of N members that share nothing, with the critic's baseline alone
+    """
+
+    grouped: float
+    independent: float
+
+
+def gradient_variances(
+    scores_TENA: FloatArray,
+    features_TENH: FloatArray,
+    advantages_TEN: FloatArray,
+    plain_TEN: FloatArray,
+    forks_TE: npt.NDArray[np.bool_],
+) -> GradientVariances | None:
+    r"""
+    Estimate both variances from one grouped rollout.
+
+    A unit u is the time between two forks of a whole group in one env. The gradient of member m in it, with respect to the
+    last layer of the actor, is
+
+    .. math::
+        g_{u,m}(A) = \frac{1}{\sqrt{L_u}} \sum_{t \in u} A_t^m \; score(a_t^m) \otimes features(s_t^m)
+
+    with the length :math:`L_u`, so that units of different lengths vary alike. Then, with A the advantages after the group
+    baseline and :math:`A^0` before it,
+
+    .. math::
+        grouped = Var_u\Big(\frac{1}{N}\sum_m g_{u,m}(A)\Big), \qquad
+        independent = \frac{1}{N} \cdot \frac{1}{N}\sum_m Var_u\big(g_{u,m}(A^0)\big)
+
+    Both are divided by the mean square of :math:`A^0`, as PPO divides advantages by their standard deviation: else a rollout
+    of large advantages would rule an average over rollouts. Their ratio ρ, each averaged over rollouts, says that independent
+    steps need 1/ρ times the samples for a gradient that is as good. Members without anything in common and without a group baseline have ρ = 1. A noise that moves the returns of all
+    members of a group alike, and that only the baseline removes, has ρ near 0.
+
+    :param scores_TENA: Gradient of the log-probability of each action with respect to the A parameters of its distribution
+    :param features_TENH: The H inputs of the actor's last layer; ones of shape (T, E, N, 1) where they are not known
+    :param advantages_TEN: Advantages after the group baseline
+    :param plain_TEN: Advantages before it
+    :param forks_TE: Steps at which all siblings of an env have just forked
+    :return: The variances; None with fewer than two units, or where all advantages are zero
+    """
+    grouped, independent = [], []
+    for e in range(forks_TE.shape[1]):
+        starts = np.flatnonzero(forks_TE[:, e] | (np.arange(len(forks_TE)) == 0))
+        for start, end in zip(starts, [*starts[1:], len(forks_TE)], strict=True):
+            scores, features = scores_TENA[start:end, e], features_TENH[start:end, e]
+            both = np.stack([advantages_TEN[start:end, e], plain_TEN[start:end, e]])
+            gradients = np.einsum("xtn,tna,tnh->xnah", both, scores, features, optimize=True) / np.sqrt(end - start)
+            grouped.append(gradients[0].mean(axis=0).ravel())
+            independent.append(gradients[1].reshape(gradients.shape[1], -1))
+    scale = float(np.mean(np.square(plain_TEN, dtype=np.float64)))
+    if len(grouped) < 2 or scale == 0:
+        return None
+    n_members = advantages_TEN.shape[2]
+    return GradientVariances(_trace(np.array(grouped)) / scale, _trace(np.array(independent)) / n_members**2 / scale)
+
+
+def _trace(estimates: FloatArray) -> float:
+    """Trace of the covariance over the first axis, summed over all others."""
+    return float(((estimates - estimates.mean(axis=0)) ** 2).sum(dtype=np.float64) / (len(estimates) - 1))

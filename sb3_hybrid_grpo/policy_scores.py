@@ -1,0 +1,104 @@
+"""Scores of a policy's actions: the gradients of their log-probabilities, without a backward pass."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch as th
+from stable_baselines3.common.distributions import Distribution
+from torch.distributions import Bernoulli, Categorical, Normal
+from torch.nn import functional as F
+
+from sb3_hybrid_grpo.gradient_variance import GradientVariances, gradient_variances
+
+_ROWS = 4096  # of a forward pass, for images would fill the memory
+
+
+def scores_of(distribution: Distribution, actions: th.Tensor) -> th.Tensor | None:
+    r"""
+    Differentiate log-probabilities with respect to a distribution's parameters.
+
+    Gaussian: :math:`(a - \mu) / \sigma^2`, with respect to the mean. Categorical and Bernoulli: the action (one-hot) minus its
+    probabilities, with respect to the logits.
+
+    :param distribution: SB3's distribution of B actions
+    :param actions: The actions, ``(B, action_dim)``
+    :return: ``(B, parameters)``; None for a distribution of another kind
+    """
+    parts: Any = (
+        getattr(distribution, "distributions", None) or distribution.distribution
+    )  # sb3-contrib has several masked ones
+    if isinstance(parts, Normal):
+        bijector = getattr(distribution, "bijector", None)  # of squashed actions
+        unsquashed = actions if bijector is None else bijector.inverse(actions)
+        return (unsquashed - parts.loc) / parts.scale**2
+    if isinstance(parts, Bernoulli):
+        return actions - parts.probs
+    columns = parts if isinstance(parts, list) else [parts]
+    if not all(isinstance(part, Categorical) for part in columns):
+        return None
+    chosen = actions.long()
+    scores = [F.one_hot(chosen[:, i], part.logits.shape[-1]) - part.probs for i, part in enumerate(columns)]
+    return th.cat(scores, dim=-1)
+
+
+def scores_and_features(
+    policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution]
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    Evaluate the actions of a rollout, before the buffer is flattened.
+
+    :param policy: The policy that has made the rollout
+    :param buffer: The rollout buffer
+    :param distribution_of: Gives the policy's distribution for the observations of some steps
+    :return: Scores ``(T, N * E, parameters)`` and the inputs of the actor's last layer ``(T, N * E, features)``, ones where
+        the policy has no ``action_net``; None for a distribution of an unknown kind
+    """
+    n_steps, n_columns = buffer.values.shape
+    seen: list[th.Tensor] = []
+    scores: list[np.ndarray] = []
+    features: list[np.ndarray] = []
+    last_layer = getattr(policy, "action_net", None)
+    hook = None if last_layer is None else last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    size = max(1, _ROWS // n_columns)
+    try:
+        for start in range(0, n_steps, size):
+            steps = slice(start, start + size)
+            with th.no_grad():
+                distribution = distribution_of(_flat(buffer, buffer.observations, steps), steps)
+                of_rows = scores_of(distribution, _flat(buffer, buffer.actions, steps))
+            if of_rows is None:
+                return None
+            scores.append(of_rows.cpu().numpy())
+            features.append(seen.pop().cpu().numpy() if seen else np.ones((len(of_rows), 1), dtype=np.float32))
+    finally:
+        if hook is not None:
+            hook.remove()
+    of_scores, of_features = (np.concatenate(one).reshape(n_steps, n_columns, -1) for one in (scores, features))
+    return of_scores, of_features
+
+
+def measured_variances(
+    policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution]
+) -> GradientVariances | None:
+    """
+    Measure the variance of the policy gradient of a grouped rollout, see :mod:`sb3_hybrid_grpo.gradient_variance`.
+
+    :param policy: The policy that has made the rollout
+    :param buffer: The rollout buffer, with the advantages of the estimator "hybrid"
+    :param distribution_of: As in :func:`scores_and_features`
+    :return: The variances; None where they cannot be known
+    """
+    found = scores_and_features(policy, buffer, distribution_of)
+    if found is None:
+        return None
+    scores_TENA, features_TENH = map(buffer.as_TEN, found)
+    forks_TE = buffer.as_TEN(buffer.episode_starts)[:, :, 1:].all(axis=2)
+    return gradient_variances(scores_TENA, features_TENH, buffer.as_TEN(buffer.advantages), buffer.plain_TEN, forks_TE)
+
+
+def _flat(buffer: Any, array: Any, steps: slice) -> Any:
+    """Rows of some steps, step by step; key by key of a dict."""
+    if isinstance(array, dict):
+        return {key: _flat(buffer, value, steps) for key, value in array.items()}
+    return buffer.to_torch(array[steps].reshape(-1, *array.shape[2:]))

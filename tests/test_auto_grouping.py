@@ -1,0 +1,176 @@
+"""``branch_horizon="auto"``: grouped rollouts while the measured gradient says that they pay, as long as it says."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given
+from hypothesis import strategies as st
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.gradient_variance import GradientVariances
+
+
+def measured(ratio: float) -> GradientVariances:
+    return GradientVariances(ratio, 1.0)
+
+
+def run(auto: AutoGrouping, ratios: list[float | None]) -> list[bool]:
+    """What is decided, rollout by rollout, where a grouped one would measure these."""
+    decided = []
+    for ratio in ratios:
+        grouped = auto.next_is_grouped()
+        decided.append(grouped)
+        auto.observe(4 if grouped else 1, measured(ratio) if grouped and ratio is not None else None)
+    return decided
+
+
+def test_without_noise_rollouts_are_single_but_for_ever_rarer_probes() -> None:
+    probes = np.flatnonzero(run(AutoGrouping(), [1.0] * 70))
+    assert probes.tolist() == [4, 13, 30, 63]  # after 4, 8, 16 and 32 single ones
+
+
+def test_two_low_probes_find_noise_that_no_step_draws() -> None:
+    auto = AutoGrouping()
+    assert np.flatnonzero(run(auto, [0.2] * 16)).tolist() == [4, 13, 14, 15]
+    assert not auto.noise_seen
+    once = AutoGrouping()
+    assert not any(run(once, [0.2] * 5 + [1.0] * 20)[14:])
+
+
+def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
+    auto = AutoGrouping()
+    auto.see_noise()
+    assert run(auto, [0.2] * 5) == [True] * 5
+    decided = run(auto, [1.0] * 20)
+    assert decided[0] and not decided[-1]
+
+
+@given(st.lists(st.floats(0.46, 0.59), min_size=1, max_size=30))
+def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
+    grouped = AutoGrouping()
+    grouped.see_noise()
+    assert all(run(grouped, list(ratios)))
+    single = AutoGrouping(next_probe=1)
+    run(single, list(ratios))
+    assert not single.grouped
+
+
+def test_averages_are_taken_of_numerator_and_denominator() -> None:
+    auto = AutoGrouping()
+    assert auto.ratio is None
+    auto.observe(4, GradientVariances(1.0, 2.0))
+    assert auto.ratio == pytest.approx(0.5)
+    auto.observe(4, GradientVariances(6.0, 2.0))
+    assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
+    auto.observe(4, None)  # not measured: nothing is learned
+    assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "longest", "shortest", "length"),
+    [(None, 512, 128, 512), (0.5, 512, 128, 256), (0.01, 512, 128, 128), (3.0, 512, 128, 512), (0.2, 64, 128, 64)],
+)
+def test_a_rollout_is_as_long_as_its_gradient_needs(ratio: Any, longest: int, shortest: int, length: int) -> None:
+    auto = AutoGrouping()
+    if ratio is not None:
+        auto.observe(4, measured(ratio))
+    assert auto.length(longest, shortest) == length
+
+
+class Path(gym.Env[Any, Any]):
+    """
+    Follow a path that nobody sees ahead. Its steps are drawn in reset, or in every step, or there is none.
+
+    :param drawn: "in reset", "in step" or "never"
+    """
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, drawn: str) -> None:
+        self.drawn, self.t, self.ahead = drawn, 0, np.zeros(1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.t = 0
+        if self.drawn == "in reset":
+            self.ahead = self.np_random.normal(size=200)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        noise = 0.0
+        if self.drawn == "in reset":
+            noise = float(self.ahead[self.t])
+        elif self.drawn == "in step":
+            noise = float(self.np_random.normal())
+        self.t += 1
+        reward = 20 * noise - float(action[0]) ** 2
+        return np.array([self.t / 200], np.float32), reward, False, self.t >= 200, {}
+
+
+class Lengths(BaseCallback):
+    """Notes the members and the executed steps of every rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rollouts: list[tuple[int, int]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer: Any = self.locals["rollout_buffer"]
+        self.rollouts.append((buffer.n_samples, buffer.buffer_size))
+
+
+def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, list[tuple[int, int]]]:
+    seen = Lengths()
+    options: dict[str, Any] = {"n_steps": 256, "n_epochs": 1, "seed": 0, **kwargs}
+    model = HybridGRPO("MlpPolicy", make_vec_env(lambda: Path(drawn), n_envs=2), **options)
+    return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
+
+
+def test_a_path_drawn_in_reset_is_found_by_the_second_probe() -> None:
+    model, rollouts = trained("in reset", rollouts=16)
+    assert [members for members, _ in rollouts] == [1] * 4 + [4] + [1] * 8 + [4] * 3
+    assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45
+
+
+def test_noise_in_steps_is_grouped_from_the_beginning() -> None:
+    _, rollouts = trained("in step", rollouts=4)
+    assert rollouts[-1][0] == 4 and sum(members == 1 for members, _ in rollouts) <= 1
+
+
+def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_with_that(tmp_path: Any) -> None:
+    model, rollouts = trained("in step", rollouts=2, n_steps=1024, branch_horizon=64)
+    lengths = [length for _, length in rollouts]
+    assert lengths[0] == 256 and lengths[-1] == 128
+    assert len(lengths) > 2  # more updates for as many steps of the simulator
+    model.save(tmp_path / "model")
+    loaded = HybridGRPO.load(tmp_path / "model", env=model.get_env())
+    seen = Lengths()
+    loaded.learn(1024, callback=seen, reset_num_timesteps=False)
+    assert seen.rollouts[0] == (4, 128)
+
+
+@pytest.mark.parametrize(("adapt", "shortest"), [(False, 256), (32, 32), (200, 200)])
+def test_how_short_rollouts_become_can_be_chosen(adapt: Any, shortest: int) -> None:
+    _, rollouts = trained("in step", 2, n_steps=1024, branch_horizon=16, adapt_rollouts=adapt)
+    assert min(length for _, length in rollouts) == shortest
+
+
+def test_a_rollout_has_at_least_two_minibatches() -> None:
+    _, rollouts = trained("in step", 2, n_steps=1024, branch_horizon=16, adapt_rollouts=1, batch_size=512)
+    assert min(length for _, length in rollouts) == 128  # of 2 envs with 4 members each
+
+
+@pytest.mark.parametrize("adapt", [0, -3, 1.5, "long"])
+def test_other_lengths_are_refused(adapt: Any) -> None:
+    with pytest.raises(ValueError, match=r"Received adapt_rollouts=.*True, False, or the least number of executed steps"):
+        HybridGRPO("MlpPolicy", make_vec_env(lambda: Path("never")), adapt_rollouts=adapt)
