@@ -3,6 +3,7 @@
 import array
 import collections
 import functools
+import operator
 import random
 import sys
 import types
@@ -39,7 +40,7 @@ def build(numbers: random.Random, size: int = 12) -> list[Any]:
 
 def _new(numbers: random.Random, made: list[Any]) -> Any:
     some = numbers.choice(made)
-    kinds = (
+    kinds: Any = (
         *(kind for kind in _CONTAINERS for _ in range(2)),
         *(Slots, types.SimpleNamespace, random.Random, np.random.default_rng),
         *(lambda: collections.defaultdict(list), lambda: np.zeros(4), lambda: np.empty(3, object)),
@@ -47,7 +48,12 @@ def _new(numbers: random.Random, made: list[Any]) -> Any:
         *(lambda: functools.partial(max, 0, some), lambda: weakref.ref(some) if isinstance(some, Node) else [some]),
         *(lambda: iter([1, some]), lambda: memoryview(bytearray(4)), lambda: np.ma.masked_equal([1.0, 2.0], 2.0)),
         *(lambda: some[1:] if isinstance(some, np.ndarray) and some.size > 1 else np.arange(6.0).reshape(2, 3).T,),
-        *(lambda: np.zeros(2, dtype=[("x", float)]), lambda: (lambda: some), lambda: [].append, lambda: {some} if _hashes(some) else 1),
+        *(
+            lambda: np.zeros(2, dtype=[("x", float)]),
+            lambda: lambda: some,
+            lambda: [].append,
+            lambda: {some} if _hashes(some) else 1,
+        ),
     )
     return numbers.choice(kinds)()
 
@@ -100,7 +106,7 @@ def _take(target: Any) -> None:
         target.popitem()
 
 
-def picture(obj: Any, seen: dict[int, int]) -> Any:
+def picture(obj: Any, seen: dict[int, int]) -> Any:  # noqa: C901  one case a type
     """Contents, order and identities of all that is reachable, without addresses."""
     if id(obj) in seen:
         return ("seen", seen[id(obj)])
@@ -137,7 +143,8 @@ def picture(obj: Any, seen: dict[int, int]) -> Any:
     elif isinstance(obj, types.BuiltinMethodType):
         parts = [picture(obj.__self__, seen)]
     elif isinstance(obj, type(iter([]))):
-        parts = [obj.__length_hint__(), picture(obj.__reduce__()[1] if obj.__length_hint__() else (), seen)]
+        left = operator.length_hint(obj)
+        parts = [left, picture(obj.__reduce__()[1] if left else (), seen)]
     attributes = obj.__dict__ if hasattr(obj, "__dict__") and not isinstance(obj, types.FunctionType | np.ndarray) else {}
     return kind, parts, [(name, picture(value, seen)) for name, value in attributes.items()]
 

@@ -85,11 +85,11 @@ def test_an_emulator_is_used_again_unless_it_runs_another_game() -> None:
         if game is not None:
             ale.loadROM(game)
         copied = CopiedEnv(env, copied)
-        emulators.append(copied.env.unwrapped.ale)  # type: ignore[attr-defined]
+        emulators.append(copied.env.unwrapped.ale)
     assert emulators[0] is emulators[1] is not emulators[2]
     assert emulators[2].getString("rom_file") == str(other)
     ale.setInt("max_num_frames_per_episode", 9)
-    assert CopiedEnv(env, copied).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9  # type: ignore[attr-defined]
+    assert CopiedEnv(env, copied).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9
 
 
 def test_an_emulator_that_makes_sounds_is_not_copied() -> None:

@@ -1,7 +1,5 @@
 """Copies of envs: exact, and of their own, whatever the env is made of."""
 
-import importlib
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 
 from sb3_hybrid_grpo.branching import fork_env
-from sb3_hybrid_grpo.branching.copier import Copier
 from tests.object_graphs import examine
 from tests.stateful_envs import STATES, Noisy, noisy, play
 from tests.typed_envs import TYPES, env_with
@@ -46,7 +43,7 @@ def test_objects_of_many_types_are_copied(name: str) -> None:
     assert_copies_are_exact(lambda: env_with(TYPES[name]))
 
 
-def _pygame() -> Noisy:
+def _pygame() -> Any:
     pygame = pytest.importorskip("pygame")
     env: Any = Noisy()
     env.rect, env.pos, env.group = pygame.Rect(0, 0, 4, 4), pygame.Vector2(0, 0), pygame.sprite.Group()
@@ -69,7 +66,7 @@ def _pygame() -> Noisy:
     return env
 
 
-def _pandas() -> Noisy:
+def _pandas() -> Any:
     pd = pytest.importorskip("pandas")
     env: Any = Noisy()
     env.table = pd.DataFrame({"close": np.arange(9.0), "name": list("abcdefghi"), "when": pd.date_range("2020", periods=9)})
@@ -83,13 +80,15 @@ def _pandas() -> Noisy:
         env.series.iloc[1] += 2
         env.lists.iloc[0].append(1)
         env.n = getattr(env, "n", 0) + 1
-        return float(env.table["close"].sum() + env.series.sum() + len(env.lists.iloc[0]) + env.at[env.n % 9]["close"] + len(env.kinds))
+        return float(
+            env.table["close"].sum() + env.series.sum() + len(env.lists.iloc[0]) + env.at[env.n % 9]["close"] + len(env.kinds)
+        )
 
     env.change = change
     return env
 
 
-def _networkx() -> Noisy:
+def _networkx() -> Any:
     networkx = pytest.importorskip("networkx")
     env: Any = Noisy()
     env.graph, env.nodes = networkx.DiGraph(), [object(), Noisy()]

@@ -133,7 +133,7 @@ def test_a_training_that_goes_on_leaves_siblings_where_they_are() -> None:
 
 def test_one_member_is_the_env_itself() -> None:
     groups = Groups(DummyVecEnv([Line]), 1, 64)
-    last = groups.env.reset()
+    last: Any = groups.env.reset()
     groups.start(True)
     step = groups.step(np.array([[6]]))
     assert groups.observations(last).tolist() == last.tolist()

@@ -199,7 +199,9 @@ def test_the_watch_finds_what_shows_late() -> None:
         _step(env, [0, 1], forks=t % 8 == 0)
         env.step(0)
     assert not maker.forks
-    with pytest.warns(UserWarning, match=r"a copy played the same actions differently: observation\[1\]: .* step \d+ after a fork"):
+    with pytest.warns(
+        UserWarning, match=r"a copy played the same actions differently: observation\[1\]: .* step \d+ after a fork"
+    ):
         for t in range(32):
             _step(env, [0, 1], forks=t % 8 == 0)
             env.step(0)
@@ -208,7 +210,7 @@ def test_the_watch_finds_what_shows_late() -> None:
 
 @pytest.mark.parametrize("change", ["method", "attribute", "unwrapped"])
 def test_who_changes_the_env_does_not_trip_the_watch(change: str) -> None:
-    env = make_branchable(TimeLimit(Noisy(lambda one: one.gain), 50))
+    env = make_branchable(TimeLimit(Noisy(lambda one: vars(one)["gain"]), 50))
     inner: Any = env.unwrapped
     inner.gain = 1.0
     inner.set_gain = lambda gain: setattr(inner, "gain", gain)
@@ -261,4 +263,4 @@ def test_envs_whose_unwrapped_is_something_else() -> None:
     env.reset(seed=0)
     assert env.get_wrapper_attr("check_siblings")() is None
     assert isinstance(_step(env, [1, 2]), SiblingSteps)
-    assert type(env.unwrapped) is Core
+    assert isinstance(env.unwrapped, Core)

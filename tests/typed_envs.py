@@ -72,7 +72,11 @@ class Cached:
 def _iterators(env: Any) -> Change:
     env.count, env.cycle = itertools.count(3, 2), itertools.cycle([1.0, -1.0, 0.5])
     env.chain, env.islice = itertools.chain([1.0] * 40, [2.0] * 400), itertools.islice([3.0] * 900, 0, 800, 2)
-    env.zipped, env.mapped, env.back = zip(range(500), range(500), strict=False), map(abs, range(-400, 0)), reversed([0.5] * 500)
+    env.zipped, env.mapped, env.back = (
+        zip(range(500), range(500), strict=False),
+        map(abs, range(-400, 0)),
+        reversed([0.5] * 500),
+    )
     env.items = list(range(500))
     env.shared = iter(env.items)
 

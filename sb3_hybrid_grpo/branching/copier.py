@@ -1,12 +1,13 @@
 """
 Copies object graphs: one rule for each type, by public APIs alone.
 
-``copy.deepcopy`` cannot do it: where a class says how it is pickled (gymnasium's ``EzPickle``) it builds a new env, silently in
-another state. Here every object is copied by what it is made of, and an object that no rule knows is refused by name.
+``copy.deepcopy`` cannot do it: where a class says how it is pickled (gymnasium's ``EzPickle``) it builds a new env, silently
+in another state. Here every object is copied by what it is made of, and an object that no rule knows is refused by name.
 """
 
 import array
 import collections
+import copy
 import datetime
 import decimal
 import enum
@@ -53,7 +54,7 @@ class Copier:
         self.memo: dict[int, Any] = {id(one): one for one in shared} if shared else {}
         self.originals: list[Any] = []
         """What was copied. It is kept, so that ids stay its own."""
-        self.reuse = {} if reuse is None else reuse
+        self.reuse: dict[int, Any] = {} if reuse is None else reuse
         self.natives: dict[int, tuple[Any, Any]] = {}
         """Simulators and generators by the id of the original: the original and its copy."""
         self.swapped: list[tuple[engines.Shared, Any]] = []
@@ -62,7 +63,7 @@ class Copier:
         """What the copy has weak references to."""
 
     def __call__(self, obj: Any) -> Any:
-        kind = type(obj)
+        kind: Any = type(obj)
         if kind in ATOMS:
             return obj
         made = self.memo.get(id(obj), self)
@@ -94,6 +95,49 @@ class Survey:
         self._reuse = copier.natives
         natives = copier.natives.values()
         return [one for one, _ in natives if isinstance(one, native.GENERATORS)], [one for one, made in natives if one is made]
+
+
+def _copy_seed_sequence(c: Copier, obj: Any) -> Any:
+    """What generators are seeded with."""
+    return copy.deepcopy(obj)
+
+
+def _copy_bit_generator(c: Copier, obj: Any) -> Any:
+    """A bit generator, with what it spawns others from."""
+
+    known, seeds = c.reuse.get(id(obj)), obj.seed_seq
+    spawned = getattr(seeds, "n_children_spawned", None)
+    if known is not None and known[0] is obj and getattr(known[1].seed_seq, "n_children_spawned", None) == spawned:
+        made = known[1]
+    else:
+        made = type(obj)(c(seeds)) if type(seeds) is np.random.SeedSequence else copy.deepcopy(obj)
+    made.state = obj.state
+    c.natives[id(obj)] = (obj, made)
+    return made
+
+
+def _copy_generator(c: Copier, obj: Any) -> Any:
+    """A Generator. Two that share a bit generator do so in the copy."""
+    bits = c(obj.bit_generator)
+    known: Any = c.reuse.get(id(obj))
+    is_fit = known is not None and known[0] is obj and known[1].bit_generator is bits
+    made = known[1] if is_fit else np.random.Generator(bits)
+    c.natives[id(obj)] = (obj, made)
+    return made
+
+
+def _copy_old_generator(c: Copier, obj: Any) -> Any:
+    """A RandomState or a Random; those of the whole process are shared, see :mod:`global_state`."""
+    if obj is native.PROCESS_WIDE_NUMPY or obj is native.PROCESS_WIDE_PYTHON:
+        return obj
+
+    def make(generator: Any, reuse: Any) -> Any:
+        if reuse is None:
+            return copy.deepcopy(generator)
+        native.set_state(reuse, native.state_of(generator))
+        return reuse
+
+    return native.remember_native(c, obj, make)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -133,7 +177,7 @@ _RULES: dict[Any, Rule] = {
     tuple: python.copy_tuple,
     **dict.fromkeys((set, frozenset), python.copy_set),
     np.ndarray: native.copy_array,
-    np.random.Generator: native.copy_generator,
+    np.random.Generator: _copy_generator,
     types.FunctionType: python.copy_function,
     types.MethodType: python.copy_method,
     types.CellType: python.copy_cell,
@@ -151,16 +195,16 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys((bytearray, array.array), lambda c, obj: obj[:]),
     **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), python.copy_plain_space),
     **dict.fromkeys((python.LOCK, python.RLOCK), python.copy_lock),
-    np.random.SeedSequence: native.copy_seed_sequence,
-    np.random.RandomState: native.copy_old_generator,
+    np.random.SeedSequence: _copy_seed_sequence,
+    np.random.RandomState: _copy_old_generator,
 }
 _BASES: dict[Any, Rule] = {
     gym.Space: python.copy_space,
     np.ndarray: native.copy_array,
     np.void: native.copy_record,
     np.ufunc: python.copy_ufunc,
-    np.random.BitGenerator: native.copy_bit_generator,
-    random.Random: native.copy_old_generator,
+    np.random.BitGenerator: _copy_bit_generator,
+    random.Random: _copy_old_generator,
     **dict.fromkeys((enum.Enum, type, np.generic, np.dtype, range, slice, property, staticmethod), native.share),
     **dict.fromkeys((classmethod, type(...), type(NotImplemented), types.ModuleType, types.CodeType), native.share),
     **dict.fromkeys((types.GenericAlias, types.MethodDescriptorType, types.WrapperDescriptorType), native.share),

@@ -21,12 +21,7 @@ ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float6
 
 
 class CannotCopyError(TypeError):
-    """
-    An object that no rule copies. A forked process has a copy of it all the same.
-
-    :param reason: Why, as the end of a sentence that begins with the path to the object
-    :param obj: The object
-    """
+    """An object that no rule copies, and why: the end of a sentence that begins with the path to it. A fork has it, too."""
 
     def __init__(self, reason: str, obj: Any = None) -> None:
         super().__init__(reason)
@@ -34,13 +29,7 @@ class CannotCopyError(TypeError):
 
 
 class RefusedError(CannotCopyError):
-    """
-    An object that a forked process would share with its parent, or lack.
-
-    :param reason: As above
-    :param obj: The object
-    :param advice: What to do instead
-    """
+    """An object that a forked process would share with its parent, or lack, and what to do instead."""
 
     def __init__(self, reason: str, obj: Any, advice: str) -> None:
         super().__init__(reason, obj)
@@ -53,11 +42,9 @@ class RefusedError(CannotCopyError):
 @runtime_checkable
 class SupportsBranching(Protocol):
     """
-    The hook of an env that knows best how to save itself.
-
-    An env (or wrapper) with these two methods is shared by all members of a group, with everything that it holds. Each member
-    has a saved state of its own, which is put in for the length of a call. Its ``np_random`` is saved besides, so the hook may
-    leave that out; any other generator of random numbers belongs to the state.
+    The hook of an env that knows best how to save itself. An env (or wrapper) with these two methods is shared by all members
+    of a group, with everything that it holds; each member's state is put in for the length of a call. Its ``np_random`` is
+    saved besides, so the hook may leave that out; any other generator of random numbers belongs to the state.
 
     Example::
 
@@ -70,18 +57,10 @@ class SupportsBranching(Protocol):
     """
 
     def save_state(self) -> Any:
-        """
-        Save everything that the future of the env depends on.
-
-        :return: The state. It is restored any number of times, so ``restore_state`` must not consume it.
-        """
+        """Save everything that the future of the env depends on. It is restored any number of times, and not consumed."""
 
     def restore_state(self, state: Any) -> None:
-        """
-        Put the env back into a saved state, in place.
-
-        :param state: What ``save_state`` returned
-        """
+        """Put the env back, in place, into what ``save_state`` returned."""
 
 
 class Shared(NamedTuple):

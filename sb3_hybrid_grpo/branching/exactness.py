@@ -23,7 +23,7 @@ from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, changed, digest, process_wide_generators
 from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
-from sb3_hybrid_grpo.branching.wrapper_chain import innermost, is_skipped, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import is_masked, lazy_holders
 
 POINTS, STEPS = 4, 10
 """From how many states an env plays, and how many steps."""
@@ -60,13 +60,19 @@ class Finding(NamedTuple):
 
 
 def examine(
-    env: gym.Env[Any, Any],
-    make: Callable[[Any], Any],
-    streams: MemberState | None,
-    around: Surroundings,
-    shared: dict[str, Any],
+    env: Any, make: Callable[[Any], Any], streams: MemberState | None, around: Surroundings, shared: dict[str, Any]
 ) -> Finding:
-    """Check siblings of an env. The env is afterwards what it was."""
+    """
+    Check siblings of an env, which is afterwards what it was.
+
+    :param env: The env, without recorders on top
+    :param make: Makes a sibling of it, given an earlier one that is not needed any more
+    :param streams: The env's own streams of random numbers
+    :param around: What its code refers to
+    :param shared: Objects that other envs hold, too, by name
+    :return: What was found
+    :raises BranchingError: if the env hangs or dies in a fork
+    """
     check = _Check(env, make, streams, around, shared)
     fork = Fork(check.run, ANSWER_WITHIN, functools.partial(_show_progress, env))
     try:
@@ -78,8 +84,7 @@ def examine(
 
 def _show_progress(env: Any, seconds: float) -> None:
     if seconds > 2 and sys.stderr is not None:
-        done = min(int(4 * seconds), 40)
-        bar = "#" * done + "." * (40 - done)
+        bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
         sys.stderr.write(f"\rChecking whether siblings of {env} are exact [{bar}] {seconds:.0f} s ")
         sys.stderr.flush()
 
@@ -113,9 +118,8 @@ class _Check:
                 return found._replace(noisy=finding.noisy, lazy=lazy, draws=draws)
             if time.perf_counter() > end:
                 break
-        difference = _outside(self._play_to_the_end(end)) if time.perf_counter() < end else None
-        now = self._digests_of_shared()
-        return finding._replace(difference=difference, shared=tuple(name for name in shared if shared[name] != now[name]))
+        changes, now = self._play_to_the_end(end), self._digests_of_shared()
+        return finding._replace(difference=_outside(changes), shared=tuple(one for one in shared if shared[one] != now[one]))
 
     def _wide(self) -> list[bytes | None]:
         objects = [(one.shared.obj, one.shared.save) for one in self.watched]
@@ -181,7 +185,7 @@ class _Check:
 
     def _play_to_the_end(self, end: float) -> list[str]:
         """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
-        if self.siblings[0].kind == "forked":  # what it changes is its own
+        if time.perf_counter() > end or self.siblings[0].kind == "forked":  # what a fork changes is its own
             return []
         actions, siblings = self.actions.draw(LONGEST), [self.make(one) for one in self.siblings[:2]]
         first = _safely_played(siblings[0], actions, end=end)
@@ -202,18 +206,6 @@ def _outside(changes: list[str]) -> str | None:
 def _model_parts(*parts: Any) -> list[bytes]:
     values = [getattr(part, name, None) for part in parts for name in dir(part) if not name.startswith("_")]
     return [digest(np.asarray(one)) or b"" for one in values if isinstance(one, np.ndarray | int | float)]
-
-
-def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
-    """The innermost env and spaces of its layers that have no generator of random numbers yet, in a fixed order."""
-    holders = [one for one in [innermost(env), *spaces_of(env)] if getattr(one, "_np_random", 0) is None]
-    return list({id(one): one for one in holders}.values())
-
-
-def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
-    """The spaces that an env's layers hold."""
-    layers = [layer for layer in layers_of(env) if not is_skipped(type(layer))]
-    return [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
 
 
 class Member0:
@@ -247,8 +239,8 @@ def played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = n
 
 def shown(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: Any) -> dict[str, Any]:
     """What a step showed, by name, to be compared later."""
-    step = {"observation": copy.deepcopy(observation), "reward": float(np.asarray(reward).reshape(-1)[0])}
-    return step | {"terminated": bool(terminated), "truncated": bool(truncated)}
+    seen = {"observation": copy.deepcopy(observation), "reward": float(np.asarray(reward).reshape(-1)[0])}
+    return seen | {"terminated": bool(terminated), "truncated": bool(truncated)}
 
 
 def _safely_played(env: Any, actions: Sequence[Any], reset: bool = False, end: float = np.inf) -> Play:
@@ -305,14 +297,6 @@ class RandomActions:
             return [_counted_from_0(self.space, self.space.sample()) for _ in range(number)]
         self.drawn += number
         return [ValidAction(self.space, seed) for seed in range(self.drawn - number, self.drawn)]
-
-
-def is_masked(env: gym.Env[Any, Any]) -> bool:
-    """Whether an env says which actions are valid."""
-    try:
-        return callable(env.get_wrapper_attr("action_masks"))
-    except AttributeError:
-        return False
 
 
 def difference(truth: Play, again: Play) -> str | None:

@@ -129,7 +129,7 @@ class Fork:
         self.close()
         raise kind(
             f"A process that was forked for a sibling of the env {status}. Say how the env is copied (register_copier, "
-            "register_engine, or save_state() and restore_state(state)), so that it needs no fork, or use n_samples=1 (plain PPO)."
+            "register_engine, or save_state() and restore_state(state)), or use n_samples=1 (plain PPO)."
         )
 
     def close(self) -> None:

@@ -259,13 +259,7 @@ class Candidates(Groups):
     """
     Groups in which member 0's action is chosen when it is known what each of N actions leads to. All are tried in branches of
     the env, then the chosen one is executed by ``env.step``: a step of the simulator more. It must lead to what its branch
-    led to, which checks the branching at every step.
-
-    :param env: The user's VecEnv
-    :param n_samples: N
-    :param choose: Chooses
-    :raises ValueError: if siblings cannot live beside these envs
-    :raises BranchingError: if an env cannot be branched
+    led to, which checks the branching at every step. ``choose`` says which; the rest is as in :class:`Groups`.
     """
 
     def __init__(self, env: VecEnv, n_samples: int, choose: Chooser) -> None:

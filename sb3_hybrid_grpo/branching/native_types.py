@@ -1,4 +1,4 @@
-"""How objects that are written in C are copied: numpy's, and those of libraries that envs are made of, each by its public API."""
+"""How objects that are written in C are copied: numpy's, and those of libraries that envs use, each by its public API."""
 
 import copy
 import functools
@@ -19,10 +19,9 @@ GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState
 
 def state_of(generator: Any) -> Any:
     """Its state, which :func:`set_state` takes and pickle writes."""
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    if isinstance(generator, np.random.BitGenerator):
-        return generator.state
+    if isinstance(generator, np.random.Generator | np.random.BitGenerator):
+        bits: Any = getattr(generator, "bit_generator", generator)
+        return bits.state
     return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
 
 
@@ -31,10 +30,9 @@ def set_state(generator: Any, state: Any) -> None:
     :param generator: One of :data:`GENERATORS`
     :param state: What :func:`state_of` returned
     """
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, np.random.BitGenerator):
-        generator.state = state
+    if isinstance(generator, np.random.Generator | np.random.BitGenerator):
+        bits: Any = getattr(generator, "bit_generator", generator)
+        bits.state = state
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
     else:
@@ -47,49 +45,6 @@ def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
     made = make(obj, known[1] if known is not None and known[0] is obj else None)
     c.natives[id(obj)] = (obj, made)
     return made
-
-
-def copy_seed_sequence(c: Any, obj: Any) -> Any:
-    """What generators are seeded with."""
-    return copy.deepcopy(obj)
-
-
-def copy_bit_generator(c: Any, obj: Any) -> Any:
-    """A bit generator, with what it spawns others from."""
-
-    known, seeds = c.reuse.get(id(obj)), obj.seed_seq
-    spawned = getattr(seeds, "n_children_spawned", None)
-    if known is not None and known[0] is obj and getattr(known[1].seed_seq, "n_children_spawned", None) == spawned:
-        made = known[1]
-    else:
-        made = type(obj)(c(seeds)) if type(seeds) is np.random.SeedSequence else copy.deepcopy(obj)
-    made.state = obj.state
-    c.natives[id(obj)] = (obj, made)
-    return made
-
-
-def copy_generator(c: Any, obj: Any) -> Any:
-    """A Generator. Two that share a bit generator do so in the copy."""
-    bits = c(obj.bit_generator)
-    known = c.reuse.get(id(obj))
-    is_fit = known is not None and known[0] is obj and known[1].bit_generator is bits
-    made = known[1] if is_fit else np.random.Generator(bits)
-    c.natives[id(obj)] = (obj, made)
-    return made
-
-
-def copy_old_generator(c: Any, obj: Any) -> Any:
-    """A RandomState or a Random; those of the whole process are shared, see :mod:`global_state`."""
-    if obj is PROCESS_WIDE_NUMPY or obj is PROCESS_WIDE_PYTHON:
-        return obj
-
-    def make(generator: Any, reuse: Any) -> Any:
-        if reuse is None:
-            return copy.deepcopy(generator)
-        set_state(reuse, state_of(generator))
-        return reuse
-
-    return remember_native(c, obj, make)
 
 
 def copy_array(c: Any, obj: Any) -> Any:
@@ -177,7 +132,7 @@ def copy_record(c: Any, obj: Any) -> Any:
     return np.ndarray(1, obj.dtype, flat.data, offset)[0]
 
 
-def copy_memoryview(c: Any, obj: memoryview) -> Any:
+def copy_memoryview(c: Any, obj: Any) -> Any:
     """A view of an object's memory."""
     if isinstance(obj.obj, bytes) or not obj.contiguous:
         if obj.contiguous:
@@ -186,7 +141,7 @@ def copy_memoryview(c: Any, obj: memoryview) -> Any:
     whole = memoryview(c(obj.obj)).cast("B")
     start = _address(np.frombuffer(obj, np.uint8)) - _address(np.frombuffer(obj.obj, np.uint8)) if obj.nbytes else 0
     part = whole[start : start + obj.nbytes]
-    part = part if obj.format == "B" and obj.ndim == 1 else part.cast(obj.format, list(obj.shape))  # type: ignore[arg-type]
+    part = part if obj.format == "B" and obj.ndim == 1 else part.cast(obj.format, list(obj.shape))
     return part.toreadonly() if obj.readonly else part
 
 
@@ -295,31 +250,22 @@ def _copy_surface(c: Any, obj: Any) -> Any:
     return obj.copy() if parent is None else c(parent).subsurface((*obj.get_offset(), *obj.get_size()))
 
 
-def _of_frame(c: Any, obj: Any) -> Any:
-    return getattr(c(obj.obj), obj.name)
-
-
 def share(c: Any, obj: Any) -> Any:
     """What never changes."""
     return obj
-
-
-def _own_copy(c: Any, obj: Any) -> Any:
-    return obj.copy()
 
 
 _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     "mujoco._structs.MjData": copy_mujoco_data,
     "mujoco._structs.MjModel": copy_mujoco_model,
     **{f"mujoco._structs.Mj{part}": share for part in ("Option", "Statistic", "Visual", "vCamera", "vOption", "vPerturb")},
-    **{f"mujoco._structs.Mjv{part}": share for part in ("Camera", "Option", "Perturb", "Figure", "Scene")},
+    **{f"mujoco._structs.Mjv{part}": share for part in ("Figure", "Scene")},
     "mujoco._render.MjrContext": share,
     "gymnasium.envs.mujoco.mujoco_rendering.BaseRender": share,
     "ale_py._ale_py.ALEInterface": copy_ale,
     **{f"ale_py._ale_py.{part}": share for part in ("Action", "ALEState", "LoggerMode")},
-    **{f"pygame.rect.{part}": _own_copy for part in ("Rect", "FRect")},
-    **{f"pygame.math.Vector{n}": _own_copy for n in (2, 3)},
-    **{f"pygame.{part}": _own_copy for part in ("Rect", "FRect", "Vector2", "Vector3", "Mask", "mask.Mask")},
+    **{f"pygame.{part}": lambda c, obj: obj.copy() for part in ("rect.Rect", "rect.FRect", "math.Vector2", "math.Vector3")},
+    **{f"pygame.{part}": lambda c, obj: obj.copy() for part in ("Rect", "FRect", "Vector2", "Vector3", "Mask", "mask.Mask")},
     **{f"pygame.{part}": _copy_surface for part in ("Surface", "surface.Surface")},
     **{f"pygame.{part}Color": lambda c, obj: type(obj)(obj) for part in ("", "color.")},
     **{
@@ -331,8 +277,8 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     **{f"pandas._libs.tslibs.{part}": share for part in ("timestamps.Timestamp", "timedeltas.Timedelta", "nattype.NaTType")},
     "pandas.core.dtypes.dtypes.ExtensionDtype": share,
     "pandas.core.dtypes.base.ExtensionDtype": share,
-    "pandas._libs.indexing.NDFrameIndexerBase": _of_frame,
-    "pandas.core.arrays.base.ExtensionArray": _own_copy,
+    "pandas._libs.indexing.NDFrameIndexerBase": lambda c, obj: getattr(c(obj.obj), obj.name),
+    "pandas.core.arrays.base.ExtensionArray": lambda c, obj: obj.copy(),
     "torch.Tensor": _copy_tensor,
     "torch.storage.UntypedStorage": _copy_storage,
     "torch._C.Generator": lambda c, obj: obj if obj is sys.modules["torch"].default_generator else obj.clone_state(),

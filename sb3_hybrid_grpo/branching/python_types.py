@@ -25,7 +25,7 @@ LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 def fill(c: Any, obj: Any, made: Any) -> Any:
     """Copy Python attributes and slots into a copy that was made."""
-    kind = type(obj)
+    kind: Any = type(obj)
     c.memo[id(obj)] = made
     if kind.__dictoffset__:
         attributes, atoms, shared = made.__dict__, ATOMS, _shared_attributes(kind)

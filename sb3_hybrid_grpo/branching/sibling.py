@@ -13,10 +13,10 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, RefusedError, module_of
-from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen, examine, lazy_holders
+from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen, examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
-from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of, lazy_holders
 from sb3_hybrid_grpo.errors import BranchingError
 
 
@@ -219,10 +219,10 @@ class SiblingMaker:
     def not_exact(self, found: str) -> BranchingError:
         """The error that says why neither copies nor forks can be used."""
         return BranchingError(
-            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state where neither a "
-            "copy nor a forked process has its own (another process, a file, shared memory), or says wrongly how it is copied. "
-            "Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use "
-            "n_samples=1 (plain PPO)."
+            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state where neither "
+            "a copy nor a forked process has its own (another process, a file, shared memory), or says wrongly how it is "
+            "copied. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
+            "use n_samples=1 (plain PPO)."
         )
 
 

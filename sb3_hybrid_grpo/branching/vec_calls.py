@@ -1,4 +1,4 @@
-"""Steps the siblings of every env of a VecEnv, in its processes where it has some: each is told something, and answers in its turn."""
+"""Steps the siblings of every env of a VecEnv, in its processes where it has some."""
 
 import time
 from collections.abc import Callable, Sequence

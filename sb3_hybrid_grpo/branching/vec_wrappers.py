@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     def showing(self, observations: Observations) -> "Rows":
         """The rows with these, the last ones of episodes in the infos included."""
         for row in np.flatnonzero(self.dones) if self.dones.any() else ():
-            self.infos[row]["terminal_observation"] = row_of(observations, row)
+            self.infos[row]["terminal_observation"] = row_of(observations, int(row))
         return self._replace(observations=observations)
 
 
@@ -168,8 +168,8 @@ _OWN_METHODS = ("step", "step_async", "step_wait", "reset")
 
 def register_vec_wrapper(wrapper_class: type[VecEnvWrapper]) -> None:
     """
-    Declare that a VecEnv wrapper of one's own keeps no state from step to step: what it makes of observations, rewards and infos
-    depends on nothing else. Siblings' rows then go through its ``step_wait``, too.
+    Declare that a VecEnv wrapper of one's own keeps no state from step to step: what it makes of observations, rewards and
+    infos depends on nothing else. Siblings' rows then go through its ``step_wait``, too.
 
     Example::
 

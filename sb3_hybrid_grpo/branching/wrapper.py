@@ -12,11 +12,11 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.copier import Copier, Survey
-from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown, spaces_of
+from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.native_types import state_of
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
-from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, spaces_of
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
