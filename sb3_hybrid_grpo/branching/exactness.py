@@ -25,13 +25,11 @@ from sb3_hybrid_grpo.branching.global_state import Surroundings, changed, digest
 from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
 from sb3_hybrid_grpo.branching.wrapper_chain import is_masked, lazy_holders
 
-POINTS, STEPS = 4, 10
-"""From how many states an env plays, and how many steps."""
-SECONDS = 1.0
-"""After which no further state is looked for."""
+POINTS, STEPS, SECONDS = 4, 10, 1.0
+"""From how many states an env plays, how many steps, and after how long no further state is looked for."""
 LONGEST = 2000
 """Steps of an episode that is played to its end."""
-ANSWER_WITHIN = 300.0
+ANSWER_WITHIN = 180.0
 Play = list[dict[str, Any]]
 """What each step showed, by name."""
 

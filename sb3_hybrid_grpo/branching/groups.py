@@ -203,7 +203,7 @@ class Groups:
         dropped_E = zero.dones | last_step_E
         rows = self._settle(siblings, dropped_E)
         n_envs = self._shape[1]
-        self._age_E = np.where(dropped_E, 0, self._age_E + 1)
+        self._age_E = (self._age_E + 1) * ~dropped_E
         return GroupStep(
             each(lambda *rows: np.concatenate(rows), zero.new_obs, self._replaced(siblings.ended_ME, zero.new_obs)),
             [zero.rewards, *rows.rewards.reshape(self._shape)],
@@ -229,17 +229,17 @@ class Groups:
         observations = self._fanout.stacked([one.observations[m] for m in members for one in steps])
         rewards = self._fanout.rewards([one.rewards[m] for m in members for one in steps])
         check_numbers(observations, rewards, self._shape[1], self._n_steps)
-        terminated_ME = np.array([one.terminated for one in steps]).T
-        ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
         for info in infos:
             info.pop("episode", None)
+        terminated_ME = ended_ME = np.zeros(self._shape, dtype=bool)
+        if any(True in one.terminated or True in one.truncated for one in steps):
+            terminated_ME = np.array([one.terminated for one in steps]).T
+            ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
-        if ended_ME.any():
-            for row in np.flatnonzero(ended_ME):
-                infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
-            rows = rows.showing(observations)
-        return SiblingStep(rows, terminated_ME, ended_ME)
+        for row in np.flatnonzero(ended_ME) if ended_ME is not terminated_ME else ():
+            infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
+        return SiblingStep(rows.showing(observations) if ended_ME is not terminated_ME else rows, terminated_ME, ended_ME)
 
     def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
         """Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on."""

@@ -173,7 +173,7 @@ def copy_mujoco_model(c: Any, obj: Any) -> Any:
 
 _ALE_SETTINGS = (
     *(("Int", name) for name in ("frame_skip", "max_num_frames", "max_num_frames_per_episode", "reward_min", "reward_max")),
-    *(("Int", "random_seed"), ("Bool", "color_averaging"), ("Bool", "sound_obs"), ("Bool", "truncate_on_loss_of_life")),
+    *(("Bool", name) for name in ("color_averaging", "sound_obs", "truncate_on_loss_of_life")),
     *(("Float", "repeat_action_probability"), ("String", "rom_file")),
 )
 
@@ -187,16 +187,19 @@ def copy_ale(c: Any, obj: Any) -> Any:
             "AtariWrapper(env, action_repeat_probability=0.25) repeats actions in a way that can be copied",
             obj,
         )
-    if any(map(obj.getString, ("record_screen_dir", "record_sound_filename"))) or obj.getBool("display_screen"):
+    if any(map(obj.getString, ("record_screen_dir", "record_sound_filename"))) or any(
+        map(obj.getBool, ("display_screen", "sound"))
+    ):
         raise CannotCopyError("shows or records what it does", obj)
 
     def make(ale: Any, reuse: Any) -> Any:
         settings = [(kind, name, getattr(ale, f"get{kind}")(name)) for kind, name in _ALE_SETTINGS]
-        if reuse is None or any(getattr(reuse, f"get{kind}")(name) != value for kind, name, value in settings[:-1]):
+        if reuse is None or any(getattr(reuse, f"get{kind}")(name) != value for kind, name, value in settings):
             reuse = type(ale)()
             for kind, name, value in settings:
                 getattr(reuse, f"set{kind}")(name, value)
             reuse.loadROM(ale.getString("rom_file"))
+        reuse.setInt("random_seed", ale.getInt("random_seed"))
         reuse.restoreState(ale.cloneState(include_rng=True))
         return reuse
 

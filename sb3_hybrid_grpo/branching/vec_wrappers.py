@@ -232,7 +232,8 @@ def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, 
     """Look for a NaN. Siblings pass by VecCheckNan, and one in them would reach the policy through the loss alone."""
     named = {f"observation {key!r}": its for key, its in observations.items()} if isinstance(observations, dict) else {}
     for name, values in {"reward": rewards, **(named or {"observation": observations})}.items():
-        if values.dtype.kind == "f" and np.isnan(values).any():
+        # the sum is NaN where a value is (or where infinities meet)
+        if values.dtype.kind == "f" and np.isnan(np.add.reduce(values, axis=None)) and np.isnan(values).any():
             row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
             raise BranchingError(
                 f"The {name} of member {row // n_envs + 1} (a sibling) of env {row % n_envs} is NaN at step {step} of the "

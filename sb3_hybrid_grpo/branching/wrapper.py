@@ -148,8 +148,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
         taken = None if watch is None else copy.deepcopy(action)
-        with self.__maker.streams or _NOTHING:
+        streams = self.__maker.streams
+        if streams is None:
             result = self.env.step(action)
+        else:
+            with streams:
+                result = self.env.step(action)
         if result[2] or result[3]:  # to be kept, while the env writes the next one where this one may lie
             result = (copy.deepcopy(result[0]), *result[1:])
         if watch is not None:

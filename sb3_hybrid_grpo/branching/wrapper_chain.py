@@ -42,9 +42,9 @@ def _is_recorder(kind: type) -> bool:
         return False
     if kind.step not in [kind.step for kind in RECORDERS]:
         raise BranchingError(
-            f"An env in a {kind.__name__} cannot be branched: that records episodes, which siblings must not do, and has a "
-            "step() of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a plain "
-            f"{kind.__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
+            f"An env in a {kind.__name__} cannot be branched. {kind.__name__} records episodes, which siblings must not do, "
+            "and has a step() of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a "
+            f"plain {kind.__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
         )
     return True
 
