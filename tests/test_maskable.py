@@ -140,7 +140,7 @@ def test_trials_before_the_training_take_valid_actions(env_class: Any, check: bo
     said = [str(one.message) for one in seen]
     assert any("is a process" in one for one in said) == (env_class is Outside)
     assert not any("could not be shown" in one for one in said)
-    assert env.get_attr("siblings_are_copied") == [env_class is not Outside]
+    assert env.get_attr("sibling_maker")[0].forks == (env_class is Outside)
     env.close()
 
 

@@ -1,0 +1,37 @@
+"""A training that is interrupted at any moment goes on."""
+
+import os
+import random
+import signal
+from typing import Any
+
+import pytest
+import torch as th
+
+from sb3_hybrid_grpo import HybridGRPO
+
+SMALL: dict[str, Any] = {"n_samples": 3, "branch_horizon": 16, "n_steps": 96, "batch_size": 48, "n_epochs": 1, "seed": 0}
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", pytest.param("BipedalWalker-v3", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")
+def test_interrupts_at_random_moments(env_id: str) -> None:
+    if env_id == "BipedalWalker-v3":
+        pytest.importorskip("Box2D")
+    model = HybridGRPO("MlpPolicy", env_id, device="cpu", **SMALL).learn(96)
+    moments = random.Random(0)
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        for _ in range(20):
+            signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, 0.1))
+            with pytest.raises(KeyboardInterrupt):
+                while True:
+                    model.learn(96, reset_num_timesteps=False)
+            th.set_grad_enabled(True)  # an interrupt may leave torch without gradients
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    steps = model.num_timesteps
+    assert model.learn(96, reset_num_timesteps=False).num_timesteps > steps
+    env: Any = model.get_env()
+    env.close()
