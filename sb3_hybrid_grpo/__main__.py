@@ -57,7 +57,7 @@ def run_command(module: str, prog: str, arguments: Sequence[str]) -> int:
     :param arguments: The rest of the command line.
     :return: The exit code; a ``CommandError`` becomes a usage error.
     """
-    parser = argparse.ArgumentParser(prog=prog)
+    parser = argparse.ArgumentParser(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
         command = importlib.import_module(module)
     except ModuleNotFoundError as error:

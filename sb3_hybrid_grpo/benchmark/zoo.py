@@ -190,9 +190,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = [Run(env, algo, seed) for algo in options.algos for env in options.envs for seed in seeds[env]]
     missing = [] if options.report_only else [one for one in wanted if one not in done]
     for number, one in enumerate(missing, start=1):
-        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))} …", flush=True)
-        score = do(one, options.logs.resolve(), options.hyperparams, folder)
-        print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}", flush=True)
+        score = do(one, options.logs.resolve(), options.hyperparams, folder)["mean_reward"]
+        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))}: {score:.1f}", flush=True)
     save_report(folder)
     return 0
 
