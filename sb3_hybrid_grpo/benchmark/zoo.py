@@ -51,8 +51,8 @@ seed's agent, and their mean ± standard error. CPU time is that of one training
 ![learning curves](curves.png)
 
 The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean. Made by
-`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}; each run's command and
-hyperparameters are in [`runs.json`](runs.json).
+`python -m sb3_hybrid_grpo.benchmark.zoo` with {made_with}; each run's command and hyperparameters are in
+[`runs.json`](runs.json).
 """
 
 
