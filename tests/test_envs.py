@@ -139,7 +139,7 @@ def test_siblings_step_beside_the_env_under_its_noise() -> None:
 def test_hybrid_grpo_learns_from_it(env_id: str) -> None:
     model = HybridGRPO("MlpPolicy", env_id, n_steps=64, batch_size=64, n_epochs=1, branch_horizon=16, device="cpu", seed=0)
     model.learn(128)
-    assert model.num_simulator_steps == 4 * 128
+    assert model.num_timesteps == 128
 
 
 def test_ids_can_name_the_package_that_registers_them() -> None:
