@@ -1,8 +1,12 @@
 """Envs that keep state where a snapshot in place does not see it, for tests of the check and of forks."""
 
+import contextvars
 import ctypes
+import enum
 import itertools
+import mmap
 import multiprocessing
+import os
 import random
 import threading
 import time
@@ -278,8 +282,204 @@ def stamped() -> gym.Env[Any, Any]:
     return made
 
 
-IN_PLACE = [closure, cache, shy, stamped]
-FORKED = [generator, iterator, module_global, module_table, Counting, global_numpy, global_python, global_torch]
-FORKED += [global_draws_unseen, tensor, ctypes_structure, ctypes_address, module_global_unseen, class_attribute_unseen]
-FORKED += [module_generator_unseen, default_unseen, variable_unseen]
-REFUSED = [clock, other_process]
+class Settings:
+    """A class that an env holds and changes."""
+
+    level = 0
+
+
+def class_of_its_own() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        env.settings.level += 1
+        return _rarely(env, env.settings.level)
+
+    return _with(change, n=0, settings=Settings)
+
+
+class Mode(enum.Enum):
+    """Members that carry state."""
+
+    CALM = 1
+
+    def __init__(self, number: int) -> None:
+        self.count = number
+
+
+def enum_member() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        env.mode.count += 1
+        return _rarely(env, env.mode.count)
+
+    return _with(change, n=0, mode=Mode.CALM)
+
+
+LEVEL: contextvars.ContextVar[int] = contextvars.ContextVar("LEVEL", default=0)
+
+
+def context_variable() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        LEVEL.set(LEVEL.get() + 1)
+        return _rarely(env, LEVEL.get())
+
+    return _with(change, n=0)
+
+
+def environment_variable() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        os.environ["OUTSIDE_ENVS"] = str(int(os.environ.get("OUTSIDE_ENVS", "0")) + 1)
+        return _rarely(env, int(os.environ["OUTSIDE_ENVS"]))
+
+    return _with(change, n=0)
+
+
+GUSTS: dict[tuple[int, int], float] = {}
+
+
+def memoised_noise() -> gym.Env[Any, Any]:
+    """Noise that is drawn once for a step and kept in the module."""
+
+    def change(env: Any) -> float:
+        env.n += 1
+        key = id(env.spec_of_all), env.n
+        if key not in GUSTS:
+            GUSTS[key] = float(env.own.normal())
+        return GUSTS[key]
+
+    GUSTS.clear()
+    return _with(change, n=0, spec_of_all=Settings, own=np.random.default_rng(5))
+
+
+WINS = {"count": 0}
+
+
+class Wins(Noisy):
+    """Counts won episodes in its module."""
+
+    t = 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *_ = super().step(action)
+        self.t += 1
+        WINS["count"] += self.t == 60
+        return observation, reward, False, self.t >= 60, {}
+
+
+def by_identity() -> gym.Env[Any, Any]:
+    def change(env: Any) -> float:
+        env.n += 1
+        return float(env.table.get(id(env.part), 0.0) if env.n > 6 else 0.0)
+
+    part = [1.0]
+    return _with(change, n=0, part=part, table={id(part): 5.0})
+
+
+def mapped() -> gym.Env[Any, Any]:
+    return _with(lambda env: 0.0, memory=mmap.mmap(-1, 8))
+
+
+class Unseeded(Noisy):
+    """Takes fresh entropy at each reset without a seed."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.own = np.random.default_rng(seed)
+        return super().reset(seed=seed)
+
+
+class LazySpace(gym.Env[Any, Any]):
+    """Draws its observations from its space, as examples do."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+        self.action_space = gym.spaces.Discrete(3)
+        self.t = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.t = 0
+        return np.zeros(3, np.float32), {}
+
+    def draw(self) -> Any:
+        return self.observation_space.sample()
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self.draw(), 0.0, self.t >= 20, False, {}
+
+
+class NoSeed(LazySpace):
+    """Has a generator once it is asked for one."""
+
+    def draw(self) -> Any:
+        return self.np_random.uniform(-1, 1, 3).astype(np.float32)
+
+
+class LazyGenerator(LazySpace):
+    """Makes a generator when it needs one."""
+
+    own: Any = None
+
+    def draw(self) -> Any:
+        if self.own is None:
+            self.own = np.random.default_rng()
+        return self.own.uniform(-1, 1, 3).astype(np.float32)
+
+
+class _SharedSpaces(LazySpace):
+    observation_space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self) -> None:
+        self.t = 0
+
+
+def class_space() -> gym.Env[Any, Any]:
+    return _SharedSpaces()
+
+
+def class_generator() -> gym.Env[Any, Any]:
+    return _with(lambda env: float(env.draws.normal()), draws=_Draws())
+
+
+class _Draws:
+    rng = np.random.default_rng(1)
+
+    def normal(self) -> float:
+        return float(self.rng.normal())
+
+
+class Slow(LazySpace):
+    """Takes 50 ms a step."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.05)
+        return super().step(action)
+
+
+class Raises(LazySpace):
+    """Cannot be stepped."""
+
+    def step(self, action: Any) -> Any:
+        raise ValueError("broken")
+
+
+def _described(*arguments: Any) -> Callable[[Any], str]:
+    return lambda self: f"{arguments}"
+
+
+class Library:
+    """Has thousands of closures of one function."""
+
+
+for _number in range(5_000):
+    setattr(Library, f"method_{_number}", _described(_number, "x" * 50))
+
+
+def closures() -> gym.Env[Any, Any]:
+    return _with(lambda env: float(Library is not None))
+
+
+COPIED = [closure, cache, shy, stamped, iterator, tensor, class_generator, class_space]
+COPIED += [global_numpy, global_python, global_torch, global_draws_unseen, module_generator_unseen]
+FORKED = [generator, module_global, module_table, Counting, ctypes_structure, ctypes_address]
+FORKED += [module_global_unseen, class_attribute_unseen, default_unseen, variable_unseen]
+FORKED += [class_of_its_own, enum_member, context_variable, environment_variable, memoised_noise, by_identity]
+REFUSED = [other_process, thread, mapped]

@@ -1,7 +1,6 @@
 """Atari envs are branched exactly, with Stable-Baselines3's wrappers; the simulator's own sticky actions are refused."""
 
 import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +12,9 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.branching import InPlaceEngine, make_branchable
-from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.engines import EngineRefusal
-from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.branching import make_branchable
+from sb3_hybrid_grpo.branching.engines import CannotCopyError
+from sb3_hybrid_grpo.branching.sibling import CopiedEnv
 
 ale_py = pytest.importorskip("ale_py")
 pytest.importorskip("cv2")
@@ -43,41 +41,6 @@ def play(env: gym.Env[Any, Any], actions: list[int]) -> tuple[list[Any], int]:
 
 
 @pytest.mark.parametrize(
-    ("make", "n_steps"),
-    [
-        (lambda: wrapped("PongNoFrameskip-v4"), 240),
-        (lambda: wrapped("BreakoutNoFrameskip-v4", action_repeat_probability=0.25), 240),  # lives, and FIRE after a reset
-        (lambda: gym.make("ALE/SpaceInvaders-v5", repeat_action_probability=0.0, frameskip=4, obs_type="ram", **SHORT), 240),
-        (lambda: gym.make("Pong-v4", **SHORT), 240),  # draws how many frames it skips
-    ],
-    ids=["Pong", "Breakout with sticky actions", "v5", "random frame skip"],
-)
-def test_atari_goes_on_like_a_twin_that_was_never_branched(make: Callable[[], gym.Env[Any, Any]], n_steps: int) -> None:
-    env, twin = make(), make()
-    for one in (env, twin):
-        one.reset(seed=5)
-    engine, rng = InPlaceEngine(env), np.random.default_rng(0)
-    n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
-    snapshot: Any = None
-    total = 0
-    for t in range(0, n_steps, 30):
-        snapshot = engine.save(snapshot)
-        branch = rng.integers(n_actions, size=12).tolist()
-        truth = play(env, branch)
-        engine.restore(snapshot)
-        play(env, rng.integers(n_actions, size=12).tolist())
-        env.reset(seed=t)  # loads the game anew
-        engine.restore(snapshot)
-        assert play(env, branch) == truth
-        engine.restore(snapshot)
-        actions = rng.integers(n_actions, size=30).tolist()
-        seen, ends = play(env, actions)
-        assert (seen, ends) == play(twin, actions), f"steps {t} to {t + 29}"
-        total += ends
-    assert total > 0
-
-
-@pytest.mark.parametrize(
     "make",
     [
         lambda: wrapped("BreakoutNoFrameskip-v4", action_repeat_probability=0.25, terminal_on_life_loss=False),
@@ -92,17 +55,15 @@ def test_copies_go_on_like_the_env_and_leave_it_alone(make: Callable[[], gym.Env
     env, twin, fresh = make(), make(), make()
     for one in (env, twin):
         one.reset(seed=5)
-    engine, rng = InPlaceEngine(env), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     n_actions = int(env.action_space.n)  # type: ignore[attr-defined]
-    copy_of_env: EnvCopy | None = None
+    copy_of_env: CopiedEnv | None = None
     ends = 0
     for t in range(8):
         branch = rng.integers(n_actions, size=60).tolist()
-        copy_of_env = EnvCopy(env, copy_of_env)  # the second one is the first, written anew
-        copy_of_copy = EnvCopy(copy_of_env.env)
-        snapshot = engine.save()
-        truth = play(env, branch)
-        engine.restore(snapshot)
+        copy_of_env = CopiedEnv(env, copy_of_env)  # the second one is the first, written anew
+        copy_of_copy = CopiedEnv(copy_of_env.env)
+        truth = play(CopiedEnv(env).env, branch)
         assert play(copy_of_env.env, branch) == play(copy_of_copy.env, branch) == truth
         ends += truth[1]
         assert play(copy_of_env.env, branch) == play(copy_of_copy.env, branch)  # they go on, with random numbers of their own
@@ -123,69 +84,55 @@ def test_an_emulator_is_used_again_unless_it_runs_another_game() -> None:
     for game in (None, None, other):
         if game is not None:
             ale.loadROM(game)
-        copied = EnvCopy(env, copied)
-        emulators.append(copied.env.unwrapped.ale)  # type: ignore[attr-defined]
+        copied = CopiedEnv(env, copied)
+        emulators.append(copied.env.unwrapped.ale)
     assert emulators[0] is emulators[1] is not emulators[2]
     assert emulators[2].getString("rom_file") == str(other)
     ale.setInt("max_num_frames_per_episode", 9)
-    assert EnvCopy(env, copied).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9  # type: ignore[attr-defined]
+    assert CopiedEnv(env, copied).env.unwrapped.ale.getInt("max_num_frames_per_episode") == 9
 
 
 def test_an_emulator_that_makes_sounds_is_not_copied() -> None:
     env = wrapped("PongNoFrameskip-v4")
     env.reset(seed=0)
-    EnvCopy(env)
+    CopiedEnv(env)
     env.unwrapped.ale.setBool("sound", True)  # type: ignore[attr-defined]
-    with pytest.raises(EngineRefusal, match="shows or records"):
-        EnvCopy(env)
+    with pytest.raises(CannotCopyError, match="shows or records"):
+        CopiedEnv(env)
 
 
-@pytest.mark.parametrize("copyable", [True, False])
-def test_living_siblings_leave_no_trace(copyable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not copyable:
-        monkeypatch.setattr("sb3_hybrid_grpo.branching.wrapper.copies_are_exact", lambda env, engine: False)
+def test_living_siblings_leave_no_trace() -> None:
     env, twin = make_branchable(wrapped("BreakoutNoFrameskip-v4")), wrapped("BreakoutNoFrameskip-v4")
     branching: Any = env
     for one in (env, twin):
         one.reset(seed=2)
     rng = np.random.default_rng(1)
     for t in range(100):
-        steps = branching.step_siblings(rng.integers(4, size=2), np.full(2, t % 16 == 0), keep=t % 16 < 15)
+        steps = branching.step_siblings(rng.integers(4, size=2), [t % 16 == 0] * 2)
         assert isinstance(steps.rewards, list), steps
         action = [int(rng.integers(4))]
         assert play(env, action) == play(twin, action)
-    assert (len(branching.siblings_beside) == 2) is copyable
+    assert not branching.sibling_maker.forks
 
 
-def test_the_simulators_random_numbers_are_saved() -> None:
-    env = gym.make("PongNoFrameskip-v4")
-    ale: Any = env.unwrapped.ale  # type: ignore[attr-defined]
-    env.reset(seed=1)
-    engine = InPlaceEngine(env)
-    snapshot, before = engine.save(), pickle.dumps(ale.cloneState(include_rng=True))
-    env.reset(seed=2)
-    assert pickle.dumps(ale.cloneState(include_rng=True)) != before
-    engine.restore(snapshot)
-    assert pickle.dumps(ale.cloneState(include_rng=True)) == before
-
-
-@pytest.mark.parametrize("horizon", [8, "free"])
+@pytest.mark.parametrize("horizon", [8, "episode"])
 def test_training_from_images_through_stacked_frames(horizon: Any) -> None:
     env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=2, seed=0), n_stack=4)
     policy = {"features_extractor_kwargs": {"features_dim": 16}}
     small: dict[str, Any] = {"n_steps": 16, "batch_size": 32, "n_epochs": 1, "seed": 0, "policy_kwargs": policy}
     model = HybridGRPO("CnnPolicy", env, n_samples=2, branch_horizon=horizon, **small).learn(32)
-    assert (model.num_timesteps, model.num_simulator_steps) == (32, 64)
+    assert model.num_timesteps == 64
 
 
 @pytest.mark.parametrize("name", ["ALE/Pong-v5", "PongNoFrameskip-v0"])
-def test_sticky_actions_of_the_simulator_are_refused_with_advice(name: str) -> None:
-    with pytest.raises(BranchingError, match=r"AtariEnv\.ale: .*repeat_action_probability=0\.25") as caught:
-        HybridGRPO("CnnPolicy", gym.make(name))
+def test_sticky_actions_of_the_simulator_take_forks_with_advice(name: str) -> None:
+    env = make_branchable(gym.make(name))
+    env.reset(seed=0)
+    reasons = env.get_wrapper_attr("fork_reasons")()
     for advice in (
+        "AtariEnv.ale repeats actions",
         "repeat_action_probability=0.0",
         "NoFrameskip-v4",
         "AtariWrapper(env, action_repeat_probability=0.25)",
-        "n_samples=1",
     ):
-        assert advice in str(caught.value)
+        assert advice in reasons

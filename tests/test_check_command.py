@@ -9,20 +9,20 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo import check_branching, make_branchable
 from sb3_hybrid_grpo.__main__ import main
-from sb3_hybrid_grpo.branching import costs, report
+from sb3_hybrid_grpo.branching import report
 from tests import outside_envs
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costs, "SECONDS", 0.02)
+    monkeypatch.setattr(report, "SECONDS", 0.02)
 
 
 def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "CartPole-v1", "--n-samples", "3", "--branch-horizon", "4"]) == 0
     printed = capsys.readouterr().out
     assert "CartPole-v1>>>>>> is branched exactly" in printed
-    for part in ("copies of the env", "step ", "save ", "restore ", " µs", "3 members, branch_horizon=4"):
+    for part in ("copies of the env", "step ", "fork ", " µs", "3 members, branch_horizon=4"):
         assert part in printed
 
 
@@ -41,42 +41,42 @@ def test_what_the_command_refuses(arguments: list[str], message: str, capsys: py
 
 
 def test_an_env_that_cannot_be_branched(capsys: pytest.CaptureFixture[str]) -> None:
-    make: Any = outside_envs.clock
-    gym.register("test/Clock-v0", make, max_episode_steps=9)
+    make: Any = outside_envs.mapped
+    gym.register("test/Mapped-v0", make, max_episode_steps=9)
     try:
-        assert main(["check", "test/Clock-v0"]) == 1
+        assert main(["check", "test/Mapped-v0"]) == 1
     finally:
-        gym.registry.pop("test/Clock-v0")
-    assert "cannot be branched: in place: put back to" in capsys.readouterr().out
+        gym.registry.pop("test/Mapped-v0")
+    assert "cannot be branched: Noisy.memory is memory that forked processes share" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_figures(horizon: int) -> None:
     found = check_branching(gym.make("Pendulum-v1"), n_samples=3, branch_horizon=horizon)
-    assert found.is_exact and found.engine == ("copied" if horizon > 1 else "in place")
-    assert found.hint == "" or (horizon == 1 and found.save + found.restore > found.step)
-    assert min(found.step, found.save, found.restore, found.group_step, found.slow_down) > 0
+    assert found.is_exact and found.engine == "copied"
+    assert found.hint == "" or found.fork > 2 * found.step
+    assert min(found.step, found.fork, found.sibling_step, found.group_step, found.slow_down) > 0
 
 
 def test_slow_down_is_the_median_of_ratios_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = costs.Costs(steps=[1.0, 2.0, 10.0], group_steps=[4.0, 6.0, 60.0], save=1.0, restore=1.0)
-    monkeypatch.setattr(report, "measure_costs", lambda *_: blocks)
+    rounds = [(1e-6, 64e-6, 1e-6), (2e-6, 64e-6, 3e-6), (10e-6, 640e-6, 40e-6)]
+    monkeypatch.setattr(report, "_measured", lambda _: rounds)
     found = check_branching(gym.make("CartPole-v1"), n_samples=2)
-    assert (found.step, found.group_step, found.slow_down) == (2.0, 6.0, 2.0)  # not 6 / (2 · 2)
+    assert (found.step, found.group_step, found.slow_down) == (2.0, 6.0, 1.5)  # (3 / 2, 6 / 4, 60 / 20)
 
 
 def test_forks_are_reported_with_their_reason_and_a_hint() -> None:
     found = check_branching(TimeLimit(outside_envs.generator(), 9), branch_horizon=4)
     assert found.engine == "forked" and found.is_exact
-    assert "Noisy.noise holds a builtins.generator" in str(found)
-    assert "hint       forks cost milliseconds" in str(found) and "save " not in str(found)
+    assert "no copies  Noisy.noise is a generator" in str(found)
+    assert "hint       forks cost milliseconds" in str(found)
 
 
-def test_slow_saving_brings_a_hint() -> None:
-    env: Any = TimeLimit(outside_envs.closure(), 9)
+def test_slow_copies_bring_a_hint() -> None:
+    env: Any = TimeLimit(outside_envs.cache(), 9)
     env.unwrapped.lists = [[float(n)] for n in range(500)]
     found = check_branching(env, branch_horizon=1)
-    assert "hint       saving is slow beside a step" in str(found)
+    assert "hint       a copy costs more than two steps" in str(found)
 
 
 def test_plain_ppo_needs_no_siblings() -> None:
@@ -95,7 +95,7 @@ def test_recorders_see_nothing_and_a_branchable_env_is_taken_as_it_is() -> None:
 def test_a_refusal_says_why() -> None:
     found = check_branching(outside_envs.thread())
     assert (found.engine, found.is_exact) == ("none", False)
-    assert str(found) == found.refusal and "threading.Thread" in found.refusal
+    assert str(found) == found.refusal and "Noisy.worker is a thread" in found.refusal
 
 
 @pytest.mark.parametrize("changes", [{"branch_horizon": "auto"}, {"branch_horizon": 0}, {"n_samples": 2.5}])

@@ -1,7 +1,6 @@
-"""Simulators whose state only they can save: branched exactly once an engine is registered for them."""
+"""Simulators that only they themselves can copy or save: branched exactly once it is said how."""
 
 import ctypes
-import re
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -11,19 +10,25 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.branching import InPlaceEngine, engines, make_branchable, register_engine
-from sb3_hybrid_grpo.branching.classes import name_of
-from sb3_hybrid_grpo.branching.copies import CannotCopyError, EnvCopy
-from sb3_hybrid_grpo.branching.layout import ATOMS
-from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.branching import (
+    declare_constant,
+    engines,
+    fork_env,
+    make_branchable,
+    register_copier,
+    register_engine,
+)
+from sb3_hybrid_grpo.branching.engines import name_of
 from tests.stateful_envs import Noisy, play
 
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(engines, "_ENGINES", dict(engines._ENGINES))
+    for name in ("_ENGINES", "_COPIERS", "_CONSTANTS"):
+        monkeypatch.setattr(engines, name, dict(getattr(engines, name)))
     yield
-    engines.engine_of.cache_clear()
+    for clear in engines._forget:
+        clear()
 
 
 class NativeWorld(ctypes.Structure):
@@ -38,18 +43,6 @@ class NativeWorld(ctypes.Structure):
         self.n += 1
         self.x = 0.5 * self.x + force + self.n % 3
         return self.x
-
-
-class Louder(NativeWorld):
-    """Adds attributes to a type written in C."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = [0]
-
-    def advance(self, force: float) -> float:
-        self.calls[0] += 1
-        return super().advance(force) + self.calls[0]
 
 
 class World:
@@ -98,44 +91,61 @@ def register_world(kind: type[World] = World) -> None:
     register_engine(name_of(kind), World.checkpoint, World.load)
 
 
+def kind_of(make: Callable[[], gym.Env[Any, Any]]) -> str:
+    env = make()
+    env.reset(seed=0)
+    (sibling,) = fork_env(env, 1)
+    return sibling.kind
+
+
 def check_against_twin(make: Callable[[], gym.Env[Any, Any]]) -> None:
     env, twin = TimeLimit(make(), 13), TimeLimit(make(), 13)
     for one in (env, twin):
         one.reset(seed=3)
-    engine, rng = InPlaceEngine(env), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for _ in range(15):
-        snapshot = engine.save()
-        branch = rng.integers(3, size=8).tolist()
-        truth = play(env, branch)
-        engine.restore(snapshot)
-        play(env, rng.integers(3, size=5).tolist())
-        engine.restore(snapshot)
-        assert play(env, branch) == truth
-        engine.restore(snapshot)
+        siblings: Any = fork_env(env, 2)
+        assert [one.kind for one in siblings] == ["copied"] * 2
+        branch, other = rng.integers(3, size=8).tolist(), rng.integers(3, size=5).tolist()
+        play(siblings[1], other[:2])
+        seen = play(siblings[0], branch)
+        play(siblings[1], other[2:])
+        again: Any = fork_env(env, 1)[0]
+        assert play(again, branch) == seen
         actions = rng.integers(3, size=4).tolist()
         assert play(env, actions) == play(twin, actions)
 
 
 @pytest.mark.parametrize("kind", [NativeWorld, World])
-def test_a_simulator_is_refused_until_it_is_registered(kind: type[Any]) -> None:
-    with pytest.raises(BranchingError, match=re.escape(f'register_engine("{name_of(kind)}", save, restore)')):
-        InPlaceEngine(in_world(kind))
+@pytest.mark.filterwarnings("ignore:Each sibling of")
+def test_a_simulator_is_forked_until_it_is_registered(kind: type[Any]) -> None:
+    assert kind_of(lambda: in_world(kind)) == "forked"
     register_native()
     register_world()
     check_against_twin(lambda: in_world(kind))
 
 
-def test_a_subclass_of_a_type_without_attributes_keeps_its_own_attributes() -> None:
-    register_native()
-    check_against_twin(lambda: in_world(Louder))
-
-
-def test_a_subclass_of_a_type_with_attributes_is_refused_until_it_is_registered() -> None:
+@pytest.mark.filterwarnings("ignore:Each sibling of")
+def test_a_subclass_is_forked_until_it_is_registered() -> None:
     register_world()
-    with pytest.raises(BranchingError, match=r"Noisy\.worlds\[0\]: it is a .*SmallWorld, whose base .*\.World has an engine"):
-        InPlaceEngine(in_world(SmallWorld))
+    with pytest.warns(UserWarning, match=r"Noisy\.worlds\[0\] is a .*SmallWorld, a subclass of .*\.World: register"):
+        assert kind_of(lambda: in_world(SmallWorld)) == "forked"
     register_world(SmallWorld)
     check_against_twin(lambda: in_world(SmallWorld))
+
+
+def test_a_copier_is_the_fast_way() -> None:
+    def clone(world: Any) -> Any:
+        made = type(world)()
+        made.load(world.checkpoint())
+        return made
+
+    register_copier(name_of(World), clone)
+    env = in_world(World)
+    check_against_twin(lambda: in_world(World))
+    env.reset(seed=0)
+    (sibling,) = fork_env(env, 1)
+    assert sibling.env.worlds[0] is not env.worlds[0]  # type: ignore[attr-defined]
 
 
 class ClosedEnv(Noisy):
@@ -146,26 +156,64 @@ class ClosedEnv(Noisy):
         self.world = World()
 
 
-def test_an_env_is_registered_and_its_random_numbers_are_saved_besides() -> None:
+def test_an_env_is_registered() -> None:
     def restore(env: ClosedEnv, state: Any) -> None:
-        env.x = state[0]
+        env.x, env.np_random.bit_generator.state = state[0], state[2]
         env.world.load(state[1])
 
-    register_engine(name_of(ClosedEnv), lambda env: (env.x, env.world.checkpoint()), restore)
+    def save(env: ClosedEnv) -> Any:
+        return env.x, env.world.checkpoint(), env.np_random.bit_generator.state
+
+    register_engine(name_of(ClosedEnv), save, restore)
     check_against_twin(ClosedEnv)
 
 
-def test_siblings_are_snapshots_and_leave_no_trace() -> None:
+class SavesItself(Noisy):
+    """Knows best; its ``np_random`` is saved besides."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda env: env.world.advance(env.x))  # type: ignore[attr-defined]
+        self.world = World()
+
+    def save_state(self) -> Any:
+        return self.x, self.world.checkpoint()
+
+    def restore_state(self, state: Any) -> None:
+        self.x = state[0]
+        self.world.load(state[1])
+
+
+def test_an_env_that_saves_itself_is_shared() -> None:
+    check_against_twin(SavesItself)
+    env = SavesItself()
+    env.reset(seed=0)
+    (sibling,) = fork_env(TimeLimit(env, 5), 1)
+    assert sibling.env.env is env  # type: ignore[attr-defined]
+
+
+def test_tables_that_are_declared_constant_are_shared() -> None:
+    env: Any = Noisy()
+    env.table, env.state = [[1.0]], [0.0]
+    declare_constant(name_of(Noisy), "table")
+    env.reset(seed=0)
+    (sibling,) = fork_env(env, 1)
+    assert sibling.env.table is env.table and sibling.env.state is not env.state  # type: ignore[attr-defined]
+    taxi: Any = gym.make("Taxi-v4").unwrapped
+    taxi.reset(seed=0)
+    assert fork_env(taxi, 1)[0].env.P is taxi.P  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="must be one or more names"):
+        declare_constant(name_of(Noisy))
+
+
+def test_siblings_leave_no_trace() -> None:
     register_world()
-    with pytest.raises(CannotCopyError, match="has an engine"):
-        EnvCopy(in_world(World))
     env, twin = make_branchable(TimeLimit(in_world(World), 9)), TimeLimit(in_world(World), 9)
     branching: Any = env
     for one in (env, twin):
         one.reset(seed=1)
     rng = np.random.default_rng(0)
     for t in range(30):
-        steps = branching.step_siblings(rng.integers(3, size=2), forks=np.full(2, t % 6 == 0), keep=t % 6 < 5)
+        steps = branching.step_siblings(rng.integers(3, size=2), [t % 6 == 0] * 2)
         assert isinstance(steps.rewards, list), steps
         action = [int(rng.integers(3))]
         assert play(env, action) == play(twin, action)
@@ -174,42 +222,36 @@ def test_siblings_are_snapshots_and_leave_no_trace() -> None:
 def test_training() -> None:
     register_world()
     env = TimeLimit(in_world(World), 20)
-    model = HybridGRPO("MlpPolicy", env, n_samples=3, branch_horizon=5, n_steps=16, batch_size=24, n_epochs=1, seed=0)
-    assert model.learn(32).num_simulator_steps == 96
+    model = HybridGRPO("MlpPolicy", env, n_samples=4, branch_horizon=5, n_steps=64, batch_size=64, n_epochs=1, seed=0)
+    assert model.learn(64).num_timesteps == 64
 
 
-def test_an_engine_that_forgets_state_is_found_out_before_siblings_live() -> None:
+@pytest.mark.filterwarnings("ignore:Each sibling of")
+def test_an_engine_that_forgets_state_is_found_out() -> None:
     register_engine(name_of(World), lambda world: None, lambda world, state: None)
-    model = HybridGRPO("MlpPolicy", TimeLimit(in_world(World), 20), n_steps=16, batch_size=16, branching_check=False)
-    with pytest.raises(BranchingError, match="whose registered engine does not save all of it"):
-        model.learn(16)
+    branching: Any = make_branchable(TimeLimit(in_world(World), 20))
+    branching.reset(seed=0)
+    assert branching.check_siblings() is None
+    assert branching.sibling_maker.forks and "differently" in branching.sibling_maker.reasons[0]
 
 
 def test_an_engine_that_fails_is_named() -> None:
     register_engine(name_of(World), lambda world: world.missing(), World.load)
-    with pytest.raises(BranchingError, match=r"worlds\[0\]: the function registered to save a .*World raised AttributeError"):
-        InPlaceEngine(in_world(World))
-
-
-def test_a_type_that_was_taken_for_constant_before() -> None:
-    ATOMS.add(World)
-    try:
-        register_world()
-        assert World not in ATOMS
-        check_against_twin(lambda: in_world(World))
-    finally:
-        ATOMS.discard(World)
+    with pytest.warns(UserWarning, match=r"worlds\[0\] is a .*World, and the function that saves it raised AttributeError"):
+        assert kind_of(lambda: in_world(World)) == "forked"
 
 
 def test_registering_twice() -> None:
     register_world()
     register_world()
-    with pytest.raises(ValueError, match=r"World' has an engine already.*replace=True"):
+    with pytest.raises(ValueError, match=r"World' is registered already.*replace=True"):
         register_engine(name_of(World), lambda world: None, World.load)
     calls: list[Any] = []
     register_engine(name_of(World), calls.append, World.load, replace=True)
-    InPlaceEngine(in_world(World))
-    assert len(calls) == 1
+    kind_of(lambda: in_world(World))
+    assert calls
+    with pytest.raises(ValueError, match="is registered already"):
+        register_copier(name_of(World), lambda world: world)
 
 
 @pytest.mark.parametrize(
@@ -234,29 +276,3 @@ def test_functions_that_are_refused() -> None:
         register_engine("mysim.World", None, lambda obj, state: None)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"restore must be a function restore\(obj, state\), got 3"):
         register_engine("mysim.World", bytes, 3)  # type: ignore[arg-type]
-
-
-class _Saves:
-    """A function that has no hash."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
-    def __call__(self, world: NativeWorld) -> tuple[float, int]:
-        return world.x, world.n
-
-
-def test_functions_need_no_hash() -> None:
-    def restore(world: NativeWorld, state: tuple[float, int]) -> None:
-        world.x, world.n = state
-
-    register_engine(name_of(NativeWorld), save=_Saves(), restore=restore)
-    env: Any = Noisy()
-    env.world = NativeWorld()
-    engine = InPlaceEngine(env)
-    snapshot = engine.save()
-    env.world.advance(1.0)
-    engine.restore(snapshot)
-    assert (env.world.x, env.world.n) == (0.0, 0)

@@ -76,7 +76,7 @@ def _check(make: Any, many: bool, horizon: BranchHorizon, normalized: bool, n_st
         rng = np.random.default_rng(0)
         groups = Groups(env, 4, horizon)
         last, expected = env.reset(), twin.reset()
-        groups.start(True, 5)
+        groups.start(True)
         ends = 0
         space: Any = env.action_space
         for _ in range(n_steps):
@@ -87,27 +87,26 @@ def _check(make: Any, many: bool, horizon: BranchHorizon, normalized: bool, n_st
             actions = rng.integers(space.n, size=size) if discrete else rng.uniform(-1, 1, size=size).astype(np.float32)
             step = groups.step(actions)
             expected, rewards, dones, infos = twin.step(actions[0])
-            np.testing.assert_array_equal(step.rewards, rewards)
-            np.testing.assert_array_equal(step.dones, dones)
-            np.testing.assert_equal(_without_times(step.infos), _without_times(infos))
-            last = step.observations
+            np.testing.assert_array_equal(step.rewards[0], rewards)
+            np.testing.assert_array_equal(step.dones_NE[0], dones)
+            np.testing.assert_equal(_without_times(step.infos[0]), _without_times(infos))
+            last = step.new_obs[:2]
             ends += dones.sum()
         assert ends > 1
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one process", "processes"])
-@pytest.mark.parametrize("horizon", [1, 3, 64, "episode", "free"])
+@pytest.mark.parametrize("horizon", [1, 3, 64, "episode"])
 def test_random_dynamics(horizon: BranchHorizon, many: bool) -> None:
     _check(_windy, many, horizon, normalized=horizon == 3, n_steps=40)
 
 
-@pytest.mark.parametrize("horizon", [1, 3, "free"])
+@pytest.mark.parametrize("horizon", [1, 3])
 def test_frozen_lake(horizon: BranchHorizon) -> None:
     _check(_frozen_lake, False, horizon, normalized=False, n_steps=60)
 
 
-@pytest.mark.parametrize("horizon", [1, 3, 64, "free"])
+@pytest.mark.parametrize("horizon", [1, 3, 64])
 def test_mujoco_under_normalisation(horizon: BranchHorizon) -> None:
     pytest.importorskip("mujoco")
-    # free siblings are envs like any other: they teach VecNormalize
-    _check(_cheetah, False, horizon, normalized=horizon != "free", n_steps=25)
+    _check(_cheetah, False, horizon, normalized=True, n_steps=25)

@@ -16,7 +16,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
-from sb3_hybrid_grpo.branching.trial import TRIAL_STEPS
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.validation import check_arguments, check_no_longer, executed_steps
 from tests.toy_envs import NoisyWalk, walk
@@ -241,9 +240,9 @@ def test_an_env_that_says_human_and_draws_nothing_trains() -> None:
 
 def test_nan_of_a_sibling_is_named() -> None:
     class Breaks(gym.Wrapper[Any, Any, Any, Any]):
-        """Gives NaN at its seventh step after the trial of copies, counted over all members."""
+        """Gives NaN at its seventh step, counted over all members; the first fork is watched by one more."""
 
-        steps = -3 * TRIAL_STEPS
+        steps = -1
 
         def step(self, action: Any) -> Any:
             Breaks.steps += 1

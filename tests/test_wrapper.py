@@ -11,8 +11,10 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_hybrid_grpo import make_branchable
-from sb3_hybrid_grpo.branching import BranchingWrapper
-from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps
+from tests import outside_envs
+from tests.stateful_envs import Noisy
 
 
 class Walk(gym.Env[Any, Any]):
@@ -48,7 +50,7 @@ class Skipping(gym.Wrapper[Any, Any, Any, Any]):
 
 def _step(env: gym.Env[Any, Any], actions: list[int], forks: bool = True, **options: Any) -> SiblingSteps | SiblingFailure:
     result: SiblingSteps | SiblingFailure = env.get_wrapper_attr("step_siblings")(
-        np.array(actions), np.full(len(actions), forks), keep=True, **options
+        np.array(actions), [forks] * len(actions), keep=True, **options
     )
     return result
 
@@ -86,7 +88,7 @@ def test_a_monitor_writes_down_member_0_alone(tmp_path: Path, deep: bool) -> Non
     twin.reset(seed=1)
     rng = np.random.default_rng(0)
     for t in range(150):
-        _step(env, rng.integers(6, size=3).tolist(), forks=t % 4 == 0, reset_ended=True)
+        _step(env, rng.integers(6, size=3).tolist(), forks=t % 4 == 0)
         got, expected = env.step(1), twin.step(1)
         np.testing.assert_array_equal(got[0], expected[0])
         assert got[1:4] == expected[1:4]
@@ -147,7 +149,7 @@ def test_an_error_of_a_sibling_is_returned_with_its_member() -> None:
     failure = _step(env, [1, 7, 1])
     assert isinstance(failure, SiblingFailure)
     assert failure.member == 2
-    assert "the action was 7" in failure.error
+    assert "the action was 7" in str(failure.error)
     assert "in step" in failure.traceback
     with pytest.raises(KeyboardInterrupt):
         _step(env, [1, 8])
@@ -156,40 +158,109 @@ def test_an_error_of_a_sibling_is_returned_with_its_member() -> None:
     assert isinstance(_step(env, [1, 1]), SiblingSteps)
 
 
-def test_an_error_of_a_reset_or_a_save_is_returned_too() -> None:
+def test_what_arrives_later_sends_siblings_to_forks() -> None:
     env = make_branchable(Walk())
     env.reset(seed=0)
+    assert isinstance(_step(env, [1, 2]), SiblingSteps)
     inner: Any = env.unwrapped
-    inner.generator = (n for n in range(3))  # met by the next save
-    failure = _step(env, [1])
-    assert isinstance(failure, SiblingFailure)
-    assert "builtins.generator" in failure.error
-    assert isinstance(env.get_wrapper_attr("reset_siblings")([1, 2]), SiblingFailure)
-    del inner.generator
-    assert isinstance(_step(env, [1]), SiblingSteps)
+    inner.generator = (n for n in range(3))
+    with pytest.warns(UserWarning, match=r"is a process, forked .*Walk\.generator is a generator"):
+        steps = _step(env, [1, 2])
+    assert isinstance(steps, SiblingSteps)
+    assert [one.kind for one in env.get_wrapper_attr("siblings").values()] == ["forked"] * 2
+    np.testing.assert_array_equal(env.step(1)[0], steps.observations[0])
+    env.close()
 
 
-def test_siblings_of_their_own_reset_with_their_own_seeds() -> None:
-    env, twins = make_branchable(Walk()), [Walk(), Walk()]
+class Late(Noisy):
+    """Keeps state where no copy has its own, and shows it after so many steps."""
+
+    counts = [0]  # noqa: RUF012
+
+    def __init__(self, after: int) -> None:
+        super().__init__(self._late)
+        self.n, self.after = 0, after
+
+    def _late(self, env: Any) -> float:
+        self.n += 1
+        if self.n < self.after:
+            return 0.0
+        self.counts[0] += 1
+        return self.counts[0]
+
+
+def test_the_watch_finds_what_shows_late() -> None:
+    env = make_branchable(Late(20))
     env.reset(seed=0)
-    before = env.unwrapped.buffer.copy()  # type: ignore[attr-defined]
-    firsts = env.get_wrapper_attr("reset_siblings")([5, 6])
-    for twin, seed, first in zip(twins, (5, 6), firsts, strict=True):
-        np.testing.assert_array_equal(first, twin.reset(seed=seed)[0])
-    ends = 0
-    for _ in range(40):
-        steps = _step(env, [1, 3], forks=False, reset_ended=True)
-        assert isinstance(steps, SiblingSteps)
-        for member, (twin, action) in enumerate(zip(twins, (1, 3), strict=True)):
-            observation, reward, terminated, _, _ = twin.step(action)
-            np.testing.assert_array_equal(steps.observations[member], observation)
-            assert (steps.rewards[member], steps.terminated[member]) == (reward, terminated)
-            assert (member in steps.resets) == terminated
-            if terminated:
-                ends += 1
-                np.testing.assert_array_equal(steps.resets[member], twin.reset()[0])
-    assert ends > 3
-    np.testing.assert_array_equal(env.unwrapped.buffer, before)  # type: ignore[attr-defined]
-    again = env.get_wrapper_attr("reset_siblings")([None, None])
-    for twin, first in zip(twins, again, strict=True):
-        np.testing.assert_array_equal(first, twin.reset()[0])
+    env.get_wrapper_attr("check_siblings")()
+    maker = env.get_wrapper_attr("sibling_maker")
+    maker.forks = False  # whatever the check has found
+    for t in range(16):
+        _step(env, [0, 1], forks=t % 8 == 0)
+        env.step(0)
+    assert not maker.forks
+    with pytest.warns(
+        UserWarning, match=r"a copy played the same actions differently: observation\[1\]: .* step \d+ after a fork"
+    ):
+        for t in range(32):
+            _step(env, [0, 1], forks=t % 8 == 0)
+            env.step(0)
+    env.close()
+
+
+@pytest.mark.parametrize("change", ["method", "attribute", "unwrapped"])
+def test_who_changes_the_env_does_not_trip_the_watch(change: str) -> None:
+    env = make_branchable(TimeLimit(Noisy(lambda one: vars(one)["gain"]), 50))
+    inner: Any = env.unwrapped
+    inner.gain = 1.0
+    inner.set_gain = lambda gain: setattr(inner, "gain", gain)
+    env.reset(seed=0)
+    _step(env, [0, 1])
+    env.step(0)
+    if change == "method":
+        env.get_wrapper_attr("set_gain")(2.0)
+    elif change == "attribute":
+        env.env.env.gain = 2.0  # type: ignore[attr-defined]
+        env.other = 3.0  # type: ignore[attr-defined]
+    else:
+        env.unwrapped.gain = 2.0  # type: ignore[attr-defined]
+    for _ in range(5):
+        _step(env, [0, 1], forks=False)
+        env.step(0)
+    assert not env.get_wrapper_attr("sibling_maker").forks
+
+
+def test_fork_env_gives_envs_that_go_on_alone() -> None:
+    env = TimeLimit(Monitor(Walk()), 12)
+    env.reset(seed=0)
+    one, other = fork_env(env, 2)
+    assert one.kind == "copied" and one.action_space == env.action_space  # type: ignore[attr-defined]
+    for action in (1, 2, 3):
+        np.testing.assert_array_equal(one.step(action)[0], other.step(action)[0].copy())
+    assert env.env.rewards == []  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(one.reset(seed=4)[0], Walk().reset(seed=4)[0])
+    with pytest.raises(ValueError, match="n must be"):
+        fork_env(env, -1)
+    forked = outside_envs.generator()
+    forked.reset(seed=0)
+    with pytest.warns(UserWarning, match="Noisy.noise is a generator"):
+        (sibling,) = fork_env(forked, 1)
+    assert sibling.kind == "forked"
+    np.testing.assert_array_equal(sibling.step(1)[0], forked.step(1)[0])
+    sibling.close()
+
+
+def test_envs_whose_unwrapped_is_something_else() -> None:
+    class Core:
+        pass
+
+    class Foreign(Walk):
+        @property
+        def unwrapped(self) -> Any:
+            return Core()
+
+    env = make_branchable(Foreign())
+    env.reset(seed=0)
+    assert env.get_wrapper_attr("check_siblings")() is None
+    assert isinstance(_step(env, [1, 2]), SiblingSteps)
+    assert isinstance(env.unwrapped, Core)

@@ -3,6 +3,7 @@ Wrappers that change what a step does, or remember something, are branched exact
 part of benchmarks/branching/wrappers.py, whose table has them all, for 1500 steps. The rest is slow.
 """
 
+import collections
 import importlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from sb3_hybrid_grpo.branching.cells import SequenceCell
-from sb3_hybrid_grpo.branching.choice import Choice
+from sb3_hybrid_grpo.branching import copier
+from sb3_hybrid_grpo.branching.sibling import SiblingMaker
 from tests.zoo import zoo_in
 
 with pytest.MonkeyPatch.context() as _patch:
@@ -41,17 +42,16 @@ def test_siblings_under_wrappers_see_what_twins_see(case: Any, make: Any, horizo
     pytest.importorskip(case.needs)
     if case.needs != "gymnasium":
         gym.register_envs(importlib.import_module(case.needs))
-    forked = "ActionNoise" in str(case.wrappers)  # it draws from the global np.random; forks take their time
-    n_steps = 20 if forked and horizon == 1 else STEPS // case.share
+    n_steps = STEPS // case.share
     with zoo_in(tmp_path) if "rl_zoo3" in str(case.wrappers) else nullcontext():
         assert twins.differs(make, horizon, n_steps) == ""
 
 
-def test_a_wrapper_that_is_not_put_back_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_is_none_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     make = next(make for name, _, make in wrappers.cases() if name.startswith("FrameStackObservation"))
-    monkeypatch.setattr(Choice, "check", lambda self, resets: None)
+    monkeypatch.setattr(SiblingMaker, "check", lambda self, shared: None)
     assert twins.differs(make, 1, 20) == ""
-    monkeypatch.setattr(SequenceCell, "restore", lambda self, contents: None)
+    monkeypatch.setitem(copier._RULES, collections.deque, lambda _, obj: obj)
     assert twins.differs(make, 1, 20) != ""
 
 

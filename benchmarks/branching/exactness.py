@@ -8,8 +8,7 @@ never is, bit for bit, through ends of episodes. twins.py does it.
 
 Twins are processes of their own. Member 0 has three siblings. Where they fork from it, the first takes the same actions and
 must see the same; the others take random ones, and must see what forks of the twin's process see (at every 16th step, where
-all fork at every step). Where they are free, each resets by itself and has a twin of its own. Families whose packages are not
-installed are said to be missing.
+all fork at every step). Families whose packages are not installed are said to be missing.
 """
 
 import argparse
@@ -97,7 +96,7 @@ def main() -> None:
         try:
             gym.register_envs(importlib.import_module(package))
         except ImportError:
-            print(f"| {family} | not installed here | | | | |")
+            print(f"| {family} | not installed here | | | |")
             continue
         used |= versions_of(package)
         for env_id in env_ids:

@@ -57,7 +57,7 @@ def play(env_id: str, n_samples: int, n_steps: int, folder: Path) -> tuple[dict[
     groups = Groups(env, n_samples, HORIZON)
     env.seed(0)
     observations: Any = env.reset()
-    groups.start(True, 0)
+    groups.start(True)
     member_0, others = np.random.default_rng(1), np.random.default_rng(2)
     space: Any = env.action_space
     seen, memory = hashlib.sha256(), []
@@ -66,8 +66,8 @@ def play(env_id: str, n_samples: int, n_steps: int, folder: Path) -> tuple[dict[
         own = member_0.uniform(space.low, space.high, (1, N_ENVS, *space.shape))
         theirs = others.uniform(space.low, space.high, (n_samples - 1, N_ENVS, *space.shape))
         result = groups.step(np.concatenate([own, theirs]).astype(np.float32))
-        observations = result.observations
-        for part in (observations, result.rewards, result.dones):
+        observations = result.new_obs[:N_ENVS]
+        for part in (observations, result.rewards[0], result.dones_NE[0]):
             seen.update(np.ascontiguousarray(part).tobytes())
         if (step + 1) % (n_steps // N_ENVS // LINES) == 0:
             memory.append(((step + 1) * N_ENVS, rss_mib()))

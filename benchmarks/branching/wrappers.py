@@ -263,7 +263,7 @@ def main() -> None:
         try:
             gym.register_envs(importlib.import_module(case.needs))
         except ImportError:
-            print(f"| {name} | not installed here | | | | |")
+            print(f"| {name} | not installed here | | | |")
             continue
         used |= versions_of(case.needs)
         print(row(name, make_env, n_steps), flush=True)

@@ -1,26 +1,28 @@
-"""Branching: members of a group that live beside an env, in copies or snapshots of it."""
+"""
+Branching: exact, live copies of envs, and the members of a group that live in them.
 
-from sb3_hybrid_grpo.branching.branchable import make_branchable
-from sb3_hybrid_grpo.branching.candidates import Candidates
-from sb3_hybrid_grpo.branching.engines import register_engine
-from sb3_hybrid_grpo.branching.groups import BranchHorizon, Groups
-from sb3_hybrid_grpo.branching.inplace import InPlaceEngine
-from sb3_hybrid_grpo.branching.protocol import Engine, SupportsBranching
+Public are :func:`fork_env`, :func:`make_branchable`, :func:`check_branching`, and what says how objects are copied:
+:func:`register_copier`, :func:`register_engine`, :func:`declare_constant`, :func:`register_vec_wrapper`,
+:class:`SupportsBranching`. See docs/branching.md.
+"""
+
+from sb3_hybrid_grpo.branching.groups import Candidates as Candidates
+from sb3_hybrid_grpo.branching.engines import SupportsBranching, declare_constant, register_copier, register_engine
+from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon
+from sb3_hybrid_grpo.branching.groups import Groups as Groups
+from sb3_hybrid_grpo.branching.groups import GroupStep as GroupStep
 from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
-from sb3_hybrid_grpo.branching.steps import GroupStep
-from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
+from sb3_hybrid_grpo.branching.vec_wrappers import register_vec_wrapper
+from sb3_hybrid_grpo.branching.wrapper import fork_env, make_branchable
 
 __all__ = [
-    "BranchHorizon",
     "BranchingReport",
-    "BranchingWrapper",
-    "Candidates",
-    "Engine",
-    "GroupStep",
-    "Groups",
-    "InPlaceEngine",
     "SupportsBranching",
     "check_branching",
+    "declare_constant",
+    "fork_env",
     "make_branchable",
+    "register_copier",
     "register_engine",
+    "register_vec_wrapper",
 ]

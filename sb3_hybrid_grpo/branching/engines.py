@@ -1,46 +1,171 @@
-"""Simulators that save themselves: the Arcade Learning Environment, and those that users register."""
+"""How objects of a type are copied, as far as users say so; and types of which no copy can be made."""
 
 import functools
+import mmap
+import multiprocessing.connection
+import multiprocessing.process
+import random
+import socket
+import subprocess
+import threading
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from sb3_hybrid_grpo.branching.cells import OpaqueCell
-from sb3_hybrid_grpo.branching.classes import name_of, slots_of
-from sb3_hybrid_grpo.branching.layout import ATOMS
+import gymnasium as gym
+import numpy as np
 
+from sb3_hybrid_grpo.branching.wrapper_chain import innermost
 
-class EngineRefusal(TypeError):
-    """An object of a registered type that its engine cannot save. The message says why, and what to do."""
-
-    is_final = True
-    """Whether forks are no way out: something better is, or what is wrong is to be corrected."""
+ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
+"""Types whose objects never change and lead to nothing: a copy has them, too."""
 
 
-class Registered(NamedTuple):
-    """How objects of a type are saved and restored."""
+class CannotCopyError(TypeError):
+    """An object that no rule copies, and why: the end of a sentence that begins with the path to it. A fork has it, too."""
 
+    def __init__(self, reason: str, obj: Any = None) -> None:
+        super().__init__(reason)
+        self.reason, self.obj = reason, obj
+
+
+class RefusedError(CannotCopyError):
+    """An object that a forked process would share with its parent, or lack, and what to do instead."""
+
+    def __init__(self, reason: str, obj: Any, advice: str) -> None:
+        super().__init__(reason, obj)
+        self.advice = advice
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.reason, None, self.advice)
+
+
+@runtime_checkable
+class SupportsBranching(Protocol):
+    """
+    The hook of an env that knows best how to save itself. An env (or wrapper) with these two methods is shared by all members
+    of a group, with everything that it holds; each member's state is put in for the length of a call. Its ``np_random`` is
+    saved besides, so the hook may leave that out; any other generator of random numbers belongs to the state.
+
+    Example::
+
+        class MyEnv(gym.Env):
+            def save_state(self):
+                return self.simulator.checkpoint()
+
+            def restore_state(self, state):
+                self.simulator.load(state)
+    """
+
+    def save_state(self) -> Any:
+        """Save everything that the future of the env depends on. It is restored any number of times, and not consumed."""
+
+    def restore_state(self, state: Any) -> None:
+        """Put the env back, in place, into what ``save_state`` returned."""
+
+
+class Shared(NamedTuple):
+    """An object that all members share, because it cannot be copied: it saves and restores itself."""
+
+    obj: Any
     save: Callable[[Any], Any]
+    """``save(obj)`` returns its state."""
     restore: Callable[[Any, Any], None]
-    may_be_noisy: bool = True
-    """Whether such an object may draw random numbers that nobody sees."""
-    make: Callable[[Any, Any], Any] | None = None
-    """``make(obj, spare)`` gives another object for states of this one; the spare one, if there is one and it fits."""
+    """``restore(obj, state)`` puts it back."""
+
+
+class MemberState:
+    """
+    One member's state of what all members share. It is put in for the length of a ``with`` block.
+
+    :param shared: The objects
+    :param states: The member's state of each
+    """
+
+    def __init__(self, shared: list[Shared], states: list[Any]) -> None:
+        self.shared, self.states = shared, states
+        self._others: list[Any] = []
+
+    def fork(self) -> "MemberState":
+        """Return the same state for another member."""
+        return MemberState(self.shared, list(self.states))
+
+    def __enter__(self) -> None:
+        self._others = [one.save(one.obj) for one in self.shared]
+        try:
+            self._restore(self.states)
+        except BaseException:
+            self._put_back()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.states = [one.save(one.obj) for one in self.shared]
+        finally:
+            self._put_back()
+
+    def _put_back(self) -> None:
+        try:
+            self._restore(self._others)
+        except KeyboardInterrupt:
+            self._restore(self._others)  # again, from its beginning
+            raise
+
+    def _restore(self, states: list[Any]) -> None:
+        for one, state in zip(self.shared, states, strict=True):
+            one.restore(one.obj, state)
+
+
+def name_of(kind: type) -> str:
+    """The full name of a class, ``package.module.Name``."""
+    return f"{module_of(kind)}.{kind.__qualname__}"
+
+
+def module_of(kind: type) -> str:
+    """The name of a class's module; empty where the class does not say."""
+    module: Any = getattr(kind, "__module__", None)
+    return module if isinstance(module, str) else ""
+
+
+_COPIERS: dict[str, Callable[[Any], Any]] = {}
+_ENGINES: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {}
+_CONSTANTS: dict[str, frozenset[str]] = {
+    "gymnasium.envs.toy_text.taxi.TaxiEnv": frozenset({"P", "initial_state_distrib", "desc", "locs", "locs_colors"}),
+    "gymnasium.envs.toy_text.frozen_lake.FrozenLakeEnv": frozenset({"P", "initial_state_distrib", "desc"}),
+    "gymnasium.envs.toy_text.cliffwalking.CliffWalkingEnv": frozenset({"P", "initial_state_distrib"}),
+}
+_forget: list[Callable[[], None]] = []
+"""Caches of what was registered before."""
+
+
+def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = False) -> None:
+    """
+    Say how objects of a type are copied, wherever an env holds one. This is the fast way: each sibling has a copy of its own.
+
+    Register before the env is handed to ``HybridGRPO``. The processes of a ``SubprocVecEnv`` know only what is registered in
+    them: register where the env's class is defined, or in the function that makes the env.
+
+    Example::
+
+        register_copier("mysim.core.World", lambda world: world.clone())
+
+    :param type_name: The type's full name, as in ``f"{type(obj).__module__}.{type(obj).__qualname__}"``. A name, so that the
+        simulator need not be imported
+    :param copy: ``copy(obj)`` returns another object in the same state, which shares nothing with it that changes
+    :param replace: Whether to replace what is registered already; the same function again is no error
+    :raises TypeError: for an argument of another type
+    :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
+    """
+    _register(_COPIERS, type_name, copy, {"copy": (copy, "obj")}, replace)
 
 
 def register_engine(
     type_name: str, save: Callable[[Any], Any], restore: Callable[[Any, Any], None], replace: bool = False
 ) -> None:
     """
-    Say how the objects of a simulator's type are saved and restored, wherever an env holds one. What such an object refers to
-    is not looked at: it is its engine's to save. An env can be of such a type too; its ``np_random`` is saved besides.
+    Say how objects of a simulator's type are saved and restored, where none can be copied. Such an object is shared by all
+    members of a group, with everything that it refers to; each member's state is put in for the length of a call.
 
-    Siblings of an env that holds such an object are snapshots, never copies of the env.
-
-    An object of a subclass is saved so too where the registered type has no Python attributes, as many written in C; those of
-    the subclass are saved besides. Where it has some, a subclass is refused until it is registered by its own name.
-
-    Register before the env is handed to ``HybridGRPO``. The processes of a ``SubprocVecEnv`` know only what is registered in
-    them: register where the env's class is defined, or in the function that makes the env.
+    When to register: see :func:`register_copier`.
 
     Example::
 
@@ -50,29 +175,53 @@ def register_engine(
             restore=lambda world, state: world.load(state),
         )
 
-    :param type_name: The type's full name, as in ``f"{type(obj).__module__}.{type(obj).__qualname__}"``. A name, so that the
-        simulator need not be imported
+    :param type_name: The type's full name, see :func:`register_copier`
     :param save: ``save(obj)`` returns everything that the object's future depends on, in memory of its own
     :param restore: ``restore(obj, state)`` puts the object back in place. A state is restored any number of times, and must
         not be consumed or changed by it
-    :param replace: Whether to replace an engine that is registered already; the same two functions again are no error
+    :param replace: Whether to replace what is registered already; the same two functions again are no error
     :raises TypeError: for an argument of another type
     :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
     """
+    _register(_ENGINES, type_name, (save, restore), {"save": (save, "obj"), "restore": (restore, "obj, state")}, replace)
+
+
+def declare_constant(type_name: str, *attributes: str) -> None:
+    """
+    Say which attributes of a type's objects never change, so that siblings share them: large tables above all.
+
+    Example::
+
+        declare_constant("mygame.envs.Grid", "transitions", "distances")
+
+    :param type_name: The type's full name, see :func:`register_copier`; its subclasses are meant, too
+    :param attributes: Names of attributes
+    :raises TypeError: for an argument of another type
+    :raises ValueError: for a name that cannot be that of a type, or without an attribute
+    """
     _check_name(type_name)
-    for name, function in (("save", save), ("restore", restore)):
+    if not attributes or not all(isinstance(one, str) for one in attributes):
+        raise ValueError(f'attributes must be one or more names, such as "table", got {attributes!r}.')
+    _CONSTANTS[type_name] = _CONSTANTS.get(type_name, frozenset()).union(attributes)
+    for clear in _forget:
+        clear()
+
+
+def _register(registry: dict[str, Any], type_name: str, entry: Any, functions: dict[str, Any], replace: bool) -> None:
+    _check_name(type_name)
+    for name, (function, parameters) in functions.items():
         if not callable(function):
-            parameters = "obj" if name == "save" else "obj, state"
             raise TypeError(f"{name} must be a function {name}({parameters}), got {function!r}.")
-    engine = Registered(save, restore)
-    if not replace and _ENGINES.get(type_name, engine) != engine:
+    other = _COPIERS if registry is _ENGINES else _ENGINES
+    if not replace and (registry.get(type_name, entry) != entry or type_name in other):
         raise ValueError(
-            f"{type_name!r} has an engine already. Register a type once, with the same functions each time, or pass "
-            "replace=True to replace its engine."
+            f"{type_name!r} is registered already. Register a type once, with the same functions each time, or pass "
+            "replace=True to replace them."
         )
-    _ENGINES[type_name] = engine
-    engine_of.cache_clear()
-    ATOMS.difference_update([kind for kind in ATOMS if engine_of(kind) is not None])  # met earlier, and taken for constant
+    other.pop(type_name, None)
+    registry[type_name] = entry
+    for clear in _forget:
+        clear()
 
 
 def _check_name(type_name: Any) -> None:
@@ -86,109 +235,90 @@ def _check_name(type_name: Any) -> None:
             f'type_name must be the full name of a type, such as "mysim.core.World", got {type_name!r}. '
             'Print it with f"{type(obj).__module__}.{type(obj).__qualname__}".'
         )
-    if is_built_in(type_name):
+    if parts[0] in ("builtins", "numpy"):
         raise ValueError(
-            f"type_name must be that of a simulator's type, got {type_name!r}. Python's and numpy's own types are saved in "
+            f"type_name must be that of a simulator's type, got {type_name!r}. Python's and numpy's own types are copied in "
             "one way everywhere; register the type of the object that holds this one."
         )
 
 
-def is_built_in(type_name: str) -> bool:
+def on_registration(clear: Callable[[], None]) -> None:
     """
-    :param type_name: A type's full name
-    :return: Whether it is one of Python's or numpy's own types, for which no engine can be registered
+    :param clear: Is called whenever something is registered
     """
-    return type_name.split(".")[0] in ("builtins", "numpy")
+    _forget.append(clear)
 
 
-@functools.lru_cache(maxsize=4096)
-def engine_of(kind: type) -> tuple[type, Registered] | None:
-    """
-    Find the engine of a type.
-
-    :param kind: The type of an object
-    :return: The type that an engine is registered for (this one, or the nearest base) and the engine; None without one
-    """
-    return next(((base, _ENGINES[name]) for base in kind.__mro__ if (name := name_of(base)) in _ENGINES), None)
+def constants_of(kind: type) -> frozenset[str]:
+    """The attributes that were declared constant for a class, not for its bases."""
+    return _CONSTANTS.get(name_of(kind), frozenset())
 
 
-class EngineCell(OpaqueCell):
-    """
-    An object that a registered engine saves. The engine is tried at once.
-
-    :param obj: The object
-    :param registered_type: The type that the engine is registered for
-    :param engine: The engine
-    :raises EngineRefusal: if the engine cannot save the object
-    """
-
-    def __init__(self, obj: Any, registered_type: type, engine: Registered) -> None:
-        self.obj = obj
-        self.save_object, self.restore_object, self.may_be_noisy, _ = engine
-        kind = type(obj)
-        self.has_more = kind is not registered_type
-        """Whether the object has attributes that the engine does not know: those of a subclass."""
-        if self.has_more and (registered_type.__dictoffset__ or slots_of(registered_type)):
-            raise EngineRefusal(
-                f"it is a {name_of(kind)}, whose base {name_of(registered_type)} has an engine that need not know what the "
-                f'subclass adds. Register one that does: register_engine("{name_of(kind)}", save, restore)'
-            )
-        try:
-            self.save_object(obj)
-        except EngineRefusal:
-            raise
-        except Exception as error:
-            raise EngineRefusal(
-                f"the function registered to save a {name_of(registered_type)} raised {error!r}. Correct the function, or "
-                "bring the object into a state that can be saved"
-            ) from error
-
-    def save(self, previous: Any) -> Any:
-        return self.save_object(self.obj)
-
-    def restore(self, contents: Any) -> None:
-        self.restore_object(self.obj, contents)
+def registered_rule(kind: type) -> Callable[[Any, Any], Any] | None:
+    """Find what users said about a type or one of its bases."""
+    if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
+        return lambda copier, obj: _swap(copier, obj, _save_hook, _restore_hook)
+    for base in kind.__mro__:
+        name = name_of(base)
+        if name not in _COPIERS and name not in _ENGINES:
+            continue
+        if base is not kind and kind.__dictoffset__:
+            reason = f"is a {name_of(kind)}, a subclass of {name}: register the subclass by its own name"
+            return functools.partial(_raise, reason)
+        if name in _COPIERS:
+            copy = _COPIERS[name]
+            return lambda copier, obj: copy(obj)
+        save, restore = _ENGINES[name]
+        return lambda copier, obj: _swap(copier, obj, save, restore)
+    return None
 
 
-def _save_ale(ale: Any) -> Any:
-    probability = ale.getFloat("repeat_action_probability")
-    if probability > 0:  # the previous action is not in an ALEState
-        raise EngineRefusal(
-            f"the simulator repeats actions at random by itself (repeat_action_probability={probability:g}), and its state "
-            "does not tell which action it repeats. Make the env with repeat_action_probability=0.0, or take one whose id "
-            "ends in NoFrameskip-v4. Stable-Baselines3's AtariWrapper(env, action_repeat_probability=0.25) repeats actions in "
-            "a way that can be saved"
-        )
-    return ale.cloneState(include_rng=True)
+def _swap(copier: Any, obj: Any, save: Callable[[Any], Any], restore: Callable[[Any, Any], None]) -> Any:
+    try:
+        state = save(obj)
+    except CannotCopyError as error:
+        raise type(error)(error.reason, obj) from error
+    except Exception as error:
+        raise CannotCopyError(f"is a {name_of(type(obj))}, and the function that saves it raised {error!r}", obj) from error
+    copier.swapped.append((Shared(obj, save, restore), state))
+    return copier.remember(obj, obj)
 
 
-def _restore_ale(ale: Any, state: Any) -> None:
-    ale.restoreState(state)
+def _raise(reason: str, copier: Any, obj: Any) -> Any:
+    raise CannotCopyError(reason, obj)
 
 
-def _make_ale(ale: Any, spare: Any) -> Any:
-    """Another emulator of the same game; the spare one, unless it has been set up otherwise. Loading a game takes long."""
-    records = any(map(ale.getString, ("record_screen_dir", "record_sound_filename")))
-    if records or any(map(ale.getBool, ("display_screen", "sound"))):
-        raise EngineRefusal("it shows or records what it does")
-    made = spare
-    if spare is None or any(getattr(spare, f"get{kind}")(name) != value for kind, name, value in _settings_of(ale)):
-        made = type(ale)()
-        for kind, name, value in _settings_of(ale):
-            getattr(made, f"set{kind}")(name, value)
-        made.loadROM(ale.getString("rom_file"))
-    made.setInt("random_seed", ale.getInt("random_seed"))
-    return made
+def _save_hook(env: Any) -> Any:
+    generator = innermost(env).np_random
+    return env.save_state(), generator, generator.bit_generator.state
 
 
-def _settings_of(ale: Any) -> list[tuple[str, str, Any]]:
-    return [(kind, name, getattr(ale, f"get{kind}")(name)) for kind, name in _ALE_SETTINGS]
+def _restore_hook(env: Any, state: Any) -> None:
+    its_state, generator, numbers = state
+    env.restore_state(its_state)
+    generator.bit_generator.state = numbers
+    innermost(env)._np_random = generator
 
 
-_ALE_SETTINGS = (
-    *(("Int", name) for name in ("frame_skip", "max_num_frames", "max_num_frames_per_episode", "reward_min", "reward_max")),
-    *(("Bool", name) for name in ("color_averaging", "sound_obs", "truncate_on_loss_of_life")),
-    ("Float", "repeat_action_probability"),
-    ("String", "rom_file"),
+_OUTSIDE = "share it: what a sibling does with it cannot be taken back"
+_SHARED_MEMORY = "is memory that forked processes share"
+_REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
+    ((threading.Thread,), "is a thread, which neither a copy nor a forked process has", "Compute what it does in step()"),
+    ((mmap.mmap, np.memmap), _SHARED_MEMORY, "Use an array of your own, or make a file's array read-only"),
+    (
+        (socket.socket, subprocess.Popen, multiprocessing.process.BaseProcess, multiprocessing.connection.Connection),
+        f"leads to another process: all siblings {_OUTSIDE}",
+        "Keep the simulation in this process",
+    ),
+    ((random.SystemRandom,), "draws the operating system's random numbers, never twice the same", "Draw from self.np_random"),
 )
-_ENGINES = {"ale_py._ale_py.ALEInterface": Registered(_save_ale, _restore_ale, may_be_noisy=False, make=_make_ale)}
+
+
+def refusal_of(kind: type) -> tuple[str, str] | None:
+    """Why no sibling can have such an object, and what to do instead; None if that is not so."""
+    for kinds, reason, advice in _REFUSED:
+        if issubclass(kind, kinds):
+            return reason, advice
+    if module_of(kind).startswith("multiprocessing.") and not module_of(kind).startswith("multiprocessing.context"):
+        return _SHARED_MEMORY, "Use an array or a number of your own"
+    return None

@@ -1,20 +1,64 @@
 """Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
 
 import functools
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_hybrid_grpo.branching.batches import check_numbers, each, is_truncated, row_of
-from sb3_hybrid_grpo.branching.fanout import Fanout, Observations
-from sb3_hybrid_grpo.branching.processes import Then, forget_step, send_step, step_env
-from sb3_hybrid_grpo.branching.stack import Stage, stages_of
-from sb3_hybrid_grpo.branching.steps import GroupStep, MemberZero, SiblingRows
+from sb3_hybrid_grpo.branching.vec_calls import Fanout, Then, forget_step, send_step, step_env
+from sb3_hybrid_grpo.branching.vec_wrappers import (
+    Observations,
+    Rows,
+    Stage,
+    check_numbers,
+    each,
+    is_truncated,
+    stages_of,
+)
+from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "auto"]
 AUTO_HORIZON = 64
 """Steps between two forks with ``branch_horizon="auto"``, in grouped rollouts."""
+
+
+class GroupStep(NamedTuple):
+    """One step of E groups of N members, member by member. Member 0's part is what ``env.step`` returned."""
+
+    new_obs: Observations
+    """What each member acts on next, ``(N * E, ...)``. A sibling that forks although its episode goes on: what it reached."""
+    rewards: list[np.ndarray]
+    """Rewards of each member, ``(E,)``."""
+    dones_NE: np.ndarray
+    """Members whose own episode ended."""
+    infos: list[list[dict[str, Any]]]
+    """Infos of each member, E of them."""
+    terminated_NE: np.ndarray
+    """Members whose own episode ended in a terminal state."""
+    cut_NE: np.ndarray
+    """Members that do not go on: their episode ended, or (siblings) they fork at the next step."""
+    order_NE: np.ndarray | None = None
+    """Which action each member took, where that was not the one of its own number."""
+
+
+class MemberZero(NamedTuple):
+    """A step of member 0 in all envs, as ``env.step`` returned it, and whether its episode ended for good."""
+
+    new_obs: Observations
+    rewards: np.ndarray
+    dones: np.ndarray
+    infos: list[dict[str, Any]]
+    terminated_E: np.ndarray
+
+
+class SiblingStep(NamedTuple):
+    """What the siblings saw in a step, before any VecEnv wrapper."""
+
+    rows: Rows
+    terminated_ME: np.ndarray
+    ended_ME: np.ndarray
 
 
 class Groups:
@@ -68,12 +112,12 @@ class Groups:
         self._checked, self._stepping = True, False
 
     def saw_noise(self) -> bool:
-        """
-        Find out whether there is a noise that members could share.
-
-        :return: Whether an env has drawn random numbers in a step since this was first asked
-        """
+        """Find out whether there is a noise that members could share."""
         return self.n_samples > 1 and self._fanout.saw_noise()
+
+    def fork_reasons(self) -> str:
+        """Find out whether siblings cost milliseconds."""
+        return self._fanout.fork_reasons() if self.n_samples > 1 else ""
 
     def _fork_all(self) -> None:
         self.starts_ME = np.ones(self._shape, dtype=bool)
@@ -135,7 +179,7 @@ class Groups:
             step = self._step_alone(actions_NE[0]) if len(actions_NE) == 1 else self._step(actions_NE)
         except BaseException:
             # nobody knows where members are, and what processes still answer is no answer to the next command
-            self.lost_member_0 = forget_step(self.env)
+            self.lost_member_0 |= forget_step(self.env)
             raise
         self._stepping = False
         return step
@@ -149,26 +193,34 @@ class Groups:
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         last_step_E = self._age_E + 1 >= self._horizon
         send = functools.partial(send_step, self.env, actions_NE[0])
-        siblings = self._step_siblings(actions_NE[1:], last_step_E, send)
+        try:
+            siblings = self._step_siblings(actions_NE[1:], last_step_E, send)
+        except BranchingError as error:
+            if error.__cause__ is not None and not forget_step(self.env):  # the env raised: member 0 may meet the same
+                self._step_member_0(actions_NE[0])
+            raise
         zero = self._step_member_0(actions_NE[0])
         dropped_E = zero.dones | last_step_E
-        rewards_ME = self._settle(siblings, dropped_E)
+        rows = self._settle(siblings, dropped_E)
+        n_envs = self._shape[1]
         self._age_E = np.where(dropped_E, 0, self._age_E + 1)
         return GroupStep(
             each(lambda *rows: np.concatenate(rows), zero.new_obs, self._replaced(siblings.ended_ME, zero.new_obs)),
-            [zero.rewards, *rewards_ME],
+            [zero.rewards, *rows.rewards.reshape(self._shape)],
             np.concatenate([zero.dones[None], siblings.ended_ME]),
-            [zero.infos, *siblings.infos],
+            [zero.infos, *(rows.infos[start : start + n_envs] for start in range(0, len(rows.infos), n_envs))],
             np.concatenate([zero.terminated_E[None], siblings.terminated_ME]),
             np.concatenate([zero.dones[None], self.starts_ME]),
         )
 
     def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
+        self.lost_member_0 = True
         new_obs, rewards, dones, infos = step_env(self.env, actions_E, self._n_steps)
+        self.lost_member_0 = False
         truncated_E = dones & [is_truncated(info) for info in infos] if dones.any() else dones
         return MemberZero(new_obs, rewards, dones, infos, dones & ~truncated_E)
 
-    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> SiblingRows:
+    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> SiblingStep:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         for stage in self._stages:
             stage.fork(self.starts_ME)
@@ -179,25 +231,100 @@ class Groups:
         check_numbers(observations, rewards, self._shape[1], self._n_steps)
         terminated_ME = np.array([one.terminated for one in steps]).T
         ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
-        return SiblingRows(observations, rewards, terminated_ME, ended_ME, [[one.infos[m] for one in steps] for m in members])
+        infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
+        for info in infos:
+            info.pop("episode", None)
+        rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
+        if ended_ME.any():
+            for row in np.flatnonzero(ended_ME):
+                infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
+            rows = rows.showing(observations)
+        return SiblingStep(rows, terminated_ME, ended_ME)
 
-    def _settle(self, siblings: SiblingRows, dropped_E: np.ndarray) -> np.ndarray:
-        """
-        Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on.
-
-        :param siblings: What the siblings saw; their infos are completed
-        :param dropped_E: Whether all siblings of a group fork at the next step
-        :return: Rewards ``(M, E)``
-        """
-        observations, rewards = siblings.observations, siblings.rewards
+    def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
+        """Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on."""
+        rows = siblings.rows
         for stage in self._stages:
-            observations, rewards = stage.step(observations), stage.rewards(rewards)
-        self._observations_ME = observations
+            rows = stage.step(rows)
+        self._observations_ME = rows.observations
         self.starts_ME = siblings.ended_ME | dropped_E
-        for m, infos in enumerate(siblings.infos):
-            for e, info in enumerate(infos):
-                infos[e] = {key: value for key, value in info.items() if key != "episode"} | {"group_member": m + 1}
-                if siblings.ended_ME[m, e]:
-                    infos[e]["terminal_observation"] = row_of(observations, m * len(infos) + e)
-                    infos[e]["TimeLimit.truncated"] = not siblings.terminated_ME[m, e]
-        return rewards.reshape(self._shape)
+        return rows
+
+
+Chooser = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
+"""From what N actions led to, observations ``(N * E, ...)``, rewards, terminations ``(N, E)``, which to execute, ``(E,)``."""
+
+
+class Candidates(Groups):
+    """
+    Groups in which member 0's action is chosen when it is known what each of N actions leads to. All are tried in branches of
+    the env, then the chosen one is executed by ``env.step``: a step of the simulator more. It must lead to what its branch
+    led to, which checks the branching at every step. ``choose`` says which; the rest is as in :class:`Groups`.
+    """
+
+    def __init__(self, env: VecEnv, n_samples: int, choose: Chooser) -> None:
+        super().__init__(env, n_samples + 1, branch_horizon=1)
+        self.n_samples = n_samples
+        self._choose = choose
+
+    def _step(self, actions_NE: np.ndarray) -> GroupStep:
+        """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
+        n_samples, n_envs = self._shape
+        every_env = np.ones(n_envs, dtype=bool)
+        tried = self._step_siblings(actions_NE.copy(), every_env)  # an env may change them in place
+        previewed = tried.rows._replace(infos=[dict(info) for info in tried.rows.infos])
+        for stage in self._stages:
+            previewed = stage.preview(previewed)
+        chosen_E = self._choose(previewed.observations, previewed.rewards.reshape(self._shape), tried.terminated_ME)
+        envs = np.arange(n_envs)
+        zero = self._step_member_0(actions_NE[chosen_E, envs])
+        settled = self._settle(tried, every_env)
+        rewards_NE = settled.rewards.reshape(self._shape)
+        self._compare(
+            zero, each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME), rewards_NE[chosen_E, envs]
+        )
+
+        others = np.array([[n for n in range(n_samples) if n != chosen] for chosen in chosen_E], dtype=int).T
+        order_NE = np.concatenate([chosen_E[None], others.reshape(n_samples - 1, n_envs)])
+        terminated_NE, dones_NE = tried.terminated_ME[order_NE, envs], tried.ended_ME[order_NE, envs]
+        terminated_NE[0], dones_NE[0] = zero.terminated_E, zero.dones
+        new_obs = self._replaced(tried.ended_ME, zero.new_obs)
+        rows = (order_NE[1:] * n_envs + envs).reshape(-1)
+        infos = [
+            zero.infos,
+            *(
+                [settled.infos[m * n_envs + e] | {"group_member": n} for e, m in enumerate(its)]
+                for n, its in enumerate(order_NE)
+                if n
+            ),
+        ]
+        cut_NE = np.concatenate([zero.dones[None], np.ones((n_samples - 1, n_envs), dtype=bool)])
+        return GroupStep(
+            each(lambda own, theirs: np.concatenate([own, theirs[rows]]), zero.new_obs, new_obs),
+            [zero.rewards, *rewards_NE[order_NE, envs][1:]],
+            *(dones_NE, infos, terminated_NE, cut_NE, order_NE),
+        )
+
+    def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
+        """Refuse to go on where the executed action did not lead to what its branch led to."""
+        executed: Any = each(lambda rows: rows.copy(), zero.new_obs)
+        for e in np.flatnonzero(zero.dones):  # those show the next episode already
+            last = zero.infos[e]["terminal_observation"]
+            for key in executed if isinstance(executed, dict) else [None]:
+                (executed if key is None else executed[key])[e] = last if key is None else last[key]
+        for key in executed if isinstance(executed, dict) else [None]:
+            ours, theirs = (executed, branch) if key is None else (executed[key], branch[key])
+            self._refuse("observation" if key is None else f"observation {key!r}", ours, theirs)
+        self._refuse("reward", np.asarray(zero.rewards, np.float32), rewards_E.astype(np.float32))
+
+    def _refuse(self, what: str, executed: np.ndarray, branch: np.ndarray) -> None:
+        same = executed == branch
+        if np.issubdtype(executed.dtype, np.floating):
+            same |= np.isnan(executed) & np.isnan(branch)
+        if not same.all():
+            index = int(np.argwhere(~same)[0][0])
+            raise BranchingError(
+                f"Env {index} is not branched exactly: at step {self._n_steps} of the training the chosen action led to the "
+                f"{what} {executed[index]}, but to {branch[index]} in its branch. The env keeps state where a copy does "
+                "not have its own; give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
+            )

@@ -1,15 +1,21 @@
 """How an env is branched, whether that is exact, and what it costs."""
 
+import time
 import warnings
 from statistics import median
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.costs import measure_costs
-from sb3_hybrid_grpo.branching.recorders import is_recorder
+from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
+from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder
 from sb3_hybrid_grpo.errors import BranchingError
+
+SECONDS, MOST_SECONDS = 0.6, 3.0
+"""How long costs are measured, and at most, where a round takes long."""
+STEPS = 4
+"""Steps of a sibling and of the env in a round."""
 
 
 class BranchingReport(NamedTuple):
@@ -17,19 +23,21 @@ class BranchingReport(NamedTuple):
 
     env: str
     engine: str
-    """"in place", "copied" (siblings that live on are copies of the env), "forked", or "none"."""
-    refusal: str
-    """Why the env cannot be branched; empty if it can."""
-    reasons: tuple[str, ...]
-    """Why a faster engine cannot be used."""
-    step: float
-    save: float
-    restore: float
+    """What siblings are: "copied", "forked", or "none"."""
     n_samples: int
     branch_horizon: int
-    group_step: float
+    refusal: str = ""
+    """Why the env cannot be branched; empty if it can."""
+    reasons: tuple[str, ...] = ()
+    """Why siblings cannot be copies."""
+    step: float = 0.0
+    """A step of the env alone."""
+    fork: float = 0.0
+    """To make a sibling."""
+    sibling_step: float = 0.0
+    group_step: float = 0.0
     """A step of all members, with all that branching costs."""
-    slow_down: float
+    slow_down: float = 0.0
     """What a step of the group costs, over as many plain steps: the median of ratios measured in turn."""
 
     @property
@@ -42,28 +50,28 @@ class BranchingReport(NamedTuple):
         """What would make it faster; empty if little would."""
         if self.engine == "forked":
             return (
-                "forks cost milliseconds. Keep all state in self, draw random numbers from self.np_random, register the "
-                "simulator with register_engine, or give the env save_state() and restore_state(state)"
+                "forks cost milliseconds. Say how the simulator is copied (register_copier), or saved and restored "
+                "(register_engine, or save_state() and restore_state(state) of the env)"
             )
-        if self.is_exact and self.engine == "in place" and self.save + self.restore > self.step:
+        if self.is_exact and self.branch_horizon < 16 and self.fork > 2 * self.step:
             return (
-                "saving is slow beside a step. Say which large arrays never change (table.flags.writeable = False), or give "
-                "the env save_state() and restore_state(state), which save what matters"
+                "a copy costs more than two steps. Say which large tables never change: table.flags.writeable = False for an "
+                "array, declare_constant for an attribute"
             )
         return ""
 
     def __str__(self) -> str:
         if not self.is_exact:
             return self.refusal
-        siblings = {"in place": "snapshots, stepped in the env's own simulator", "copied": "copies of the env"}
+        siblings = {"copied": "live copies of the env"}.get(self.engine, "processes forked from the env's")
         lines = [
             f"{self.env} is branched exactly",
-            f"  siblings   {siblings.get(self.engine, 'processes forked from the env')}",
+            f"  siblings   {siblings}",
             f"  step       {self.step:.1f} µs",
-            *([f"  save       {self.save:.1f} µs", f"  restore    {self.restore:.1f} µs"] if self.engine != "forked" else []),
+            f"  fork       {self.fork:.1f} µs",
             f"  slow-down  {self.slow_down:.2f}: {self.n_samples} members, branch_horizon={self.branch_horizon}, take "
             f"{self.group_step:.1f} µs a step, {self.n_samples} plain steps {self.n_samples * self.step:.1f} µs",
-            *(f"  passed by  {reason}" for reason in self.reasons),
+            *(f"  no copies  {reason}" for reason in self.reasons),
             *([f"  hint       {self.hint}"] if self.hint else []),
         ]
         return "\n".join(lines)
@@ -94,16 +102,54 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         branching.reset(seed=0)
         failure = branching.check_siblings()
         if failure is not None:
-            raise BranchingError(failure.error)
+            raise failure.error
+        rounds = _measured(branching)
     except BranchingError as error:
-        return BranchingReport(str(env), "none", str(error), (), *(0.0,) * 3, n_samples, branch_horizon, 0.0, 0.0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Each sibling of")  # the report says it too
-        costs = measure_costs(branching, n_samples, branch_horizon)
-    engine = "copied" if branching.siblings_are_copied and branch_horizon > 1 else branching.branching_engine.name
-    pairs = zip(costs.group_steps, costs.steps, strict=True)
+        return BranchingReport(str(env), "none", n_samples, branch_horizon, str(error))
+    except Exception as error:
+        refusal = f"{env} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
+        return BranchingReport(str(env), "none", n_samples, branch_horizon, refusal)
+    maker = branching.sibling_maker
+    groups = [step + (n_samples - 1) * (sibling_step + fork / branch_horizon) for step, fork, sibling_step in rounds]
     return BranchingReport(
-        *(str(env), engine, "", tuple(branching.branching_choice.reasons), median(costs.steps), costs.save, costs.restore),
-        *(n_samples, branch_horizon, median(costs.group_steps)),
-        median(group_step / (n_samples * step) for group_step, step in pairs),
+        *(str(env), "forked" if maker.forks else "copied", n_samples, branch_horizon),
+        reasons=tuple(maker.reasons),
+        step=1e6 * median(one[0] for one in rounds),
+        fork=1e6 * median(one[1] for one in rounds),
+        sibling_step=1e6 * median(one[2] for one in rounds),
+        group_step=1e6 * median(groups),
+        slow_down=median(group / (n_samples * one[0]) for group, one in zip(groups, rounds, strict=True)),
     )
+
+
+def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
+    """Seconds of a step, of a fork and of a sibling's step, round by round: a busy machine changes from moment to moment."""
+    actions, sibling = RandomActions(branching), None
+    rounds: list[tuple[float, float, float]] = []
+    branching.reset(seed=0)
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Each sibling of")  # the report says it, too
+        while time.perf_counter() - start < (SECONDS if len(rounds) > 2 else MOST_SECONDS) and len(rounds) < 2000:
+            began = time.perf_counter()
+            sibling = branching.sibling_maker(sibling)
+            if sibling.kind == "forked":  # a process is there when it has answered
+                sibling.get_wrapper_attr("get_wrapper_attr")("action_space")
+            fork, plan = time.perf_counter() - began, actions.draw(2 * STEPS)
+            sibling_step, _ = _timed(sibling, plan[:STEPS])
+            step, ended = _timed(branching.env, plan[STEPS:])
+            rounds.append((step, fork, sibling_step))
+            if ended:
+                branching.reset()
+    if sibling is not None:
+        sibling.close()
+    return rounds
+
+
+def _timed(env: Any, plan: list[Any]) -> tuple[float, bool]:
+    """Seconds of a step, and whether the episode ended."""
+    start, n_steps, ended = time.perf_counter(), 0, False
+    while n_steps < len(plan) and not ended:
+        _, _, terminated, truncated, _ = env.step(chosen(env, plan[n_steps]))
+        n_steps, ended = n_steps + 1, bool(terminated or truncated)
+    return (time.perf_counter() - start) / n_steps, ended

@@ -1,150 +1,203 @@
-"""The wrapper that lets siblings live beside an env."""
+"""The wrapper that lets siblings live beside an env, and copies for anybody."""
 
 import copy
 import gc
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, SupportsFloat
+import itertools
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.answers import SiblingFailure, SiblingSteps
-from sb3_hybrid_grpo.branching.choice import Choice
-from sb3_hybrid_grpo.branching.copies import EnvCopy
-from sb3_hybrid_grpo.branching.forks import ForkedEnv, ForkEngine
-from sb3_hybrid_grpo.branching.noise import NoiseWatch
-from sb3_hybrid_grpo.branching.protocol import Engine, Snapshot
-from sb3_hybrid_grpo.branching.recorders import is_recorder, shortcuts_of
-from sb3_hybrid_grpo.branching.trial import copies_are_exact
+from sb3_hybrid_grpo.branching.copier import Copier, Survey
+from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown
+from sb3_hybrid_grpo.branching.forked_env import portable
+from sb3_hybrid_grpo.branching.native_types import state_of
+from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, spaces_of
 from sb3_hybrid_grpo.errors import BranchingError
 
-
-_NOBODY_IN_PLACE = nullcontext()
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
 """Attributes of gymnasium's wrappers. Those of ours have names that Python mangles, as no env's are."""
+_ONLY_READ = frozenset({"action_masks", "render_mode", "metadata", "spec", "observation_space", "action_space"})
+"""What is asked of an env while it plays, without changing it."""
 
 
-class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
+class SiblingSteps(NamedTuple):
+    """One step of each of an env's M siblings; a list of M entries each."""
+
+    observations: list[Any]
+    """Observations reached, before any reset."""
+    rewards: list[float]
+    terminated: list[bool]
+    truncated: list[bool]
+    infos: list[dict[str, Any]]
+
+
+class SiblingFailure:
     """
-    Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env.
+    A sibling's step raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv.
 
-    A sibling that goes on for more than a step is a copy of the env, where copies of this env are shown to be exact; that
-    takes a few steps once. Else it is a snapshot, stepped in the env's own simulator while the env itself stands still. The
-    siblings of an env of which no snapshot can be made are forks of its process.
-
-    :param env: The env, without the recorders (:class:`Monitor` and its like) that siblings must not write to
-    :raises BranchingError: if the env cannot be branched
+    :param member: The member; 0 for the env itself
+    :param error: What was raised. It is a BranchingError if it is this package that cannot go on
     """
+
+    def __init__(self, member: int, error: BaseException, text: str = "") -> None:
+        self.member, self.error = member, error
+        self.traceback = text or "".join(traceback.format_exception(error))
+
+    def __reduce__(self) -> Any:
+        return SiblingFailure, (self.member, portable(self.error), self.traceback)
+
+
+class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
+    """Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self.__shortcuts = shortcuts_of(self)
-        self.__take(shortcut=True)
-        try:
-            self.__choice = Choice(self.env)
-        finally:
-            self.__take(shortcut=False)
-        self.__origin: Snapshot | None = None
-        # a sibling is in one of the two: as an env of its own, or as a state of this env
-        self.__beside: dict[int, EnvCopy | ForkedEnv] = {}
-        self.__snapshots: dict[int, Snapshot] = {}
-        self.__take_engine(self.__choice.engine)
+        self.__maker = SiblingMaker(env)
+        self.__siblings: dict[int, Sibling] = {}
+        self.__watch: Sibling | None = None
+        self.__forks_of_all, self.__steps_of_watch = 0, 0
+        self.__survey = Survey(env)
+        self.__numbers: list[bytes | None] = []
+        self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
         if name in _OF_WRAPPERS or name.startswith("_BranchingWrapper__") or hasattr(type(self), name):
             object.__setattr__(self, name, value)
         else:
+            self.__watch = None
             setattr(self.env, name, value)
 
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute of the env. Who calls a method may change the env, and siblings see that at their next fork."""
+        if name not in _ONLY_READ and not hasattr(type(self), name):
+            self.__watch = None
+        return super().get_wrapper_attr(name)
+
+    @property
+    def unwrapped(self) -> gym.Env[Any, Any]:
+        self.__watch = None
+        return super().unwrapped
+
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy has no siblings yet: how they live cannot be pickled."""
+        """A copy has no siblings yet: they cannot be pickled."""
         return type(self), (self.env,), {name: vars(self)[name] for name in _OF_WRAPPERS - {"env"}}
 
     @property
-    def branching_choice(self) -> Choice:
-        """Why it is branched as it is."""
-        return self.__choice
+    def sibling_maker(self) -> SiblingMaker:
+        """Makes siblings of the env."""
+        return self.__maker
 
     @property
-    def branching_engine(self) -> Engine:
-        """What saves and restores the env."""
-        return self.__engine
+    def siblings(self) -> dict[int, Sibling]:
+        """The living siblings, by their number."""
+        return self.__siblings
 
-    @property
-    def siblings_beside(self) -> dict[int, EnvCopy | ForkedEnv]:
-        """Siblings that are envs of their own, by their number."""
-        return self.__beside
-
-    @property
-    def siblings_are_copied(self) -> bool:
-        """Whether siblings that go on for more than a step are copies, as far as is known."""
-        return bool(self.__copyable) and not self.__forks
-
-    def __take_engine(self, engine: Engine) -> None:
-        self.__engine = engine
-        self.__noise = NoiseWatch(engine)
-        self.__forks = isinstance(engine, ForkEngine)
-        self.__copyable: bool | None = None  # until it is tried
-
-    def check_siblings(self) -> SiblingFailure | None:
-        """
-        Show that siblings of this very env are exact, before there are any: by the next engine, if the first one's are not.
-
-        :return: A failure if there is no such engine
-        """
-        self.__take(shortcut=True)
+    def check_siblings(self, shared: dict[str, Any] | None = None) -> SiblingFailure | None:
+        """Show that siblings of this very env are exact, before there are any."""
         try:
-            self.__choice.check(resets=False)
+            self.__maker.check(shared or {})
         except Exception as error:
-            return SiblingFailure.of(0, error)
-        finally:
-            self.__take(shortcut=False)
-        if self.__choice.engine is not self.__engine:
-            self.__take_engine(self.__choice.engine)
-        if self.__choice.copies_differ:
-            self.__copyable = False
+            return SiblingFailure(0, error)
         return None
 
-    def saw_noise(self) -> bool:
-        """
-        Find out whether the env draws random numbers while it steps.
+    def held_objects(self) -> list[Any]:
+        """The objects of which a copy of the env has copies; none where it cannot be copied."""
+        copier = Copier()
+        try:
+            copier(self.env)
+        except Exception:
+            return []
+        return copier.originals
 
-        :return: Whether a step has done so since this was first asked
-        """
-        self.__noise.watching = not self.__noise.seen
-        return self.__noise.seen
+    def fork_reasons(self) -> str:
+        """Why siblings of the env are forked processes, and what that costs; empty if they are copies."""
+        return self.__maker.why_forks() if self.__maker.forks else ""
+
+    def saw_noise(self) -> bool:
+        """Whether a step was seen to draw random numbers. What a reset draws does not count."""
+        self.__look_for_noise()
+        self.__note_numbers()
+        return self.__maker.noisy
+
+    def __look_for_noise(self) -> None:
+        """Compare the generators with what they were after the last reset."""
+        if self.__numbers and not self.__maker.noisy:
+            before, self.__numbers = self.__numbers, []
+            self.__note_numbers()
+            self.__maker.noisy |= self.__numbers != before
+
+    def __note_numbers(self) -> None:
+        if self.__maker.noisy:
+            return
+        streams = self.__maker.streams
+        try:
+            # a callback may draw from a space, too: noise of that kind only the check sees
+            of_spaces = [one._np_random for one in spaces_of(self.env) if one._np_random is not None]
+            theirs = {id(its) for one in of_spaces for its in (one, one.bit_generator)}
+            own = [state_of(one) for one in self.__survey()[0] if id(one) not in theirs]
+            self.__numbers = [read_state(one) for one in [*own, *([] if streams is None else streams.states)]]
+        except Exception:  # what is forked may hide its generators
+            self.__maker.noisy = True
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        watched = self.__noise.watching
-        if watched:
-            self.__take(shortcut=True)
-            try:
-                self.__noise.before_step()
-            finally:
-                self.__take(shortcut=False)
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if watched:
-            self.__noise.after_step()
-        if terminated or truncated:  # to be kept, while the env writes the next one where this one may lie
-            observation = copy.deepcopy(observation)
-        return observation, reward, terminated, truncated, info
+        watch = self.__watch
+        taken = None if watch is None else copy.deepcopy(action)
+        with self.__maker.streams or _NOTHING:
+            result = self.env.step(action)
+        if result[2] or result[3]:  # to be kept, while the env writes the next one where this one may lie
+            result = (copy.deepcopy(result[0]), *result[1:])
+        if watch is not None:
+            self.__compare(watch, taken, result)
+        return result
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        self.__noise.before_reset()
-        return self.env.reset(**kwargs)
+        self.__watch = None
+        self.__look_for_noise()
+        with self.__maker.streams or _NOTHING:
+            result = self.env.reset(**kwargs)
+        self.__note_numbers()
+        return result
 
     def close(self) -> None:
-        self.__beside, self.__snapshots = {}, {}
+        for sibling in self.__siblings.values():
+            sibling.close()
+        self.__siblings, self.__watch = {}, None
         super().close()
+
+    def __begin_watch(self) -> None:
+        """At the 1st, 2nd, 4th, 8th, … fork of all siblings one more is made, which does as member 0 does."""
+        self.__forks_of_all += 1
+        previous, self.__watch = self.__watch, None
+        if self.__maker.watchable and self.__forks_of_all & (self.__forks_of_all - 1) == 0:
+            self.__watch, self.__steps_of_watch = self.__maker(previous), 0
+
+    def __compare(self, watch: Sibling, action: Any, result: Any) -> None:
+        """It must see what member 0 sees. What differs late shows here: then siblings are forks from now on."""
+        self.__steps_of_watch += 1
+        try:
+            again = shown(*watch.step(action))
+        except Exception as error:
+            again = {"exception": repr(error)}
+        found = difference([shown(*result)], [again])
+        self.__watch = None if found or result[2] or result[3] else watch
+        if found is None:
+            return
+        found = f"played the same actions differently: {found}".replace("step 1", f"step {self.__steps_of_watch} after a fork")
+        if watch.kind == "copied":
+            self.__maker.take_forks(f"a copy {found}")
+        else:
+            self.__error = self.__maker.not_exact(f"a forked process {found}")
 
     def wrappers_above(self) -> list[str]:
         """
         Name the wrappers above this one that siblings would escape. In a process of a SubprocVecEnv nothing leads to the
-        outermost of them; :func:`~sb3_hybrid_grpo.branching.branchable.layers_above` is for where something does.
-
-        :return: The names of their classes, innermost first
+        outermost of them; :func:`layers_above` is for where something does.
         """
         gc.collect()  # wrappers that nobody holds any more
         wrappers: list[Any] = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
@@ -153,123 +206,103 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any]):
             above += [one for one in wrappers if vars(one).get("env") is layer and all(one is not known for known in above)]
         return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
 
-    def step_siblings(self, actions: np.ndarray, forks: Collection[bool], keep: bool) -> SiblingSteps | SiblingFailure:
+    def step_siblings(self, actions: Any, forks: Sequence[bool], keep: bool = True) -> SiblingSteps | SiblingFailure:
         """
-        Step every sibling once, and leave the env as it was.
+        Step every sibling once. The env stays as it was.
 
         :param actions: One action for each of the M siblings, ``(M, ...)``
         :param forks: Whether each sibling starts from the env's current state, M of them; the others go on from their own
-        :param keep: Whether the siblings go on after this step (False saves the saving)
+        :param keep: Whether the siblings go on after this step
         :return: What the siblings saw, or which of them failed
         """
         steps = SiblingSteps([], [], [], [], [])
         observations, rewards, all_terminated, all_truncated, infos = steps
-        env: Any
-        member = 0
+        siblings, maker, member = self.__siblings, self.__maker, -1
         try:
-            copies, any_start, beside = keep or self.__forks, True in forks, self.__beside
-            if self.__copyable is None or (copies and any_start):
-                self.__copy_for([m for m, starts in enumerate(forks) if starts] if copies else [])
-            in_place = [m not in beside or (starts and not copies) for m, starts in enumerate(forks)]
-            with self.standing_still(any_start) if True in in_place else _NOBODY_IN_PLACE as origin:
-                is_there = origin
-                for member, (action, starts) in enumerate(zip(actions, forks)):  # noqa: B905  hot
-                    if in_place[member]:
-                        env, start = self.env, origin if starts else self.__snapshots[member]
-                        if start is not is_there:  # the first to start here need not be put where the env is
-                            self.__engine.restore(start)
-                        is_there = None
-                    else:
-                        env = beside[member].env
-                    observation, reward, terminated, truncated, info = env.step(action)
-                    observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
-                    rewards.append(float(reward))
-                    all_terminated.append(bool(terminated))
-                    all_truncated.append(bool(truncated))
-                    infos.append(copy.deepcopy(info) if in_place[member] else info)
-                    if keep and in_place[member]:
-                        self.__snapshots[member] = self.__engine.resave(start, self.__snapshots.get(member))
+            if self.__error is not None:
+                raise self.__error
+            if all(forks):
+                self.__begin_watch()
+            for member, (action, starts) in enumerate(zip(actions, forks)):  # noqa: B905  hot
+                if starts:
+                    siblings[member] = maker(siblings.pop(member, None))
+                observation, reward, terminated, truncated, info = siblings[member].step(action)
+                observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
+                rewards.append(float(reward))
+                all_terminated.append(bool(terminated))
+                all_truncated.append(bool(truncated))
+                infos.append({} if info is None else info)
         except Exception as error:
-            return SiblingFailure.of(member + 1, error)
+            return SiblingFailure(member + 1, error)
         return steps
 
     def mask_siblings(self, wanted: list[int]) -> list[np.ndarray] | SiblingFailure:
-        """
-        Ask siblings which actions are valid in their states.
-
-        :param wanted: Which siblings
-        :return: What the env's ``action_masks()`` says in the state of each
-        """
-        masks = []
-        member = 0
+        """What the env's ``action_masks()`` says in the states of these siblings, or which of them failed."""
+        masks: list[np.ndarray] = []
         try:
-            with nullcontext() if self.__beside.keys() >= set(wanted) else self.standing_still(as_start=False):
-                for member in wanted:
-                    env: Any = self.__beside[member].env if member in self.__beside else self.env
-                    if env is self.env:
-                        self.__engine.restore(self.__snapshots[member])
-                    masks.append(np.array(env.get_wrapper_attr("action_masks")(), dtype=bool))
+            for member in wanted:
+                masks.append(np.array(self.__siblings[member].get_wrapper_attr("action_masks")(), dtype=bool))
         except Exception as error:
-            return SiblingFailure.of(member + 1, error)
+            return SiblingFailure(wanted[len(masks)] + 1, error)
         return masks
 
-    def __copy_for(self, members: list[int]) -> None:
-        """Make a copy of the env for siblings that start from here, if copies of this env are exact."""
-        self.__take(shortcut=True)
-        try:
-            if self.__copyable is None:
-                self.__choice.warn_of_costs()
-                self.__copyable = self.__forks or copies_are_exact(self.env, self.__engine)
-            old = {member: self.__beside.pop(member, None) for member in members}
-            for member, previous in old.items() if self.__copyable else ():
-                self.__snapshots.pop(member, None)
-                if self.__forks:
-                    self.__beside[member] = ForkedEnv(self.env, previous if isinstance(previous, ForkedEnv) else None)
-                else:
-                    spare = previous if isinstance(previous, EnvCopy) else None
-                    self.__beside[member] = EnvCopy(self.env, spare, self.__engine.own_models)
-        except BranchingError:
-            raise
-        except Exception:  # CannotCopyError above all: the env holds something that it did not hold before
-            if self.__forks:
-                raise
-            self.__copyable = False
-        finally:
-            self.__take(shortcut=False)
 
-    @contextmanager
-    def standing_still(self, as_start: bool) -> Iterator[Snapshot]:
-        """
-        The env is after the block what it was before, whatever happens in between.
-
-        :param as_start: Whether siblings start from here, or only go on with what they started from before
-        """
-        self.__take(shortcut=True)
-        try:
-            if as_start or self.__origin is None:
-                origin = self.__engine.save(self.__origin)
-            else:
-                origin = self.__engine.resave(self.__origin, self.__origin)
-            self.__origin = origin
-            try:
-                yield origin
-            finally:
-                try:
-                    self.__engine.restore(origin)
-                except KeyboardInterrupt:
-                    self.__engine.restore(origin)  # again, from its beginning
-                    raise
-        finally:
-            self.__take(shortcut=False)
-
-    def __take(self, shortcut: bool) -> None:
-        """Link the chain of wrappers past those that siblings pass by, or through them again."""
-        for wrapper, above, below in self.__shortcuts:
-            wrapper.env = below if shortcut else above
+_NOTHING = nullcontext()
 
 
 def _copied(observation: Any) -> Any:
-    """Some envs return a buffer of their own, which the next restore overwrites."""
+    """Some envs return a buffer of their own, which the next step overwrites."""
     if isinstance(observation, dict):
         return {key: np.array(value) for key, value in observation.items()}
     return np.array(observation)
+
+
+def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    """
+    Put a :class:`BranchingWrapper` into an env's chain of wrappers: below the recorders at its top, above all the others, so
+    that siblings never write an episode to a log and never escape a time limit.
+
+    ``HybridGRPO`` does it by itself for env ids, envs and ``DummyVecEnv``. For a ``SubprocVecEnv``::
+
+        make_vec_env("CartPole-v1", n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
+
+    :param env: The env; its recorders are kept, and changed to hold the new wrapper
+    :return: The env, branchable
+    :raises BranchingError: if the env cannot be branched
+    """
+    if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
+        return env
+    lowest: Any = None
+    layer = env
+    while is_recorder(layer):
+        lowest, layer = layer, layer.env  # type: ignore[attr-defined]
+    branchable = BranchingWrapper(layer)
+    if lowest is None:
+        return branchable
+    lowest.env = branchable
+    return env
+
+
+def layers_above(env: gym.Env[Any, Any]) -> list[str]:
+    """Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape, outermost first."""
+    above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
+    return [type(layer).__name__ for layer in above if not is_recorder(layer)]
+
+
+def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
+    """
+    Make live, exact copies of an env, with its wrappers and its generators of random numbers, as it is now.
+
+    What no rule copies is forked: such a copy is a process, and its ``close()`` ends it. Recorders (``Monitor`` and its like)
+    are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env itself is not touched.
+
+    :param env: Any gymnasium env
+    :param n: How many
+    :return: n envs, each with ``step``, ``reset``, ``get_wrapper_attr`` and ``close``, and a ``kind``: "copied" or "forked"
+    :raises BranchingError: if no copy can have what the env holds
+    :raises ValueError: for a negative number
+    """
+    if n < 0:
+        raise ValueError(f"n must be a number of copies, at least 0, got {n}.")
+    maker = SiblingMaker(env, own=False)
+    return [maker() for _ in range(n)]

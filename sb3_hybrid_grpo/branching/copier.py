@@ -1,0 +1,225 @@
+"""
+Copies object graphs: one rule for each type, by public APIs alone.
+
+``copy.deepcopy`` cannot do it: where a class says how it is pickled (gymnasium's ``EzPickle``) it builds a new env, silently
+in another state. Here every object is copied by what it is made of, and an object that no rule knows is refused by name.
+"""
+
+import array
+import collections
+import copy
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import io
+import logging
+import operator
+import pathlib
+import random
+import re
+import threading
+import types
+import uuid
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_hybrid_grpo.branching import engines
+from sb3_hybrid_grpo.branching import native_types as native
+from sb3_hybrid_grpo.branching import python_types as python
+from sb3_hybrid_grpo.branching.engines import ATOMS, module_of, name_of
+from sb3_hybrid_grpo.branching.python_types import Rule
+from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped
+
+
+class Copier:
+    """
+    Copies whatever an object leads to. Objects that refer to each other do so in the copy; what never changes is shared.
+
+    :param reuse: ``natives`` of an earlier copy that nobody needs any more: they are written over instead of made anew
+    :param own_models: Whether each copy has an MjModel of its own
+    :param shared: Objects to share
+    """
+
+    def __init__(self, reuse: Any = None, own_models: bool = False, shared: Sequence[Any] = ()) -> None:
+        self.own_models = own_models
+        self.memo: dict[int, Any] = {id(one): one for one in shared} if shared else {}
+        self.originals: list[Any] = []
+        """What was copied. It is kept, so that ids stay its own."""
+        self.reuse: dict[int, Any] = {} if reuse is None else reuse
+        self.natives: dict[int, tuple[Any, Any]] = {}
+        """Simulators and generators by the id of the original: the original and its copy."""
+        self.swapped: list[tuple[engines.Shared, Any]] = []
+        """Objects that save and restore themselves, which all members share, and the state that the copy begins in."""
+        self.alive: list[Any] = []
+        """What the copy has weak references to."""
+
+    def __call__(self, obj: Any) -> Any:
+        kind: Any = type(obj)
+        if kind in ATOMS:
+            return obj
+        made = self.memo.get(id(obj), self)
+        if made is not self:
+            return made
+        rule = _RULES.get(kind)
+        made = (_rule_of(kind) if rule is None else rule)(self, obj)
+        if made is not obj:
+            made = self.memo.setdefault(id(obj), made)  # what it leads to may have led back to it
+            self.originals.append(obj)
+        return made
+
+    def remember(self, obj: Any, made: Any) -> Any:
+        """Note a copy that is still to be filled: what it leads to may lead back to it."""
+        self.memo[id(obj)] = made
+        return made
+
+
+class Survey:
+    """Looks for an env's generators of random numbers and MjModels, by copying it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self._reuse: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self) -> tuple[list[Any], list[Any]]:
+        copier = Copier(self._reuse)
+        copier(self.env)
+        self._reuse = copier.natives
+        natives = copier.natives.values()
+        return [one for one, _ in natives if isinstance(one, native.GENERATORS)], [one for one, made in natives if one is made]
+
+
+def _copy_seed_sequence(c: Copier, obj: Any) -> Any:
+    """What generators are seeded with."""
+    return copy.deepcopy(obj)
+
+
+def _copy_bit_generator(c: Copier, obj: Any) -> Any:
+    """A bit generator, with what it spawns others from."""
+
+    known, seeds = c.reuse.get(id(obj)), obj.seed_seq
+    spawned = getattr(seeds, "n_children_spawned", None)
+    if known is not None and known[0] is obj and getattr(known[1].seed_seq, "n_children_spawned", None) == spawned:
+        made = known[1]
+    else:
+        made = type(obj)(c(seeds)) if type(seeds) is np.random.SeedSequence else copy.deepcopy(obj)
+    made.state = obj.state
+    c.natives[id(obj)] = (obj, made)
+    return made
+
+
+def _copy_generator(c: Copier, obj: Any) -> Any:
+    """A Generator. Two that share a bit generator do so in the copy."""
+    bits = c(obj.bit_generator)
+    known: Any = c.reuse.get(id(obj))
+    is_fit = known is not None and known[0] is obj and known[1].bit_generator is bits
+    made = known[1] if is_fit else np.random.Generator(bits)
+    c.natives[id(obj)] = (obj, made)
+    return made
+
+
+def _copy_old_generator(c: Copier, obj: Any) -> Any:
+    """A RandomState or a Random; those of the whole process are shared, see :mod:`global_state`."""
+    if obj is native.PROCESS_WIDE_NUMPY or obj is native.PROCESS_WIDE_PYTHON:
+        return obj
+
+    def make(generator: Any, reuse: Any) -> Any:
+        if reuse is None:
+            return copy.deepcopy(generator)
+        native.set_state(reuse, native.state_of(generator))
+        return reuse
+
+    return native.remember_native(c, obj, make)
+
+
+@functools.lru_cache(maxsize=4096)
+def _rule_of(kind: Any) -> Rule:
+    """The rule for a type that has none of its own."""
+    rule = engines.registered_rule(kind)
+    if rule is None and issubclass(kind, gym.Wrapper) and is_skipped(kind):
+        return lambda c, obj: c(obj.env)  # what a recorder wraps stands for it
+    rule = rule or native.native_rule(kind)
+    if rule is not None:
+        return rule
+    refusal = engines.refusal_of(kind)
+    if refusal is not None:
+        return python.refuse(*refusal)
+    for base, base_rule in _BASES.items():
+        if issubclass(kind, base):
+            return base_rule
+    if kind is object or module_of(kind) == "typing":
+        return native.share
+    if kind.__name__ == "cython_function_or_method":
+        return python.copy_bound_builtin
+    if hasattr(kind, "__del__"):
+        return python.never(f"is a {name_of(kind)}, which does something when it is thrown away (__del__)")
+    fields = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + len(python.slots_of(kind))
+    if kind.__basicsize__ > object.__basicsize__ + 8 * fields or kind.__itemsize__:
+        if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
+            return python.copy_iterator
+        return python.never(f"is a {name_of(kind)}, written in C: say how it is copied (register_copier, register_engine)")
+    return lambda c, obj: python.fill(c, obj, object.__new__(kind))
+
+
+engines.on_registration(_rule_of.cache_clear)
+
+_RULES: dict[Any, Rule] = {
+    **dict.fromkeys((dict, collections.OrderedDict), python.copy_mapping),
+    list: python.copy_list,
+    tuple: python.copy_tuple,
+    **dict.fromkeys((set, frozenset), python.copy_set),
+    np.ndarray: native.copy_array,
+    np.random.Generator: _copy_generator,
+    types.FunctionType: python.copy_function,
+    types.MethodType: python.copy_method,
+    types.CellType: python.copy_cell,
+    **dict.fromkeys((types.BuiltinFunctionType, types.MethodWrapperType), python.copy_bound_builtin),
+    types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(obj.copy())),
+    types.SimpleNamespace: lambda c, obj: python.fill(c, obj, types.SimpleNamespace()),
+    types.GeneratorType: python.never("is a generator, whose place in its code cannot be copied"),
+    type(functools.lru_cache(len)): python.copy_cached_function,
+    weakref.ref: python.copy_weak_reference,
+    **dict.fromkeys(
+        (weakref.ProxyType, weakref.CallableProxyType),
+        lambda c, obj: weakref.proxy(python.copy_and_keep(c, obj.__reduce_ex__.__self__)),
+    ),
+    memoryview: native.copy_memoryview,
+    **dict.fromkeys((bytearray, array.array), lambda c, obj: obj[:]),
+    **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), python.copy_plain_space),
+    **dict.fromkeys((python.LOCK, python.RLOCK), python.copy_lock),
+    np.random.SeedSequence: _copy_seed_sequence,
+    np.random.RandomState: _copy_old_generator,
+}
+_BASES: dict[Any, Rule] = {
+    gym.Space: python.copy_space,
+    np.ndarray: native.copy_array,
+    np.void: native.copy_record,
+    np.ufunc: python.copy_ufunc,
+    np.random.BitGenerator: _copy_bit_generator,
+    random.Random: _copy_old_generator,
+    **dict.fromkeys((enum.Enum, type, np.generic, np.dtype, range, slice, property, staticmethod), native.share),
+    **dict.fromkeys((classmethod, type(...), type(NotImplemented), types.ModuleType, types.CodeType), native.share),
+    **dict.fromkeys((types.GenericAlias, types.MethodDescriptorType, types.WrapperDescriptorType), native.share),
+    **dict.fromkeys((re.Pattern, pathlib.PurePath, uuid.UUID, fractions.Fraction, decimal.Decimal), native.share),
+    **dict.fromkeys((datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, EnvSpec), native.share),
+    **dict.fromkeys((logging.Logger, logging.Handler, operator.itemgetter, operator.attrgetter), native.share),
+    **{base: python.immutable_subclass_of(base) for base in (int, float, complex, str, bytes, tuple)},
+    **{
+        base: python.subclass_of(base)
+        for base in (collections.OrderedDict, collections.defaultdict, dict, list, set, collections.deque)
+    },
+    functools.partial: python.copy_partial,
+    **dict.fromkeys((weakref.WeakSet, weakref.WeakKeyDictionary, weakref.WeakValueDictionary), python.copy_weak_container),
+    **dict.fromkeys((io.StringIO, io.BytesIO), python.copy_text_stream),
+    io.IOBase: python.copy_file,
+    threading.local: python.copy_local,
+    VecEnv: python.never("is a VecEnv, which leads to all envs"),
+}

@@ -1,0 +1,208 @@
+"""
+Siblings in processes of their own, forked from the env's: for what no rule copies.
+
+A fork has all that the process has, whatever it is made of. It costs milliseconds and memory, and what lies outside of the
+process (files, sockets, other processes) is shared with it.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_hybrid_grpo.branching.engines import MemberState
+from sb3_hybrid_grpo.branching.wrapper_chain import skip_in_chain
+from sb3_hybrid_grpo.errors import BranchingError
+
+ANSWER_WITHIN = 60.0
+"""Seconds that a fork has for a step."""
+
+
+class HungForkError(BranchingError):
+    """A fork gave no answer in time."""
+
+
+class DeadForkError(BranchingError):
+    """A fork has died."""
+
+
+class ForeignTraceback(Exception):
+    """The traceback of an exception that was raised in another process."""
+
+
+def can_fork() -> bool:
+    """Whether processes can be forked here."""
+    return hasattr(os, "fork")
+
+
+def portable(error: BaseException) -> BaseException:
+    """Make an exception fit for a pipe."""
+    text = "".join(traceback.format_exception(error))
+    copied: BaseException = RuntimeError(repr(error))
+    with contextlib.suppress(Exception):
+        copied = pickle.loads(pickle.dumps(error)) if isinstance(error, Exception) else copied
+    copied.__cause__ = ForeignTraceback(text)
+    return copied
+
+
+class Fork:
+    """
+    A process forked from this one, in which a function is called again and again. It ends when this object is thrown away,
+    and soon after this process ends.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        seconds: float = ANSWER_WITHIN,
+        on_wait: Callable[[float], None] | None = None,
+    ) -> None:
+        self.seconds, self.on_wait, self.owner, self.waits = seconds, on_wait, os.getpid(), False
+        self.pid = 0  # until there is one
+        self.pipe, far_end = multiprocessing.Pipe()
+        numbers = random.getstate()
+        # Python drops an interrupt that comes while it forks: it is to come afterwards
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a fork lacks: see the time-out
+                pid = os.fork()
+            if pid == 0:
+                random.setstate(numbers)  # Python gives every fork a seed of its own
+                _serve(function, far_end, self.owner)
+            self.pid = pid
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        far_end.close()
+
+    def call(self, *arguments: Any) -> Any:
+        """Call the function."""
+        self.send(*arguments)
+        return self.receive()
+
+    def send(self, *arguments: Any) -> None:
+        """Begin a call."""
+        if self.waits:  # an interrupt broke off the last call; its answer comes first
+            self._receive()
+        self.waits = True
+        with contextlib.suppress(ConnectionError):  # a dead process is reported where its answer is waited for
+            self.pipe.send(arguments)
+
+    def receive(self) -> Any:
+        """Wait for the answer to :meth:`send`."""
+        succeeded, answer = self._receive()
+        self.waits = False
+        if succeeded:
+            return answer
+        error, text = answer
+        error.__cause__ = ForeignTraceback(text)
+        raise error
+
+    def _receive(self) -> Any:
+        kind: type[BranchingError]
+        start = time.monotonic()
+        try:
+            while (waited := time.monotonic() - start) < self.seconds:
+                if self.pipe.poll(min(0.5, self.seconds - waited)):
+                    return self.pipe.recv()
+                if self.on_wait is not None:
+                    self.on_wait(time.monotonic() - start)
+            status = f"has not answered for {self.seconds:g} s (it may wait for a thread, which a fork does not have)"
+            kind = HungForkError
+        except (EOFError, ConnectionError):
+            status, kind = "died", DeadForkError
+            with contextlib.suppress(ChildProcessError):
+                code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                self.pid = 0
+                status += f" with signal {-code}" if code < 0 else f" with exit code {code}"
+        self.close()
+        raise kind(
+            f"A process that was forked for a sibling of the env {status}. Say how the env is copied (register_copier, "
+            "register_engine, or save_state() and restore_state(state)), or use n_samples=1 (plain PPO)."
+        )
+
+    def close(self) -> None:
+        """End the process, and wait for its end."""
+        if self.pid and os.getpid() == self.owner:  # a fork of this process has the object, too
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+        self.pid = 0
+        self.pipe.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "pipe"):
+            self.close()
+
+
+def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
+    """What the fork does until it is killed, or has lost its parent. It never returns."""
+    try:
+        for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent; its handlers are none of the fork's
+            signal.signal(kind, signal.SIG_IGN if kind == signal.SIGINT else signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(1)  # the other threads have not come along, and would be waited for
+        while os.getppid() == parent:
+            if not pipe.poll(1.0):
+                continue
+            try:
+                answer = True, function(*pipe.recv())
+            except BaseException as error:  # an interrupt, too: this process has nobody else to tell
+                copied = portable(error)
+                answer = False, (copied, str(copied.__cause__))
+            pipe.send(answer)
+    finally:
+        os._exit(0)
+
+
+class ForkedEnv:
+    """An env in a fork of this process, as it is now."""
+
+    kind = "forked"
+
+    def __init__(self, env: gym.Env[Any, Any], previous: Any = None, streams: MemberState | None = None) -> None:
+        if isinstance(previous, ForkedEnv):
+            previous.close()
+        layers: list[Any] = []
+
+        def call(method: str, arguments: Any, keywords: Any) -> Any:
+            if not layers:  # the first call
+                layers.append(skip_in_chain(env))
+                if streams is not None:
+                    streams.__enter__()  # for good
+            owner = layers[0]
+            function = getattr(owner, method) if method in ("step", "reset", "render") else owner.get_wrapper_attr(method)
+            return function(*arguments, **keywords) if callable(function) else function
+
+        self.fork = Fork(call)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+    def step(self, action: Any) -> Any:
+        """What the env returned."""
+        return self.fork.call("step", (action,), {})
+
+    def reset(self, **keywords: Any) -> Any:
+        """What the env returned."""
+        return self.fork.call("reset", (), keywords)
+
+    def get_wrapper_attr(self, name: str) -> Callable[..., Any]:
+        """A function that calls it."""
+        return lambda *arguments, **keywords: self.fork.call(name, arguments, keywords)
+
+    def close(self) -> None:
+        """End the process."""
+        self.fork.close()

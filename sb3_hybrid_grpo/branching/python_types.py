@@ -1,0 +1,291 @@
+"""How Python's own objects are copied: containers, functions, references, buffers."""
+
+import collections
+import functools
+import operator
+import sys
+import threading
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+
+from sb3_hybrid_grpo.branching import engines
+from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, RefusedError, name_of
+
+Rule = Callable[[Any, Any], Any]
+"""``rule(copier, obj)`` returns the copy, or the object itself where it is shared."""
+_RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "spec", "_cached_spec"})
+"""How an env was made. No step reads it."""
+LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
+
+
+def fill(c: Any, obj: Any, made: Any) -> Any:
+    """Copy Python attributes and slots into a copy that was made."""
+    kind: Any = type(obj)
+    c.memo[id(obj)] = made
+    if kind.__dictoffset__:
+        attributes, atoms, shared = made.__dict__, ATOMS, _shared_attributes(kind)
+        attributes.update(obj.__dict__)
+        for name, value in obj.__dict__.items():
+            if type(value) not in atoms and name not in shared:
+                attributes[name] = c(value)
+    for slot in slots_of(kind):
+        try:
+            value = slot.__get__(obj)
+        except AttributeError:
+            continue
+        slot.__set__(made, c(value))
+    return made
+
+
+@functools.lru_cache(maxsize=4096)
+def slots_of(kind: Any) -> tuple[Any, ...]:
+    with_slots = [vars(base).values() for base in kind.__mro__ if "__slots__" in vars(base)]
+    return tuple(one for values in with_slots for one in values if isinstance(one, types.MemberDescriptorType))
+
+
+@functools.lru_cache(maxsize=4096)
+def _shared_attributes(kind: Any) -> frozenset[str]:
+    """Attributes that are not copied: how an env was made, and what was declared constant."""
+    records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
+    return records.union(*(engines.constants_of(base) for base in kind.__mro__))
+
+
+def copy_space(c: Any, obj: Any) -> Any:
+    """A space: constant but for its generator, and spaces in it."""
+    inner = [name for name, value in obj.__dict__.items() if name == "spaces" or isinstance(value, gym.Space)]
+    return obj if obj._np_random is None and not inner else _with_generator(c, obj, inner)
+
+
+def copy_plain_space(c: Any, obj: Any) -> Any:
+    return obj if obj._np_random is None else _with_generator(c, obj, ())
+
+
+def _with_generator(c: Any, obj: Any, inner: Sequence[str]) -> Any:
+    made = c.remember(obj, object.__new__(type(obj)))
+    made.__dict__.update(obj.__dict__)
+    for name in ("_np_random", *inner):
+        made.__dict__[name] = c(obj.__dict__[name])
+    return made
+
+
+def copy_mapping(c: Any, obj: Any) -> Any:
+    made = c.remember(obj, obj.copy())
+    for key, value in obj.items():
+        if type(key) not in ATOMS and c(key) is not key:  # objects as keys: the order is that of insertion
+            made.clear()
+            made.update((c(key), c(value)) for key, value in list(obj.items()))
+            return made
+        if type(value) not in ATOMS:
+            made[key] = c(value)
+    return made
+
+
+def copy_list(c: Any, obj: Any) -> Any:
+    made = c.remember(obj, obj.copy())
+    if not ATOMS.issuperset(map(type, obj)):
+        made[:] = [one if type(one) in ATOMS else c(one) for one in obj]
+    return made
+
+
+def copy_tuple(c: Any, obj: Any) -> Any:
+    if ATOMS.issuperset(map(type, obj)):
+        return obj
+    parts = [c(one) for one in obj]
+    if id(obj) in c.memo:  # it leads back to itself
+        return c.memo[id(obj)]
+    return obj if all(map(operator.is_, parts, obj)) else tuple.__new__(type(obj), parts)
+
+
+def copy_set(c: Any, obj: Any) -> Any:
+    """A set. Its order is the original's where one of two ways to build it gives that; see docs/branching.md."""
+    parts = [c(one) for one in obj]
+    same = all(map(operator.is_, parts, obj))
+    if type(obj) is frozenset:
+        return obj if same else frozenset(parts)
+    made = obj.copy() if same else set(parts)
+    if len(parts) > 1 and (list(made) != parts or sys.getsizeof(made) != sys.getsizeof(obj)):
+        grown: set[Any] = set()
+        for one in parts:
+            grown.add(one)
+        if list(grown) == parts:
+            return grown
+    return made
+
+
+def subclass_of(base: Any) -> Rule:
+    """A rule for subclasses of a container, whose own methods may do more than hold an item."""
+
+    def copy(c: Any, obj: Any) -> Any:
+        made = c.remember(obj, base.__new__(type(obj)))
+        if base is collections.deque:
+            base.__init__(made, maxlen=obj.maxlen)
+        if issubclass(base, dict):
+            for key, value in list(base.items(obj)):
+                base.__setitem__(made, c(key), c(value))
+        else:
+            (base.update if base is set else base.extend)(made, map(c, list(base.__iter__(obj))))
+        if base is collections.defaultdict:
+            made.default_factory = c(obj.default_factory)
+        return fill(c, obj, made)
+
+    return copy
+
+
+def immutable_subclass_of(base: Any) -> Rule:
+    """A rule for subclasses of numbers, texts and tuples, whose objects may have attributes."""
+
+    def copy(c: Any, obj: Any) -> Any:
+        made = copy_tuple(c, obj) if base is tuple else obj
+        has_attributes = type(obj).__dictoffset__ and obj.__dict__
+        return fill(c, obj, base.__new__(type(obj), made)) if has_attributes else made
+
+    return copy
+
+
+def copy_function(c: Any, obj: Any) -> Any:
+    """A function: shared, unless it keeps something from call to call that its module does not keep."""
+    defaults = (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values())
+    is_plain = obj.__closure__ is None and not obj.__dict__ and ATOMS.issuperset(map(type, defaults))
+    if is_plain or _is_global(obj):
+        return obj
+    closure = tuple(map(c, obj.__closure__ or ()))
+    if id(obj) in c.memo:  # it calls itself
+        return c.memo[id(obj)]
+    made = types.FunctionType(obj.__code__, obj.__globals__, obj.__name__, None, closure)
+    c.remember(obj, made).__dict__.update(c(obj.__dict__))
+    made.__defaults__, made.__kwdefaults__ = c(obj.__defaults__), c(obj.__kwdefaults__)
+    made.__qualname__, made.__module__ = obj.__qualname__, obj.__module__
+    return made
+
+
+def _is_global(function: Any) -> bool:
+    """Whether a function is found by its name in its module, so that it is one for all."""
+    found: Any = sys.modules.get(function.__module__)
+    for name in function.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is function
+
+
+def copy_cell(c: Any, obj: Any) -> Any:
+    made = c.remember(obj, types.CellType())
+    try:
+        contents = obj.cell_contents
+    except ValueError:  # not assigned yet
+        return made
+    made.cell_contents = c(contents)
+    return made
+
+
+def copy_method(c: Any, obj: Any) -> Any:
+    function, owner = c(obj.__func__), c(obj.__self__)
+    return obj if owner is obj.__self__ and function is obj.__func__ else type(obj)(function, owner)
+
+
+def copy_bound_builtin(c: Any, obj: Any) -> Any:
+    owner = getattr(obj, "__self__", None)
+    made = owner if owner is None or isinstance(owner, types.ModuleType | type) else c(owner)
+    return obj if made is owner else getattr(made, obj.__name__)
+
+
+def copy_partial(c: Any, obj: Any) -> Any:
+    parts = c((obj.func, obj.args, obj.keywords))
+    return c.memo.get(id(obj)) or fill(c, obj, type(obj)(parts[0], *parts[1], **parts[2]))
+
+
+def copy_cached_function(c: Any, obj: Any) -> Any:
+    """``lru_cache``: what it holds cannot be copied, but an empty one can be made again."""
+    function = c(obj.__wrapped__)
+    if _is_global(obj) or (function is obj.__wrapped__ and obj.cache_info().currsize == 0):
+        return obj
+    if obj.cache_info().currsize:
+        raise CannotCopyError("is a function with a cache (lru_cache) of its own, which holds results", obj)
+    return functools.lru_cache(**obj.cache_parameters())(function)
+
+
+def copy_and_keep(c: Any, obj: Any) -> Any:
+    c.alive.append(c(obj))
+    return c.alive[-1]
+
+
+def copy_weak_reference(c: Any, obj: Any) -> Any:
+    target = obj()
+    callback = () if obj.__callback__ is None else [c(obj.__callback__)]
+    return obj if target is None else weakref.ref(copy_and_keep(c, target), *callback)
+
+
+def copy_weak_container(c: Any, obj: Any) -> Any:
+    made = c.remember(obj, type(obj)())
+    made.update(copy_and_keep(c, list(obj) if isinstance(obj, weakref.WeakSet) else list(obj.items())))
+    return made
+
+
+def copy_iterator(c: Any, obj: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which cannot be copied from Python 3.14 on
+        make, arguments, *state = obj.__reduce__()
+        if make.__module__ == "copyreg":
+            raise CannotCopyError(f"is an iterator ({name_of(type(obj))}) that does not tell where it is", obj)
+        arguments = [c(one) for one in arguments]
+        if id(obj) in c.memo:
+            return c.memo[id(obj)]
+        made = c.remember(obj, make(*arguments))
+        if state and state[0] is not None:
+            made.__setstate__(c(state[0]))
+    return made
+
+
+def copy_text_stream(c: Any, obj: Any) -> Any:
+    made = type(obj)()
+    made.__setstate__(obj.__getstate__())
+    return made
+
+
+def copy_file(c: Any, obj: Any) -> Any:
+    if obj in (sys.stdout, sys.stderr, sys.stdin, sys.__stdout__, sys.__stderr__) or obj.closed:
+        return obj
+    raise RefusedError(
+        "is an open file: all siblings would share its position, and what one writes cannot be taken back",
+        obj,
+        "Read what the env needs of it before the training, and close it; write from a callback, or with SB3's Monitor",
+    )
+
+
+def copy_lock(c: Any, obj: Any) -> Any:
+    if isinstance(obj, LOCK) and obj.locked():
+        raise CannotCopyError("is a lock that is held", obj)
+    return threading.Lock() if isinstance(obj, LOCK) else threading.RLock()
+
+
+def copy_ufunc(c: Any, obj: Any) -> Any:
+    if obj.__name__.endswith("(vectorized)"):  # np.frompyfunc, of any function
+        raise CannotCopyError("is a function of np.frompyfunc, which does not tell what it calls", obj)
+    return obj
+
+
+def never(reason: str) -> Rule:
+    def rule(c: Any, obj: Any) -> Any:
+        raise CannotCopyError(reason, obj)
+
+    return rule
+
+
+def refuse(reason: str, advice: str) -> Rule:
+    def rule(c: Any, obj: Any) -> Any:
+        raise RefusedError(reason, obj, advice)
+
+    return rule
+
+
+def copy_local(c: Any, obj: Any) -> Any:
+    """What a thread keeps for itself."""
+    made = c.remember(obj, type(obj)())
+    made.__dict__.update({name: c(value) for name, value in obj.__dict__.items()})
+    return made
+
+
+engines.on_registration(_shared_attributes.cache_clear)

@@ -1,0 +1,265 @@
+"""Siblings: live copies of an env, or else forked processes; and what decides which."""
+
+import contextlib
+import gc
+import sys
+import time
+import types
+import warnings
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from sb3_hybrid_grpo.branching.copier import Copier
+from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, RefusedError, module_of
+from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen, examine
+from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
+from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
+from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of, lazy_holders
+from sb3_hybrid_grpo.errors import BranchingError
+
+
+class Sibling(Protocol):
+    """An env that began in the state of another one, and is stepped beside it."""
+
+    kind: str
+    """"copied" or "forked"."""
+
+    def step(self, action: Any) -> Any:
+        """As the env's."""
+
+    def reset(self, **keywords: Any) -> Any:
+        """As the env's."""
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute of the env or of one of its wrappers; of a fork, a method."""
+
+    def close(self) -> None:
+        """Throw it away."""
+
+
+class CopiedEnv:
+    """
+    A live copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env
+    what never changes, and nothing else. Recorders are left out.
+
+    :param env: The env
+    :param previous: An earlier copy that is not needed any more: its simulators and generators are written over
+    :param own_models: Whether it needs an MjModel of its own, because the env changes its one
+    :param streams: The env's streams in the place of generators that it shares
+    :raises CannotCopyError: if the env holds an object that no rule copies
+    """
+
+    kind = "copied"
+    shared_state: Any = contextlib.nullcontext()
+
+    def __init__(
+        self, env: gym.Env[Any, Any], previous: Any = None, own_models: bool = False, streams: MemberState | None = None
+    ) -> None:
+        reuse = previous.natives if isinstance(previous, CopiedEnv) else None
+        copier = Copier(reuse, own_models, () if streams is None else [one.obj for one in streams.shared])
+        self.env: Any = copier(env)
+        self.natives: dict[int, tuple[Any, Any]] = copier.natives
+        self.alive = copier.alive
+        if not copier.swapped and streams is None:
+            self.step, self.reset = self.env.step, self.env.reset  # type: ignore[method-assign]
+            return
+        of_env = MemberState([], []) if streams is None else streams
+        shared, states = zip(*copier.swapped, strict=True) if copier.swapped else ((), ())
+        self.shared_state = MemberState([*shared, *of_env.shared], [*states, *of_env.states])
+
+    def step(self, action: Any) -> Any:
+        with self.shared_state:
+            return self.env.step(action)
+
+    def reset(self, **keywords: Any) -> Any:
+        with self.shared_state:
+            return self.env.reset(**keywords)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        found = self.env.get_wrapper_attr(name)
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with self.shared_state:
+                return found(*arguments, **keywords)
+
+        return call if callable(found) else found
+
+    def close(self) -> None:
+        """Nothing: what a copy shares with the env is the env's to close."""
+
+    def __getattr__(self, name: str) -> Any:
+        """What any env has: its spaces, its spec."""
+        if name.startswith("_") or name == "env":
+            raise AttributeError(name)
+        return getattr(self.env, name)
+
+
+class SiblingMaker:
+    """Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks."""
+
+    def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
+        self.env = env
+        self.forks, self.own_models, self.watchable, self._told = False, False, True, False
+        self.reasons: list[str] = []
+        """Why copies cannot be used."""
+        self.streams: MemberState | None = None
+        copier = Copier()
+        try:
+            copier(env)
+        except Exception as error:
+            self.take_forks(self._reason(error))
+            copier.originals += layers_of(env)
+        self.around = surroundings(copier.originals)
+        self._take_streams([one.name for one in self.around.generators], own)
+        self.noisy = bool(copier.swapped)
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, RecursionError):
+            return "it holds objects that lead to one another in too long a chain"
+        if not isinstance(error, CannotCopyError):
+            return f"copying it raised {error!r}"
+        path = path_to(self.env, error.obj)
+        if isinstance(error, RefusedError):
+            message = f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, or use n_samples=1 (plain PPO)."
+            raise BranchingError(message) from error
+        return f"{path} {error.reason}"
+
+    def _take_streams(self, names: Sequence[str], own: bool = True) -> None:
+        known = {one.name: one for one in self.around.generators + self.around.spaces} | process_wide_generators()
+        streams = own_streams([known[name] for name in names], own)
+        if self.streams is not None:
+            streams = MemberState(self.streams.shared + streams.shared, self.streams.states + streams.states)
+        self.streams = streams if streams.shared else None
+
+    def take_forks(self, reason: str) -> None:
+        """Make forks from now on, for this reason; an error where processes cannot be forked."""
+        self.reasons.append(reason)
+        self.forks = True
+        if not can_fork():
+            raise self.not_exact(reason)
+
+    def __call__(self, previous: Sibling | None = None) -> Sibling:
+        """A sibling in the env's present state."""
+        if not self.forks:
+            try:
+                return CopiedEnv(self.env, previous, self.own_models, self.streams)
+            except Exception as error:  # the env holds something that it did not hold before
+                self.take_forks(self._reason(error))
+        if not self._told:
+            self._told = True
+            notify(self.why_forks())
+        return ForkedEnv(self.env, previous, self.streams)
+
+    def why_forks(self) -> str:
+        """What forks cost, measured with one that takes two steps, and why copies cannot be used."""
+        costs = "takes milliseconds"
+        (action,) = RandomActions(self.env).draw(1)
+        start = time.perf_counter()
+        sibling = ForkedEnv(self.env, None, self.streams)
+        with contextlib.suppress(Exception):  # the env's own, which the training will show as it is
+            _, _, terminated, truncated, _ = sibling.step(chosen(sibling, action))
+            first = time.perf_counter() - start
+            if terminated or truncated:
+                sibling.reset()
+            start = time.perf_counter()
+            sibling.step(chosen(sibling, action))
+            more = time.perf_counter() - start
+            costs = f"takes {1e6 * first:.0f} µs with a first step, and {1e6 * more:.0f} µs for every step more"
+        return (
+            f"Each sibling of {self.env} is a process, forked from the env's. That {costs}. What is faster cannot be used: "
+            f"{'; '.join(self.reasons)}."
+        )
+
+    def check(self, shared: dict[str, Any]) -> None:
+        """Show that siblings of this very env are exact: copies, or else forks."""
+        while can_fork():
+            try:
+                found = examine(self.env, self._make_for_check, self.streams, self.around, shared)
+            except HungForkError as error:
+                notify(f"Whether siblings of {self.env} are exact could not be shown before the training. {error}")
+                return
+            if found.lazy:  # generators that are made when they are first needed: made now, so that members share them
+                _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
+            elif found.draws:
+                self._take_streams(found.draws)
+            elif found.changes_model and not self.own_models:
+                self.own_models = True
+            elif found.difference is not None and not self.forks:
+                self.take_forks(found.difference)
+            else:
+                break
+        else:
+            return
+        self.noisy, self.watchable = self.noisy or found.noisy, found.reproducible and not found.shared
+        if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
+            raise self.not_exact(found.difference or f"{self.around.refused}")
+        if found.error is not None:
+            notify(
+                f"Whether siblings of {self.env} are exact could not be shown before the training: the env raised "
+                f"{found.error} when it played random actions. Where only some actions are valid, give it action_masks(), as "
+                "sb3-contrib's MaskablePPO wants it."
+            )
+        if found.own_difference is not None:
+            notify(
+                f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
+                "it reads a clock, or draws random numbers without a seed. Members of a group do not see the same noise there."
+            )
+        for name in sorted((path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
+            notify(
+                f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another "
+                "env does to it. Give each env its own, or put the envs into a SubprocVecEnv."
+            )
+
+    def _make_for_check(self, previous: Sibling | None) -> Sibling:
+        self._told = True  # in the process of the check
+        return self(previous)
+
+    def not_exact(self, found: str) -> BranchingError:
+        """The error that says why neither copies nor forks can be used."""
+        return BranchingError(
+            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state where neither "
+            "a copy nor a forked process has its own (another process, a file, shared memory), or says wrongly how it is "
+            "copied. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
+            "use n_samples=1 (plain PPO)."
+        )
+
+
+def notify(message: str) -> None:
+    """Warn, and never raise, whatever filters say."""
+    try:
+        warnings.warn(message, stacklevel=3)
+    except Warning:
+        print(f"UserWarning: {message}", file=sys.stderr)
+
+
+def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
+    """Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects."""
+    starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(type(layer))]
+    own = {module_of(type(layer)).split(".")[0] for layer, _ in starts}
+    known = {id(layer): layer for layer, _ in starts}
+    waiting = [(layer, name, True) for layer, name in reversed(starts)]
+    for obj, path, is_own in waiting:  # breadth first; the list grows
+        if obj is culprit:
+            return str(path)
+        goes_on = is_own and (isinstance(obj, dict | list | tuple) or module_of(type(obj)).split(".")[0] in own)
+        for child, name in _children(obj):
+            if id(child) not in known and len(known) < 100_000:
+                known[id(child)] = child
+                waiting.append((child, path + name if goes_on else path, goes_on))
+    return starts[-1][1]
+
+
+def _children(obj: Any) -> list[tuple[Any, str]]:
+    """What an object refers to, and by what name."""
+    if isinstance(obj, type | types.ModuleType):
+        return []
+    if isinstance(obj, types.FunctionType):  # not its module, which leads anywhere
+        return [(one, "") for one in (*(obj.__closure__ or ()), obj.__defaults__, obj.__kwdefaults__, obj.__dict__)]
+    held = getattr(obj, "__dict__", None)
+    items = list(obj.items()) if isinstance(obj, dict) else list(enumerate(obj)) if isinstance(obj, list | tuple) else []
+    named = [(value, f"[{key!r}]") for key, value in items]
+    if isinstance(held, dict):
+        named += [(value, f".{name}") for name, value in held.items()]
+    return [*named, *((one, "") for one in gc.get_referents(obj))]

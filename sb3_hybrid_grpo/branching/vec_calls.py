@@ -1,0 +1,267 @@
+"""Steps the siblings of every env of a VecEnv, in its processes where it has some."""
+
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
+
+from sb3_hybrid_grpo.branching.vec_wrappers import Observations
+from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, layers_above, make_branchable
+from sb3_hybrid_grpo.errors import BranchingError
+
+Then = Callable[[], object] | None
+"""What is to be done when commands are sent, before their answers are read."""
+_PATIENCE = 30.0
+"""How long an answer that nobody wants any more is waited for, in seconds."""
+
+
+class DeadProcessError(EOFError):
+    """A process of a SubprocVecEnv has ended."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(index)
+        self.index = index
+
+
+def when(step: int) -> str:
+    """The beginning of a message."""
+    return f"At step {step} of the training," if step else "Before the first step of the training,"
+
+
+def base_of(env: VecEnv) -> VecEnv:
+    """The one that its wrappers are around."""
+    while isinstance(env, VecEnvWrapper):
+        env = env.venv
+    return env
+
+
+def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
+    """Call a method of every env at once, each with arguments of its own; ``env_method`` has the same for all."""
+    answers: list[Any] = []
+    sent = 0
+    try:
+        for remote, its in zip(env.remotes, arguments, strict=True):
+            remote.send(("env_method", (method, its, {})))
+            sent += 1
+        if then is not None:
+            then()
+        for remote, process in zip(env.remotes, env.processes, strict=True):
+            _await(remote, process)
+            answers.append(remote.recv())
+    except (EOFError, ConnectionError) as error:
+        raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
+    except BaseException:
+        _drain(env, slice(len(answers), sent), _PATIENCE)
+        raise
+    return answers
+
+
+def send_step(env: VecEnv, actions: np.ndarray) -> None:
+    """Send the envs of a SubprocVecEnv a step that :func:`step_env` waits for; those of another VecEnv step there."""
+    base = base_of(env)
+    if isinstance(base, SubprocVecEnv) and type(env).step is VecEnv.step:
+        try:
+            env.step_async(actions)
+        except BaseException:
+            base.waiting = True  # some of the processes may have been told
+            raise
+
+
+def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
+    """Step a VecEnv itself."""
+    base = base_of(env)
+    if not isinstance(base, SubprocVecEnv) or type(env).step is not VecEnv.step:
+        return env.step(actions)
+    try:
+        if not base.waiting:
+            send_step(env, actions)
+        for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
+            _await(remote, process)  # a wrapper may send nothing before its step_wait
+        try:
+            return env.step_wait()
+        except BaseException:  # the answers that are not read yet are there
+            _drain(base, slice(None), patience=0.0)
+            base.waiting = False
+            raise
+    except (EOFError, ConnectionError) as error:
+        raise BranchingError(
+            f"{when(step)} the process of env {_dead_one(base, '?')} died in the step of member 0 (the env itself), or that "
+            "step failed: what it printed last says which. Make the envs anew and load the last checkpoint."
+        ) from error
+
+
+def forget_step(env: VecEnv) -> bool:
+    """Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer."""
+    base = base_of(env)
+    if not isinstance(base, SubprocVecEnv):
+        return False
+    if base.waiting:
+        _drain(base, slice(None), _PATIENCE)
+        base.waiting = False
+    return True
+
+
+def _await(remote: Any, process: Any) -> None:
+    """Wait for an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
+    while not remote.poll(1.0):
+        if not process.is_alive() and not remote.poll():
+            raise EOFError
+
+
+def _drain(env: SubprocVecEnv, which: slice, patience: float) -> None:
+    """Read the answers still under way, so that no later command takes one of them for its own."""
+    for remote, process in zip(env.remotes[which], env.processes[which], strict=True):
+        end = time.monotonic() + patience
+        try:
+            while not (there := remote.poll(min(0.2, patience))) and process.is_alive() and time.monotonic() < end:
+                continue
+            if there:
+                remote.recv()
+        except (EOFError, OSError):  # the interrupt has ended the process too
+            continue
+
+
+def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
+    """Which process has ended."""
+    ended = wait([process.sentinel for process in env.processes], timeout=3.0)
+    return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), guess)
+
+
+class Fanout:
+    """Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own."""
+
+    def __init__(self, env: VecEnv) -> None:
+        if env.render_mode == "human" and "human" in env.get_attr("metadata", 0)[0].get("render_modes", []):
+            raise ValueError(
+                "Received an env with render_mode='human', which would draw every step of every sibling. "
+                "Make the training env without a render_mode, and watch the policy in an env of its own."
+            )
+        self.base: VecEnv = base_of(env)
+        if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
+            self.base.envs = [make_branchable(one) for one in self.base.envs]
+            names = ("step_siblings", "mask_siblings", "check_siblings", "saw_noise", "fork_reasons", "held_objects")
+            self._methods = {name: self.base.get_attr(name) for name in names}
+        elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
+            if not all(self.base.env_is_wrapped(BranchingWrapper)):
+                raise ValueError(
+                    "Received a SubprocVecEnv whose envs cannot be branched from outside their processes. "
+                    "Make them branchable where they are made:\n"
+                    "    make_vec_env(env_id, n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)\n"
+                    "or SubprocVecEnv([lambda: make_branchable(gym.make(env_id))] * 4), "
+                    "with `from sb3_hybrid_grpo import make_branchable`."
+                )
+        else:
+            raise ValueError(
+                f"Received a {type(self.base).__name__}, in which no siblings can be stepped. "
+                "Use a DummyVecEnv or a SubprocVecEnv, or n_samples=1 (plain PPO)."
+            )
+        for above in self._wrappers_above():
+            if above:
+                raise ValueError(
+                    f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
+                    "Call make_branchable last: make_branchable(Wrapper(env)), not Wrapper(make_branchable(env))."
+                )
+        self.at_step = 0
+        """Number of the step that is being taken, for messages."""
+        self._keys, self._shapes, dtypes = obs_space_info(self.base.observation_space)
+        # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
+        self._casts = not isinstance(self.base, SubprocVecEnv)
+        self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
+
+    def _wrappers_above(self) -> list[list[str]]:
+        """The wrappers of each env that its siblings would escape."""
+        if isinstance(self.base, DummyVecEnv):
+            return [layers_above(one) for one in self.base.envs]
+        return self.base.env_method("wrappers_above")
+
+    def check(self) -> None:
+        """Show that siblings are exact, by the next engine where the first one's are not."""
+        n_envs = self.base.num_envs
+        shared: list[dict[str, Any]] = [{} for _ in range(n_envs)]
+        if n_envs > 1 and not isinstance(self.base, SubprocVecEnv):
+            held = [{id(one): one for one in its} for its in self._call("held_objects", [()] * n_envs)]
+            for e, its in enumerate(held):
+                others = set().union(*(other for place, other in enumerate(held) if place != e))
+                shared[e] = {str(key): one for key, one in its.items() if key in others}
+        self._call("check_siblings", [(one,) for one in shared])
+
+    def fork_reasons(self) -> str:
+        """Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies."""
+        return next(filter(None, self._call("fork_reasons", [()] * self.base.num_envs)), "")
+
+    def step(
+        self,
+        actions: np.ndarray,
+        forks: np.ndarray,
+        keep: np.ndarray,
+        then: Then = None,
+    ) -> list[SiblingSteps]:
+        """Step all siblings."""
+        # lists, which cost less than arrays to look at and to send
+        forks_of, keeps = forks.T.tolist(), keep.tolist()
+        arguments = [(actions[:, e], forks_of[e], keeps[e]) for e in range(self.base.num_envs)]
+        return self._call("step_siblings", arguments, then)
+
+    def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
+        """Ask siblings which actions are valid in their states."""
+        return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
+
+    def saw_noise(self) -> bool:
+        """Find out whether envs draw random numbers while they step."""
+        return any(self._call("saw_noise", [()] * self.base.num_envs))
+
+    def stacked(self, observations: list[Any]) -> Observations:
+        """Make a batch of observations, with the dtypes that a VecEnv gives them."""
+        batch = {}
+        for key in self._keys:
+            values = [one if key is None else one[key] for one in observations]
+            try:
+                rows: np.ndarray | None = np.array(values, dtype=self._dtypes[key])
+            except ValueError:  # of several shapes
+                rows = None
+            if rows is None or rows.shape[1:] != self._shapes[key]:
+                what = "observations" if key is None else f"observations {key!r}"
+                shapes = " and ".join(map(str, sorted({np.shape(value) for value in values})))
+                raise BranchingError(
+                    f"Siblings' {what} have the shape {shapes}, where the env's observation_space has {self._shapes[key]}. "
+                    "Try it with stable_baselines3.common.env_checker.check_env."
+                )
+            batch[key] = rows
+        return dict_to_obs(self.base.observation_space, batch)
+
+    def rewards(self, rewards: list[float]) -> np.ndarray:
+        """Make a batch of rewards, with the dtype that a VecEnv gives them."""
+        return np.array(rewards, dtype=np.float32 if self._casts else None)
+
+    def _call(self, method: str, arguments: list[Any], then: Then = None) -> list[Any]:
+        if isinstance(self.base, SubprocVecEnv):
+            try:
+                answers = call(self.base, method, arguments, then)
+            except DeadProcessError as death:
+                busy = "stepped" if method == "step_siblings" else "looked after"
+                raise BranchingError(
+                    f"{when(self.at_step)} the process of env {death.index} died while it {busy} the env's siblings, members "
+                    "1 and on (killed, or out of memory?). Make the envs anew and load the last checkpoint."
+                ) from death
+        else:
+            answers = [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
+        for index, answer in enumerate(answers):
+            if isinstance(answer, SiblingFailure):
+                who = f"member {answer.member} (a sibling) of env {index}" if answer.member else f"env {index}"
+                if isinstance(answer.error, BranchingError):
+                    raise BranchingError(f"{answer.error} ({when(self.at_step)} {who})")
+                what = method.removesuffix("_siblings")
+                raise BranchingError(
+                    f"{when(self.at_step)} the {what} of {who} failed: {answer.error!r}. Its traceback:\n{answer.traceback}"
+                ) from answer.error
+        return answers
+
+
+def _steps_as(env: VecEnv, kind: type[VecEnv]) -> bool:
+    """Whether a VecEnv of a subclass takes a step as its class does."""
+    return type(env).step_wait is kind.step_wait and type(env).step_async is kind.step_async

@@ -1,0 +1,128 @@
+"""Copies of envs: exact, and of their own, whatever the env is made of."""
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from sb3_hybrid_grpo.branching import fork_env
+from tests.object_graphs import examine
+from tests.stateful_envs import STATES, Noisy, noisy, play
+from tests.typed_envs import TYPES, env_with
+
+PLANS = ([0, 1, 2, 2, 0, 1] * 3, [2, 2, 1, 0, 0, 2] * 3, [1, 0, 2, 1, 1, 0] * 3)
+
+
+def assert_copies_are_exact(make: Callable[[], gym.Env[Any, Any]], steps: int = 3) -> None:
+    """Copies play other actions and the plan; then the env plays the plan, and a twin that was never copied."""
+    env, twin = make(), make()
+    for one in (env, twin):
+        one.reset(seed=1)
+        one.action_space.seed(2)
+        play(one, [1] * steps)
+    other, mirror, third = fork_env(env, 3)
+    assert {other.kind, mirror.kind, third.kind} == {"copied"}
+    lived = play(other, PLANS[1])  # type: ignore[arg-type]
+    seen = play(mirror, PLANS[0])  # type: ignore[arg-type]
+    assert play(third, PLANS[1]) == lived  # type: ignore[arg-type]
+    assert play(env, PLANS[0]) == seen
+    assert play(twin, PLANS[0]) == seen
+    grandchild = fork_env(fork_env(env, 1)[0], 1)[0]  # type: ignore[arg-type]
+    assert play(grandchild, PLANS[2]) == play(env, PLANS[2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("add", STATES, ids=lambda one: one.__name__)
+def test_state_of_any_kind_is_copied(add: Any) -> None:
+    assert_copies_are_exact(noisy(add))
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_objects_of_many_types_are_copied(name: str) -> None:
+    assert_copies_are_exact(lambda: env_with(TYPES[name]))
+
+
+def _pygame() -> Any:
+    pygame = pytest.importorskip("pygame")
+    env: Any = Noisy()
+    env.rect, env.pos, env.group = pygame.Rect(0, 0, 4, 4), pygame.Vector2(0, 0), pygame.sprite.Group()
+    env.sprite = pygame.sprite.Sprite(env.group)
+    env.sprite.rect = env.rect
+    env.surface, env.color = pygame.Surface((4, 4)), pygame.Color(1, 2, 3)
+    env.part, env.clock = env.surface.subsurface((1, 1, 2, 2)), pygame.time.Clock()
+
+    def change(env: Any) -> float:
+        env.rect.move_ip(2, 0)
+        env.pos.update(env.pos.x + 1, 0)
+        env.color.r = (env.color.r + 1) % 256
+        env.part.set_at((0, 0), env.color)
+        if len(env.group) < 3:
+            pygame.sprite.Sprite(env.group)
+        seen = sum(one.rect.x for one in env.group if one.rect is not None)
+        return float(seen + env.pos.x + env.surface.get_at((1, 1)).r + len(env.group))
+
+    env.change = change
+    return env
+
+
+def _pandas() -> Any:
+    pd = pytest.importorskip("pandas")
+    env: Any = Noisy()
+    env.table = pd.DataFrame({"close": np.arange(9.0), "name": list("abcdefghi"), "when": pd.date_range("2020", periods=9)})
+    env.series = env.table["close"].copy()
+    env.kinds = pd.Series(["a", "b", "a"], dtype="category")
+    env.lists = pd.Series([[0], [1]])
+    env.at = env.table.iloc
+
+    def change(env: Any) -> float:
+        env.table.loc[0, "close"] += 1
+        env.series.iloc[1] += 2
+        env.lists.iloc[0].append(1)
+        env.n = getattr(env, "n", 0) + 1
+        return float(
+            env.table["close"].sum() + env.series.sum() + len(env.lists.iloc[0]) + env.at[env.n % 9]["close"] + len(env.kinds)
+        )
+
+    env.change = change
+    return env
+
+
+def _networkx() -> Any:
+    networkx = pytest.importorskip("networkx")
+    env: Any = Noisy()
+    env.graph, env.nodes = networkx.DiGraph(), [object(), Noisy()]
+    env.graph.add_edge(*env.nodes, weight=1.0)
+    env.view = env.graph.adj
+
+    def change(env: Any) -> float:
+        env.graph.add_node(len(env.graph))
+        env.graph.edges[env.nodes[0], env.nodes[1]]["weight"] += 1
+        return float(len(env.graph) + env.view[env.nodes[0]][env.nodes[1]]["weight"] + networkx.density(env.graph))
+
+    env.change = change
+    return env
+
+
+@pytest.mark.parametrize("make", (_pygame, _pandas, _networkx), ids=lambda one: one.__name__)
+def test_objects_of_libraries_are_copied(make: Callable[[], Noisy]) -> None:
+    assert_copies_are_exact(make)
+
+
+def test_frozen_tables_are_shared() -> None:
+    pd = pytest.importorskip("pandas")
+    env: Any = Noisy()
+    env.array, env.table = np.zeros(1000), pd.DataFrame({"x": np.zeros(1000)})
+    env.frozen = np.zeros(1000)
+    env.frozen.flags.writeable = False
+    (copy,) = fork_env(env, 1)
+    copy_env: Any = copy.env  # type: ignore[attr-defined]
+    assert copy_env.frozen is env.frozen
+    assert copy_env.array is not env.array
+    assert copy_env.table is not env.table
+
+
+@pytest.mark.parametrize("first", range(0, 300, 60))
+def test_any_graph_of_objects_is_copied(first: int) -> None:
+    for seed in range(first, first + 60):
+        examine(seed)

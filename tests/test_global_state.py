@@ -1,0 +1,188 @@
+"""Generators that envs share with their process have streams of the env's own; other state outside is seen."""
+
+import random
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
+
+from sb3_hybrid_grpo import make_branchable
+from sb3_hybrid_grpo.branching import Groups, fork_env
+from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
+from tests import outside_envs
+from tests.stateful_envs import Noisy
+
+RNG = np.random.default_rng(0)
+
+
+class Line(gym.Env[Any, Any]):
+    """Noise from where a subclass says, from some step of an episode on."""
+
+    first_step = 0
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-99, 99, (1,), np.float64)
+        self.action_space = gym.spaces.Discrete(2)
+        self.t = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1), {}
+
+    def noise(self) -> float:
+        raise NotImplementedError
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        seen = self.noise() if self.t > self.first_step else 0.0
+        return np.array([seen]), 0.0, False, self.t >= 40, {}
+
+
+class Numpy(Line):
+    def noise(self) -> float:
+        return float(np.random.normal())
+
+
+class Python(Line):
+    def noise(self) -> float:
+        return random.gauss(0, 1)
+
+
+class Torch(Line):
+    def noise(self) -> float:
+        return float(th.randn(()))
+
+
+class Module(Line):
+    def noise(self) -> float:
+        return float(RNG.normal())
+
+
+class Default(Line):
+    def noise(self, rng: Any = np.random.default_rng(2)) -> float:  # noqa: B008
+        return float(rng.normal())
+
+
+class Rare(Numpy):
+    """Draws late, after any check."""
+
+    first_step = 37
+
+
+class Indirect(Line):
+    """Draws through a library."""
+
+    def noise(self) -> float:
+        return float(th.nn.functional.dropout(th.ones(1)).item())
+
+
+def share_of_equal_steps(env: Any, n_steps: int = 120) -> float:
+    groups = Groups(env, 3, 16)
+    last = env.reset()
+    groups.start(True, check=True)
+    equal = []
+    for _ in range(n_steps):
+        groups.observations(last)
+        np.random.random(3)  # as a training draws
+        random.random()
+        th.rand(2)
+        step = groups.step(np.ones((3, env.num_envs), dtype=int))
+        infos = step.infos
+        rows = step.new_obs.reshape(3, env.num_envs)
+        done = step.dones_NE[0]
+        last = step.new_obs[: env.num_envs]
+        equal += (rows[1:] == rows[0])[:, ~done].reshape(-1).tolist()
+        assert len(infos) == 3
+    return float(np.mean(equal))
+
+
+@pytest.mark.parametrize("n_envs", [1, 2, 4])
+@pytest.mark.parametrize("kind", [Numpy, Python, Torch, Module, Default, Rare, Indirect, outside_envs.class_space])
+def test_siblings_see_the_noise_of_shared_generators(kind: Any, n_envs: int) -> None:
+    env = DummyVecEnv([kind] * n_envs)
+    if kind is outside_envs.class_space:
+        assert not make_branchable(kind()).get_wrapper_attr("sibling_maker").forks
+        return
+    assert share_of_equal_steps(env) == 1.0
+    assert not any(one.get_wrapper_attr("sibling_maker").forks for one in env.envs)
+
+
+@pytest.mark.parametrize("kind", [Numpy, Module])
+def test_in_processes_too(kind: Any) -> None:
+    env = make_vec_env(kind, 2, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
+    try:
+        assert share_of_equal_steps(env) == 1.0
+    finally:
+        env.close()
+
+
+def test_envs_have_different_streams_and_the_first_goes_on_where_the_generator_was() -> None:
+    np.random.seed(3)
+    expected = np.random.RandomState(3).normal(size=5)
+    envs = [make_branchable(Numpy()) for _ in range(2)]
+    seen = [[float(env.step(0)[0][0]) for _ in range(5)] for env in envs]
+    assert seen[0] == expected.tolist() and seen[1] != seen[0]
+
+
+def _numpy_state() -> Any:
+    state: Any = np.random.get_state()
+    return state[1].tolist()
+
+
+def test_streams_leave_the_generators_alone() -> None:
+    generators = process_wide_generators()
+    streams = own_streams(generators.values())
+    before = [_numpy_state(), random.getstate(), th.get_rng_state().tolist()]
+    with streams:
+        drawn = np.random.random(), random.random(), float(th.rand(1))
+    with streams.fork():
+        pass
+    assert before == [_numpy_state(), random.getstate(), th.get_rng_state().tolist()]
+    with streams:
+        assert (np.random.random(), random.random(), float(th.rand(1))) != drawn
+    with pytest.raises(KeyboardInterrupt), streams:
+        np.random.random()
+        raise KeyboardInterrupt
+    assert before[0] == _numpy_state()
+
+
+def test_copies_go_on_with_the_generator_where_it_is() -> None:
+    env = Numpy()
+    env.reset()
+    np.random.seed(7)
+    siblings = fork_env(env, 2)
+    seen = [[float(one.step(0)[0][0]) for _ in range(3)] for one in siblings]
+    assert seen[0] == seen[1] == [float(env.step(0)[0][0]) for _ in range(3)]
+
+
+def test_an_object_that_envs_share_is_named() -> None:
+    class Shared(Line):
+        def __init__(self, rng: Any) -> None:
+            super().__init__()
+            self.rng = rng
+
+        def noise(self) -> float:
+            return float(self.rng.normal())
+
+    rng = np.random.default_rng(9)
+    with pytest.warns(UserWarning, match=r"Shared\.rng is shared by several envs and changes .*Give each env its own"):
+        share_of_equal_steps(DummyVecEnv([lambda: Shared(rng)] * 2), 3)
+
+
+@pytest.mark.parametrize(("module", "is_library"), [("mujoco", True), ("mujoco.viewer", True), ("mujoco_walker", False)])
+def test_a_module_is_a_librarys_by_its_whole_name(module: str, is_library: bool) -> None:
+    kind = type("Code", (Noisy,), {"__module__": module, "kept": 1})
+    assert (f"{module}.Code.kept" not in surroundings([kind()]).digests()) == is_library
+
+
+def test_large_tables_of_a_module_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    env: Any = outside_envs.module_global()
+    around = surroundings([env, env.change])
+    assert "tests.outside_envs.COUNT" in around.digests()
+    monkeypatch.setattr(outside_envs, "COUNT", np.zeros(2**20))
+    assert "tests.outside_envs.COUNT" not in around.digests()
