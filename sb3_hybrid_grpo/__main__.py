@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from sb3_hybrid_grpo import __version__
-from sb3_hybrid_grpo.commands.cli import CommandError
+from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
 # By its words, the module of a command: with a docstring, add_arguments(parser), and run(options) -> exit code.
 COMMANDS = {
@@ -57,11 +57,12 @@ def run_command(module: str, prog: str, arguments: Sequence[str]) -> int:
     :param arguments: The rest of the command line.
     :return: The exit code; a ``CommandError`` becomes a usage error.
     """
-    parser = argparse.ArgumentParser(prog=prog)
+    parser = argparse.ArgumentParser(prog=prog, formatter_class=argparse.RawDescriptionHelpFormatter)
     try:
         command = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        parser.error(f'{error}; install with: pip install "sb3-hybrid-grpo[compare]"')
+        extra = module.rpartition(".")[2]
+        parser.error(f"{error}; install with: {install_command(extra if extra in ('speed', 'zoo') else 'compare')}")
     parser.description = command.__doc__
     command.add_arguments(parser)
     options = parser.parse_args(arguments)

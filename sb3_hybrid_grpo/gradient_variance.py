@@ -49,8 +49,9 @@ def gradient_variances(
 
     Both are divided by the mean square of :math:`A^0`, as PPO divides advantages by their standard deviation: else a rollout
     of large advantages would rule an average over rollouts. Their ratio ρ, each averaged over rollouts, says that independent
-    steps need 1/ρ times the samples for a gradient that is as good. Members without anything in common and without a group baseline have ρ = 1. A noise that moves the returns of all
-    members of a group alike, and that only the baseline removes, has ρ near 0.
+    steps need 1/ρ times the samples for a gradient that is as good. Members without anything in common and without a group
+    baseline have ρ = 1. A noise that moves the returns of all members of a group alike, and that only the baseline removes,
+    has ρ near 0.
 
     :param scores_TENA: Gradient of the log-probability of each action with respect to the A parameters of its distribution
     :param features_TENH: The H inputs of the actor's last layer; ones of shape (T, E, N, 1) where they are not known

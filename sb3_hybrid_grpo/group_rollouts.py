@@ -49,14 +49,14 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
     :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, at least 128
         executed steps, or as many as this number says
-    :param branching_check: Whether to show before the training that siblings of this very env are exact
+    :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
+        trains; a sibling that is watched takes a few steps that are not counted
     :param kwargs: As ``args``
     :raises ValueError: if an argument is not one of these
     :raises BranchingError: if the env cannot be branched
     """
 
-    _buffer_classes: ClassVar[tuple[type[Any], type[Any]]] = (HybridRolloutBuffer, HybridDictRolloutBuffer)
-    """For arrays, and for dicts."""
+    _buffer_classes: ClassVar[tuple[type[Any], type[Any]]] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # for dicts
     _sampling: Sampling | None = None
     _steps_said = False
     batch_size: Any
@@ -84,7 +84,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
         self.action_selection, self.selection_temperature = action_selection, selection_temperature
         self.num_executed_steps = 0
-        """Steps of member 0 in all envs."""
         self.auto_grouping = AutoGrouping()
         self.reward_statistics: dict[str, Part] = {}
         self._groups: Groups | None = None
@@ -167,8 +166,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
         self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
-        if reset_num_timesteps:
-            self.num_executed_steps = 0
+        self.num_executed_steps = 0 if reset_num_timesteps else self.num_executed_steps
         try:
             groups.start(env_is_reset, self.branching_check)
         except BranchingError as error:
@@ -185,6 +183,10 @@ class GroupRollouts(FastUpdate, ModelFiles):
         groups, auto = self._the_groups(), self.auto_grouping
         if self.branch_horizon != "auto" or groups.n_samples == 1:
             return self.n_samples > 1 and groups.n_samples > 1
+        if reasons := groups.fork_reasons():
+            costly = BranchingError(f"{reasons} branch_horizon=64 takes forks all the same.")
+            self._groups = self._without_siblings(self.env, costly)
+            return False
         if not auto.noise_seen and groups.saw_noise():
             auto.see_noise()
         return auto.next_is_grouped()
@@ -200,8 +202,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param n_rollout_steps: Number of samples of each env; a grouped rollout has them from ``n_samples`` members
         :return: False if the callback ended the rollout prematurely
         """
-        groups = self._the_groups()
         n_members = self.n_samples if self._next_is_grouped() else 1
+        groups = self._the_groups()
         n_executed = self._steps_to_execute(n_rollout_steps, env.num_envs, n_members)
         if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
             self._steps_said = True

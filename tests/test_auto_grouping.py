@@ -1,5 +1,6 @@
 """``branch_horizon="auto"``: grouped rollouts while the measured gradient says that they pay, as long as it says."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -20,7 +21,7 @@ def measured(ratio: float) -> GradientVariances:
     return GradientVariances(ratio, 1.0)
 
 
-def run(auto: AutoGrouping, ratios: list[float | None]) -> list[bool]:
+def run(auto: AutoGrouping, ratios: Sequence[float | None]) -> list[bool]:
     """What is decided, rollout by rollout, where a grouped one would measure these."""
     decided = []
     for ratio in ratios:

@@ -123,7 +123,7 @@ def test_results_of_another_version_are_not_mixed_in(tmp_path: Path) -> None:
     results = Results(tmp_path / "CartPole-v1.csv", COLUMNS, KEY)
     results.add(a_row())
     write_notes(tmp_path / "CartPole-v1.json", {"budget": 10, "made_with": [{"sb3_hybrid_grpo": "0.0.9"}]})
-    with pytest.raises(CommandError, match=r"version is .*, there \{'0\.0'\}"):
+    with pytest.raises(CommandError, match=r"version is .*, there \['0\.0'\]"):
         note_protocol(results, {"budget": 10})
 
 

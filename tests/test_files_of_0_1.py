@@ -62,7 +62,7 @@ def test_an_argument_that_is_gone_is_refused_and_can_be_replaced(name: str, opti
 
 
 def test_a_learned_entropy_coefficient_is_refused() -> None:
-    with pytest.raises(ValueError, match="ent_coef='auto'.* are gone"):
+    with pytest.raises(ValueError, match=r"ent_coef='auto'.* are gone"):
         HybridGRPO.load(DATA / "learned_entropy_0_1")
     with pytest.raises(ValueError, match=r"that is learned, which is gone\. Load it with version 0\.1"):
         HybridGRPO.load(DATA / "learned_entropy_0_1", ent_coef=0.01)

@@ -26,10 +26,10 @@ def refused(options: dict[str, Any]) -> bool:
     n_samples, horizon, estimator = options["n_samples"], options["branch_horizon"], options["advantage_estimator"]
     single = horizon == "auto"  # some rollouts are
     selects = options["action_selection"] != "on_policy"
-    return (
+    return bool(
         (estimator == "grpo" and (n_samples == 1 or single))
         or (estimator.startswith("paper") and (single or (n_samples == 1 and horizon != 1)))
-        or (options["group_baseline"] != "auto" and (estimator != "hybrid" or n_samples == 1 or single))
+        or (options["group_baseline"] != "auto" and (estimator != "hybrid" or n_samples == 1))
         or (options["reward_transform"] == "group" and (n_samples == 1 or single))
         or (selects and (n_samples == 1 or horizon != 1 or estimator == "grpo"))
     )

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStac
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.selection import select_actions
+from sb3_hybrid_grpo.value_selection import choose_by_value
 from tests.toy_envs import NoisyWalk, walk
 
 SMALL: dict[str, Any] = {"n_steps": 96, "batch_size": 24, "n_epochs": 1, "seed": 0, "branch_horizon": 1, "n_samples": 4}
@@ -84,22 +85,28 @@ def test_f_is_what_values_are_compared_by() -> None:
     assert (actions[:, 0] == actions.min(axis=1)).all()
 
 
-def test_the_critic_is_asked_about_the_states_reached() -> None:
-    class Asked(HybridGRPO):
-        def _choose(self, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
-            chosen = super()._choose(observations, rewards_NE, terminated_NE)
-            with th.no_grad():
-                values = self.policy.predict_values(th.as_tensor(observations)).numpy().reshape(4, 2)
-            assert (chosen == (rewards_NE + 0.9 * values * ~terminated_NE).argmax(axis=0)).all()
-            return chosen
+def test_the_critic_is_asked_about_the_states_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
 
+    def choose(model: Any, observations: Any, rewards_NE: np.ndarray, terminated_NE: np.ndarray) -> np.ndarray:
+        nonlocal asked
+        asked += 1
+        chosen = choose_by_value(model, observations, rewards_NE, terminated_NE)
+        with th.no_grad():
+            values = model.policy.predict_values(th.as_tensor(observations)).numpy().reshape(4, 2)
+        assert (chosen == (rewards_NE + 0.9 * values * ~terminated_NE).argmax(axis=0)).all()
+        return chosen
+
+    monkeypatch.setattr("sb3_hybrid_grpo.group_rollouts.choose_by_value", choose)
     env = make_vec_env(walk, n_envs=2)
-    Asked("MlpPolicy", env, **{**SMALL, "batch_size": 48}, action_selection="greedy", gamma=0.9).learn(96)
+    HybridGRPO("MlpPolicy", env, **{**SMALL, "batch_size": 48}, action_selection="greedy", gamma=0.9).learn(96)
+    assert asked > 0
 
 
 def executed_and_others(model: HybridGRPO) -> np.ndarray:
     """Actions of the last rollout, one env's members in columns: an update leaves them column by column."""
-    return model.rollout_buffer.actions.reshape(4, 24).T
+    columns: np.ndarray = model.rollout_buffer.actions.reshape(4, 24).T
+    return columns
 
 
 def stacked(kind: str) -> VecEnv:

@@ -1,5 +1,6 @@
 """The ``train`` command: what it writes, and how it answers mistyped input."""
 
+import importlib
 import importlib.util
 import json
 import zipfile
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from matplotlib.axes import Axes
 
 from sb3_hybrid_grpo import HybridGRPO, __version__
-from sb3_hybrid_grpo.__main__ import COMMANDS, main
+from sb3_hybrid_grpo.__main__ import COMMANDS, main, run_command
 from sb3_hybrid_grpo.commands import evaluation, train
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int, with_schedules
 from sb3_hybrid_grpo.commands.cli import CommandError, replacing
@@ -245,6 +246,20 @@ def test_learning_curve_has_no_jags_where_episodes_end_at_one_step(tmp_path: Pat
 def test_learning_curve_without_a_finished_episode(tmp_path: Path) -> None:
     save_learning_curve(tmp_path / "curve.png", [], [], "no episode ended", None)
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+@pytest.mark.parametrize(("name", "extra"), [("benchmark.compare", "compare"), ("benchmark.zoo", "zoo")])
+def test_a_missing_dependency_names_the_extra(
+    name: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(module: str) -> None:
+        raise ModuleNotFoundError("No module named 'pandas'")
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    with pytest.raises(SystemExit, match="2"):
+        run_command(f"sb3_hybrid_grpo.{name}", name, [])
+    message = capsys.readouterr().err
+    assert "No module named 'pandas'" in message and f"sb3-hybrid-grpo[{extra}]" in message
 
 
 @pytest.mark.parametrize("name", COMMANDS)

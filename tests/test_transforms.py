@@ -179,7 +179,7 @@ def slow_scale(rollouts: list[Floats], starts: list[Bools]) -> Floats:
             of_member = {(e, m): of_member.get((e, 0), 0.0) for e, m in np.ndindex(*rewards_TEN.shape[1:])}
         for t, e in np.ndindex(*rewards_TEN.shape[:2]):
             origin = 0.0 if starts_TEN[t, e, 0] else of_member[e, 0]
-            for m in range(n_members):
+            for m in range(rewards_TEN.shape[2]):
                 before = origin if starts_TEN[t, e, m] else of_member[e, m]
                 of_member[e, m] = GAMMA * before + float(rewards_TEN[t, e, m])
                 seen.append(of_member[e, m])

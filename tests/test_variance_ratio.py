@@ -38,7 +38,7 @@ def slowly(scores: Any, features: Any, advantages: Any, plain: Any, forks: Any) 
         return total.ravel() / np.sqrt(len(unit))
 
     def variance(rows: Any) -> float:
-        return sum(np.var([row[i] for row in rows], ddof=1) for i in range(len(rows[0])))
+        return float(sum(np.var([row[i] for row in rows], ddof=1) for i in range(len(rows[0]))))
 
     grouped = variance([np.mean([gradient(unit, m, advantages) for m in range(n_members)], axis=0) for unit in units])
     alone = np.mean([variance([gradient(unit, m, plain) for unit in units]) for m in range(n_members)])
@@ -131,7 +131,7 @@ class NoLastLayer(ActorCriticPolicy):
         del self.action_net
 
     def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
-        return self.action_dist.proba_distribution(self.last(latent_pi), self.log_std)  # type: ignore[call-arg]
+        return self.action_dist.proba_distribution(self.last(latent_pi), self.log_std)
 
 
 def test_features_are_what_the_last_layer_sees() -> None:

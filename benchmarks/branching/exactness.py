@@ -25,7 +25,7 @@ from stable_baselines3.common.atari_wrappers import AtariWrapper
 from twins import row, table_head, versions_of
 
 from sb3_hybrid_grpo.benchmark.results import machine
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo.commands.cli import versions
 
 SLOW = {"CarRacing-v3": 10}
 """Envs that take a fraction of the steps."""

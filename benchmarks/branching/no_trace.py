@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_hybrid_grpo.benchmark.results import machine
 from sb3_hybrid_grpo.branching import Groups
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo.commands.cli import versions
 
 N_ENVS, N_SIBLINGS, HORIZON = 4, 8, 64
 LINES = 10

@@ -23,7 +23,7 @@ from stable_baselines3.common.monitor import Monitor
 from twins import MakeEnv, row, table_head, versions_of
 
 from sb3_hybrid_grpo.benchmark.results import machine
-from sb3_hybrid_grpo.cli import versions
+from sb3_hybrid_grpo.commands.cli import versions
 
 GYMNASIUM, SB3 = "gymnasium.wrappers.", "stable_baselines3.common.atari_wrappers."
 CONTRIB, ZOO = "sb3_contrib.common.wrappers.", "rl_zoo3.wrappers."

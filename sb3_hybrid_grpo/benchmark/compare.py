@@ -148,7 +148,7 @@ def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
         raise CommandError(f"{results.path} has results, but {path}, which says how they were made, is missing: restore it")
     made_with, here = notes.get("made_with", []), stamp()
     # without its last number: 0.1 counted other steps than 0.2
-    old, new = ({one["sb3_hybrid_grpo"].rpartition(".")[0] for one in stamps} for stamps in (made_with, [here]))
+    old, new = (sorted({one["sb3_hybrid_grpo"].rpartition(".")[0] for one in stamps}) for stamps in (made_with, [here]))
     known, needed = {**(notes or wanted), "version": old or new}, {**wanted, "version": new}
     differing = [f"{key} is {value!r}, there {known.get(key)!r}" for key, value in needed.items() if known.get(key) != value]
     if differing:

@@ -178,7 +178,6 @@ def number(value: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--env", nargs="+", default=ENVS, help="ids of gymnasium envs (default: %(default)s)")
     for name, kind, default, text in (
         ("budget", positive_int, 200_000, "simulator steps of each env's training"),

@@ -25,10 +25,10 @@ NAMES["hybrid_grpo"] = NAMES["hybrid"]  # in the Zoo
 BLACK = "#000000"
 FIXED_COLORS = {"ppo": (BLACK,), "trpo": ("#CC79A7",), "paper": ("#E69F00",), "grpo": ("#999999",)}
 OUR_COLORS = ("#0072B2", "#009E73", "#D55E00", "#56B4E9")
-LINES = ("-", "--", ":", "-.")
+LINES, MOST_CURVES = ("-", "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))), 6
 UNDER_WAY = 0.1  # from this share of the steps on, every curve that rises is within the frame
 Kinds = dict[str, tuple[str, ...]]
-Style = tuple[str, str]  # colour and dashes of an algorithm's line, the same in all figures of a page
+Style = tuple[str, Any]  # colour and dashes of an algorithm's line, the same in all figures of a page
 
 
 def label_of(algorithm: str) -> str:
@@ -100,21 +100,24 @@ def mark_target(axes: "Axes", results: EnvResults) -> None:
     score, text = target.final.value, "dotted: PPO's final score"
     axes.axhline(score, color=BLACK, linestyle=":", linewidth=1)
     first, own = results.first_ppo_to_reach(score), ours.steps_to_reach(score) if ours else None
-    if first is not None and own is not None and own < first:
+    if ours is not None and first is not None and own is not None and own < first:
         axes.annotate("", (own, score), (first, score), arrowprops={"arrowstyle": "->", "linewidth": 2}, zorder=5)
-        text = f"{label_of(ours.algorithm) if ours else ''} has PPO's final score (dotted) {first / own:.1f} × earlier"
+        text += f", {first / own:.1f} × earlier by {NAMES[ours.algorithm.partition(',')[0]]}"
     box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     where: dict[str, Any] = {"xycoords": ("axes fraction", "axes fraction"), "ha": "right", "va": "top"}
     axes.annotate(text, (0.99, 0.99), zorder=5, bbox=box, **where)
 
 
 def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_shown: Sequence[Axis]) -> None:
-    """Save learning curves, each algorithm at its best settings."""
-    figure, panels = new_panels(len(axes_shown), 6.4, 4.0 + 0.1 * len(results.best), sharey=True)
+    """Save learning curves, each algorithm at its best settings: PPO's, and the highest means over training."""
+    kept = sorted(results.best, key=lambda name: (name != "ppo", -results.best[name].training.value))[:MOST_CURVES]
+    shown = {name: variant for name, variant in results.best.items() if name in kept}
+    columns = 1 if max(map(len, map(label_of, shown))) > 30 else 2
+    figure, panels = new_panels(len(axes_shown), 6.4, 4.0 + 0.2 * len(shown) / columns, sharey=True)
     for panel, axis in zip(panels, axes_shown, strict=True):
-        for algorithm, variant in results.best.items():
-            below = "" if variant.final.value > results.untrained else ", below the frame"
+        for algorithm, variant in shown.items():
             (color, line), (grid, scores) = styles[algorithm], variant.on_common_grid(axis)
+            below = "" if variant.final.value > results.untrained else ", below the frame"
             means, label = interquartile_means(scores), label_of(algorithm) + below
             panel.plot(grid, means, color=color, linestyle=line, linewidth=2, zorder=3 + (label == "HybridGRPO"), label=label)
             if len(scores) > 1 and len(grid):
@@ -122,10 +125,11 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_
         prepare(panel, AXES[axis])
         if axis == "simulator_steps":
             mark_target(panel, results)
-    frame(panels[0], results, results.best.values())
+    frame(panels[0], results, shown.values())
     panels[0].set(ylabel="mean reward of an evaluation")
-    figure.suptitle(results.env.rpartition("/")[2])
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    few = f": {len(shown)} of {len(results.best)}" if len(shown) < len(results.best) else ""
+    figure.suptitle(results.env.rpartition("/")[2] + few)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns, frameon=False)
     save(figure, path)
 
 

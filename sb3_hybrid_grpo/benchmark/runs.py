@@ -19,10 +19,9 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_hybrid_grpo.benchmark.variants import Variant
 from sb3_hybrid_grpo.commands.evaluation import evaluate, make_env, normalized_like
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # an evaluation of the policy alone, deterministic; wall seconds are those of the training
 Ended = tuple["Run", "Future[pd.DataFrame]"]
 
-# One row for each evaluation: the policy alone, deterministic. Wall seconds are those of the training.
 COLUMNS: dict[str, type] = {
     **{"env": str, "algorithm": str, "settings": str, "seed": int, "simulator_steps": int, "executed_steps": int},
     **{"wall_seconds": float, "mean_reward": float, "episodes": int},

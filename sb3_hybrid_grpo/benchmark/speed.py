@@ -129,7 +129,6 @@ def save_page(folder: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     folder, names = Path("speed_benchmark"), [env.rpartition(":")[2] for env in ENVS]
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--output", type=Path, default=folder, help="folder for speed.md and speed.csv (default: %(default)s)")
     parser.add_argument("--envs", nargs="+", choices=names, default=names, help="in which envs (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it works, the numbers mean nothing")

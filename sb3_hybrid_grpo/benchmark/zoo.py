@@ -51,8 +51,8 @@ seed's agent, and their mean ± standard error. CPU time is that of one training
 ![learning curves](curves.png)
 
 The Zoo's evaluations during training (5 episodes each): a thin line per seed, a thick one for their mean. Made by
-`python -m sb3_hybrid_grpo.benchmark.zoo --output benchmarks/zoo --logs zoo_logs` with {made_with}; each run's command and
-hyperparameters are in [`runs.json`](runs.json).
+`python -m sb3_hybrid_grpo.benchmark.zoo` with {made_with}; each run's command and hyperparameters are in
+[`runs.json`](runs.json).
 """
 
 
@@ -190,9 +190,8 @@ def run(options: argparse.Namespace) -> int:
     wanted = [Run(env, algo, seed) for algo in options.algos for env in options.envs for seed in seeds[env]]
     missing = [] if options.report_only else [one for one in wanted if one not in done]
     for number, one in enumerate(missing, start=1):
-        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))} …", flush=True)
-        score = do(one, options.logs.resolve(), options.hyperparams, folder)
-        print(f"  {score['mean_reward']:.1f} ± {score['std_reward']:.1f}", flush=True)
+        score = do(one, options.logs.resolve(), options.hyperparams, folder)["mean_reward"]
+        print(f"{time.strftime('%H:%M:%S')} {number} of {len(missing)}: {' '.join(map(str, one))}: {score:.1f}", flush=True)
     save_report(folder)
     return 0
 

@@ -101,7 +101,7 @@ class SiblingMaker:
 
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
         self.env = env
-        self.forks, self.own_models, self.watchable, self._told = False, False, True, False
+        self.forks, self.own_models, self.watchable, self._told = False, False, False, False
         self.reasons: list[str] = []
         """Why copies cannot be used."""
         self.streams: MemberState | None = None
