@@ -26,6 +26,11 @@ def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixtu
         assert part in printed
 
 
+def test_auto_is_a_horizon_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "CartPole-v1", "--branch-horizon", "auto"]) == 0
+    assert "4 members, branch_horizon=64" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

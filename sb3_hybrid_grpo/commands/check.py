@@ -11,11 +11,12 @@ from sb3_hybrid_grpo.commands.evaluation import make_env
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("env", metavar="ENV_ID", help="id of a gymnasium env, for example CartPole-v1 or module:Env-v0")
-    for name, default, text in (
-        ("n-samples", 4, "N, the members of a group"),
-        ("branch-horizon", 64, "K, steps between forks"),
-    ):
-        parser.add_argument(f"--{name}", type=positive_int, default=default, help=f"{text} (default: %(default)s)")
+    parser.add_argument("--n-samples", type=positive_int, default=4, help="N, the members of a group (default: %(default)s)")
+    parser.add_argument("--branch-horizon", type=_horizon, default=64, help="K, steps between forks, or auto (default: 64)")
+
+
+def _horizon(text: str) -> int:
+    return 64 if text == "auto" else positive_int(text)
 
 
 def run(options: argparse.Namespace) -> int:
