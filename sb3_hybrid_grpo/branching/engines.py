@@ -117,7 +117,7 @@ class MemberState:
 
 def name_of(kind: type) -> str:
     """The full name of a class, ``package.module.Name``."""
-    return f"{module_of(kind)}.{kind.__qualname__}"
+    return f"{module_of(kind)}.{kind.__qualname__}".lstrip(".")
 
 
 def module_of(kind: type) -> str:
