@@ -97,8 +97,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         transform = resolve_transform(self.reward_transform, self.n_samples, self.reward_statistics)
         self.reward_statistics = {} if transform is None else transform.statistics
         self.rollout_buffer.estimation = Estimation(self.advantage_estimator, self.group_baseline, transform)
-        if self.env is not None:
-            self._groups = self._make_groups(self.env)
+        self._groups = None if self.env is None else self._make_groups(self.env)
 
     def _choose_buffer_class(self) -> None:
         automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
@@ -162,6 +161,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
+        th.set_grad_enabled(True)  # an interrupt may have left it off
         groups = self._the_groups()
         env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
         self._last_obs = None if env_is_reset else self._last_obs

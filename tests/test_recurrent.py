@@ -144,6 +144,7 @@ def test_actions_are_not_selected() -> None:
         RecurrentHybridGRPO("MlpLstmPolicy", "CartPole-v1", branch_horizon=1, action_selection="greedy", **SMALL)
 
 
+@pytest.mark.slow
 def test_learns_cartpole_without_velocities() -> None:
     """A policy without a memory stays at about 40 here."""
     env = make_vec_env("CartPole-v1", 4, seed=0, wrapper_class=NoVelocity)
