@@ -304,9 +304,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def _learn_grouping(self, n_members: int) -> None:
         """Measure the gradient of the rollout that is over, and decide about the next ones."""
-        variances = None
-        if n_members > 1 and self.advantage_estimator == "hybrid":
-            variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of)
+        measures = n_members > 1 and self.advantage_estimator == "hybrid"
+        variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of) if measures else None
         self.auto_grouping.observe(n_members, variances)
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:

@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mon
     ("arguments", "message"),
     [
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv-v0"),
-        (["--env", "tests.toy_envs:Unbranchable-v0"], "Unbranchable-v0.*Connection"),
+        (["--env", "tests.toy_envs:Unbranchable-v0"], "Unbranchable-v0.*another process"),
         (["--env", "FrozenLake-v1"], r"Discrete\(16\), needed are vectors"),
         (["--budget", "191"], "received 191, needs at least 192"),
         (["--rollouts", "7"], "--rollouts received 7, needs at least 8"),

@@ -240,9 +240,9 @@ def test_an_env_that_says_human_and_draws_nothing_trains() -> None:
 
 def test_nan_of_a_sibling_is_named() -> None:
     class Breaks(gym.Wrapper[Any, Any, Any, Any]):
-        """Gives NaN at its seventh step, counted over all members; the first fork is watched by one more."""
+        """Gives NaN at its seventh step, counted over all members."""
 
-        steps = -1
+        steps = 0
 
         def step(self, action: Any) -> Any:
             Breaks.steps += 1

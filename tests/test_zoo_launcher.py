@@ -273,7 +273,7 @@ def test_a_file_that_cannot_be_read_is_named(content: str | None, zoo: None, cap
 @pytest.mark.parametrize("kind", ["dummy", "subproc"])
 def test_an_env_that_cannot_be_branched_is_refused(kind: str, zoo: None, capsys: pytest.CaptureFixture[str]) -> None:
     wrapped = ("--eval-freq", -1, "-params", "env_wrapper:'tests.test_zoo_launcher.Remembering'")
-    why = "Connection" if kind == "dummy" else "the process of an env has ended"  # which writes to this process's stderr
+    why = "another process" if kind == "dummy" else "the process of an env has ended"  # which writes to this process's stderr
     assert why in refusal(capsys, *TRAIN, "-f", "refused", "--vec-env", kind, *wrapped)
     command(*TRAIN, "-f", f"single-{kind}", "--vec-env", kind, *wrapped, "n_samples:1")
     assert Path(f"single-{kind}/hybrid_grpo/Pendulum-v1_1/Pendulum-v1.zip").is_file()

@@ -94,7 +94,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__maker
 
     @property
-    def siblings(self) -> dict[int, Sibling]:
+    def living_siblings(self) -> dict[int, Sibling]:
         """The living siblings, by their number."""
         return self.__siblings
 
