@@ -28,14 +28,8 @@ REPLACED = {
 # Algorithms that are not replaced: a test that has one of them as a parameter is not about PPO.
 OTHERS = re.compile(r"A2C|DDPG|DQN|SAC|TD3|TRPO|TQC|ARS|ARS_MULTI|CrossQ|QRDQN", re.IGNORECASE)
 # Tests that cannot hold with more than one sample, and why. Each must fail: one that passes is an error.
-BARE = "Makes a `SubprocVecEnv` without `make_branchable`. The error says what to add."
-CANNOT_HOLD = {
-    "test_multiprocessing": BARE,
-    "test_supports_multi_envs[SubprocVecEnv]": BARE,
-    "test_gae_computation": "Recomputes GAE from a rollout buffer with one sample a step; here there are four.",
-    "test_ppo_warnings": "Wants `n_steps=1` refused, which has a single sample with PPO; here it has four.",
-    "test_vec_with_ppo": "Trains in a VecEnv class of its own, which has no place for siblings. The error says so.",
-}
+CANNOT_HOLD: dict[str, str] = {}
+
 
 made = 0
 makes_ours: dict[str, bool] = {}
