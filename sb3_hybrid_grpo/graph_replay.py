@@ -46,10 +46,7 @@ class GraphReplay:
         self._recordings: dict[Any, Function] = {}
 
     def __call__(self, *tensors: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param tensors: The function's arguments
-        :return: Its results
-        """
+        """The function's results for its arguments."""
         kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if kind in self._recordings:
             # TorchScript's optimizer would take time to fuse kernels, and round otherwise
@@ -93,9 +90,8 @@ def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
             delattr(module, name)
         module.recompile()
         if module.code not in _TRACED:
-            trace: Any = th.jit.trace
-            with th.no_grad():
-                _TRACED[module.code] = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
+            trace: Any = th.no_grad()(th.jit.trace)
+            _TRACED[module.code] = trace(lambda *args: module(*args), (*parameters, *tensors), check_trace=False)
     traced = _TRACED[module.code]
     return lambda *args: traced(*parameters, *args)
 

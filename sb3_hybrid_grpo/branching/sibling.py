@@ -2,10 +2,8 @@
 
 import contextlib
 import gc
-import sys
 import time
 import types
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -18,6 +16,7 @@ from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_f
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of, lazy_holders
 from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.notices import notice
 
 
 class Sibling(Protocol):
@@ -149,7 +148,7 @@ class SiblingMaker:
                 self.take_forks(self._reason(error))
         if not self._told:
             self._told = True
-            notify(self.why_forks())
+            notice(self.why_forks())
         return ForkedEnv(self.env, previous, self.streams)
 
     def why_forks(self) -> str:
@@ -178,7 +177,7 @@ class SiblingMaker:
             try:
                 found = examine(self.env, self._make_for_check, self.streams, self.around, shared)
             except HungForkError as error:
-                notify(f"Whether siblings of {self.env} are exact could not be shown before the training. {error}")
+                notice(f"Whether siblings of {self.env} are exact could not be shown before the training. {error}")
                 return
             if found.lazy:  # generators that are made when they are first needed: made now, so that members share them
                 _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
@@ -196,18 +195,18 @@ class SiblingMaker:
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
             raise self.not_exact(found.difference or f"{self.around.refused}")
         if found.error is not None:
-            notify(
+            notice(
                 f"Whether siblings of {self.env} are exact could not be shown before the training: the env raised "
                 f"{found.error} when it played random actions. Where only some actions are valid, give it action_masks(), as "
                 "sb3-contrib's MaskablePPO wants it."
             )
         if found.own_difference is not None:
-            notify(
+            notice(
                 f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
                 "it reads a clock, or draws random numbers without a seed. Members of a group do not see the same noise there."
             )
         for name in sorted((path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
-            notify(
+            notice(
                 f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another "
                 "env does to it. Give each env its own, or put the envs into a SubprocVecEnv."
             )
@@ -224,14 +223,6 @@ class SiblingMaker:
             "copied. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
             "use n_samples=1 (plain PPO)."
         )
-
-
-def notify(message: str) -> None:
-    """Warn, and never raise, whatever filters say."""
-    try:
-        warnings.warn(message, stacklevel=3)
-    except Warning:
-        print(f"UserWarning: {message}", file=sys.stderr)
 
 
 def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
