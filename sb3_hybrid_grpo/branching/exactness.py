@@ -23,7 +23,7 @@ from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, changed, digest, process_wide_generators
 from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
-from sb3_hybrid_grpo.branching.wrapper_chain import is_masked, lazy_holders
+from sb3_hybrid_grpo.branching.wrapper_chain import generators_of_spaces, is_masked, lazy_holders
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
 """From how many states an env plays, how many steps, and after how long no further state is looked for."""
@@ -137,12 +137,12 @@ class _Check:
         seen = _safely_played(self.siblings[1], plan, reset)
         outside = {} if is_forked else self.around.digests()
         _safely_played(self.siblings[2], other)
-        numbers, models = self._numbers(), self._models()
+        numbers, models = self._numbers(of_spaces=False), self._models()
         truth, truths_numbers, error = twins[0].receive()
         if error is not None:
             return Finding(error=error)
         played_last = _safely_played(self.member_0, plan)
-        noisy = numbers != self._numbers()
+        noisy = numbers != self._numbers(of_spaces=False)
         played_last += _safely_played(self.member_0, [], reset)
         # these actions were played before: a counter goes on every time, a cache has had all that it needed
         changes = [] if is_forked else changed(outside, self.around.digests())
@@ -168,11 +168,12 @@ class _Check:
         except BaseException as error:  # an interrupt, too, is the env's own: Ctrl-C is for the parent
             return [], None, f"{type(error).__name__}: {error}"
 
-    def _numbers(self) -> list[bytes | None]:
-        """The states of all generators of the env."""
+    def _numbers(self, of_spaces: bool = True) -> list[bytes | None]:
+        """The states of the generators of the env, and of its spaces if so asked."""
         streams = [] if self.streams is None else [read_state(one) for one in self.streams.states]
         with contextlib.suppress(Exception):  # what forks need not be copied
-            return [read_state(state_of(one)) for one in self.survey()[0]] + streams
+            left_out = set() if of_spaces else generators_of_spaces(self.env)
+            return [read_state(state_of(one)) for one in self.survey()[0] if id(one) not in left_out] + streams
         return streams
 
     def _models(self) -> list[bytes]:

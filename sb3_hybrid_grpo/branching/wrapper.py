@@ -16,7 +16,7 @@ from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.native_types import state_of
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
-from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, spaces_of
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, generators_of_spaces, is_recorder, layers_of
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
@@ -137,9 +137,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             return
         streams = self.__maker.streams
         try:
-            # a callback may draw from a space, too: noise of that kind only the check sees
-            of_spaces = [one._np_random for one in spaces_of(self.env) if one._np_random is not None]
-            theirs = {id(its) for one in of_spaces for its in (one, one.bit_generator)}
+            theirs = generators_of_spaces(self.env)
             own = [state_of(one) for one in self.__survey()[0] if id(one) not in theirs]
             self.__numbers = [read_state(one) for one in [*own, *([] if streams is None else streams.states)]]
         except Exception:  # what is forked may hide its generators

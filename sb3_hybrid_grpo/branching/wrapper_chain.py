@@ -77,6 +77,12 @@ def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
     return [value for layer in layers for value in vars(layer).values() if isinstance(value, gym.Space)]
 
 
+def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
+    """Ids of the generators of those spaces. Draws from them sample actions or observations: no noise of the env."""
+    made = [one._np_random for one in spaces_of(env) if one._np_random is not None]
+    return {id(its) for one in made for its in (one, one.bit_generator)}
+
+
 def is_masked(env: gym.Env[Any, Any]) -> bool:
     """Whether an env says which actions are valid."""
     try:
