@@ -22,7 +22,6 @@ def _horizon(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit code is 1 for an env that cannot be branched."""
     made: Any = make_env(options.env, n_envs=1, seed=0)
-    report = check_branching(made.envs[0], options.n_samples, options.branch_horizon)
-    print(report)
+    print(report := check_branching(made.envs[0], options.n_samples, options.branch_horizon))
     made.close()
     return 0 if report.is_exact else 1

@@ -32,13 +32,13 @@ def register() -> None:
         train()
     """
     import rl_zoo3.train
-    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER
+    from rl_zoo3.hyperparams_opt import HYPERPARAMS_CONVERTER, HYPERPARAMS_SAMPLER, convert_onpolicy_params
 
     from sb3_hybrid_grpo.zoo.manager import experiment_manager
-    from sb3_hybrid_grpo.zoo.tuning import convert_hybrid_grpo_params, sample_hybrid_grpo_params
+    from sb3_hybrid_grpo.zoo.tuning import sample_hybrid_grpo_params
 
     rl_zoo3.ALGOS[ALGORITHM] = HybridGRPO
     HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hybrid_grpo_params
-    HYPERPARAMS_CONVERTER[ALGORITHM] = convert_hybrid_grpo_params
+    HYPERPARAMS_CONVERTER[ALGORITHM] = convert_onpolicy_params
     # the Zoo has no table of these
     rl_zoo3.train.ExperimentManager = experiment_manager  # type: ignore[attr-defined, assignment]

@@ -30,17 +30,5 @@ def sample_hybrid_grpo_params(
     sample_ppo_params(trial, n_actions, n_envs, additional_args)
     for name, choices in _CHOICES.items():
         trial.suggest_categorical(name, choices)
-    return convert_hybrid_grpo_params(trial.params)
-
-
-def convert_hybrid_grpo_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Make hyperparameters that are legal together.
-
-    :param sampled_params: What was drawn
-    :return: Arguments of HybridGRPO
-    """
-    hyperparams: dict[str, Any] = convert_onpolicy_params(sampled_params)
-    if hyperparams["branch_horizon"] == "auto":
-        hyperparams["group_baseline"] = "auto"
+    hyperparams: dict[str, Any] = convert_onpolicy_params(trial.params)
     return hyperparams
