@@ -10,6 +10,7 @@ GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.6
 FIRST_PROBE = 4
 MEMORY = 0.9
+ENOUGH_UNITS = 32  # of few, ρ is anything
 ROUNDED_TO = 8
 SHORTEST = 128
 """Executed steps that a grouped rollout has at least, unless ``n_steps`` asks for fewer."""
@@ -34,6 +35,7 @@ class AutoGrouping:
     :param singles: Single rollouts since the last grouped one
     :param next_probe: After how many single rollouts the next probe comes
     :param low_probes: Probes in turn whose ρ was low
+    :param n_units: Units of time measured since rollouts became grouped; below 32 they stay so
     """
 
     noise_seen: bool = False
@@ -44,6 +46,7 @@ class AutoGrouping:
     singles: int = 0
     next_probe: int = FIRST_PROBE
     low_probes: int = 0
+    n_units: int = 0
 
     @property
     def ratio(self) -> float | None:
@@ -82,8 +85,9 @@ class AutoGrouping:
         self.numerator += (1 - MEMORY) / self.weight * (variances.grouped - self.numerator)
         self.denominator += (1 - MEMORY) / self.weight * (variances.independent - self.denominator)
         if self.grouped:
-            self.grouped = self.numerator < SINGLE_ABOVE * self.denominator
-            self.low_probes = 0
+            self.n_units += variances.n_units
+            if self.n_units >= ENOUGH_UNITS and self.numerator > SINGLE_ABOVE * self.denominator:
+                self.grouped, self.next_probe, self.low_probes, self.n_units = False, FIRST_PROBE, 0, 0
         else:
             is_low = variances.grouped < GROUPED_BELOW * variances.independent
             self.low_probes = self.low_probes + 1 if is_low else 0

@@ -18,10 +18,12 @@ class GradientVariances(NamedTuple):
 
     :param grouped: Of a group of N members, each less the group's baseline
     :param independent: Of N members that share nothing, with the critic's baseline alone
+    :param n_units: From how many units of time they were estimated
     """
 
     grouped: float
     independent: float
+    n_units: int
 
 
 def gradient_variances(
@@ -47,18 +49,16 @@ def gradient_variances(
         grouped = Var_u\Big(\frac{1}{N}\sum_m g_{u,m}(A)\Big), \qquad
         independent = \frac{1}{N} \cdot \frac{1}{N}\sum_m Var_u\big(g_{u,m}(A^0)\big)
 
-    Both are divided by the mean square of :math:`A^0`, as PPO divides advantages by their standard deviation: else a rollout
-    of large advantages would rule an average over rollouts. Their ratio ρ, each averaged over rollouts, says that independent
-    steps need 1/ρ times the samples for a gradient that is as good. Members without anything in common and without a group
-    baseline have ρ = 1. A noise that moves the returns of all members of a group alike, and that only the baseline removes,
-    has ρ near 0.
+    Their ratio ρ, each averaged over rollouts (an average of ratios would be biased), says that independent steps need 1/ρ
+    times the samples for a gradient that is as good. Members without anything in common and without a group baseline have
+    ρ = 1. A noise that moves the returns of all members of a group alike, and that only the baseline removes, has ρ near 0.
 
     :param scores_TENA: Gradient of the log-probability of each action with respect to the A parameters of its distribution
     :param features_TENH: The H inputs of the actor's last layer; ones of shape (T, E, N, 1) where they are not known
     :param advantages_TEN: Advantages after the group baseline
     :param plain_TEN: Advantages before it
     :param forks_TE: Steps at which all siblings of an env have just forked
-    :return: The variances; None with fewer than two units, or where all advantages are zero
+    :return: The variances; None with fewer than two units
     """
     grouped, independent = [], []
     for e in range(forks_TE.shape[1]):
@@ -69,11 +69,10 @@ def gradient_variances(
             gradients = np.einsum("xtn,tna,tnh->xnah", both, scores, features, optimize=True) / np.sqrt(end - start)
             grouped.append(gradients[0].mean(axis=0).ravel())
             independent.append(gradients[1].reshape(gradients.shape[1], -1))
-    scale = float(np.mean(np.square(plain_TEN, dtype=np.float64)))
-    if len(grouped) < 2 or scale == 0:
+    if len(grouped) < 2:
         return None
     n_members = advantages_TEN.shape[2]
-    return GradientVariances(_trace(np.array(grouped)) / scale, _trace(np.array(independent)) / n_members**2 / scale)
+    return GradientVariances(_trace(np.array(grouped)), _trace(np.array(independent)) / n_members**2, len(grouped))
 
 
 def _trace(estimates: FloatArray) -> float:

@@ -258,7 +258,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         if n_members == 1 or self.adapt_rollouts is False:
             return longest
         bound = SHORTEST if self.adapt_rollouts is True else self.adapt_rollouts
-        two_minibatches = -(-2 * self.batch_size // (n_envs * n_members))
+        two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))
         return self.auto_grouping.length(longest, max(bound, two_minibatches))
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:

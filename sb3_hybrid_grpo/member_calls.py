@@ -78,9 +78,6 @@ def tensor_of(rows: list[Any], device: th.device) -> Any:
 def _rewards_after(callback: BaseCallback, n_envs: int) -> np.ndarray:
     """A member's rewards after a callback has seen them."""
     rewards: np.ndarray = callback.locals["rewards"]
-    for one in getattr(callback, "callbacks", ()):  # of a list, each has locals of its own
-        if one.locals["rewards"] is not rewards:
-            rewards = one.locals["rewards"]
     if np.shape(rewards) != (n_envs,):
         raise ValueError(
             f'A callback has set locals["rewards"] to an array of shape {np.shape(rewards)}: it must keep one reward for each '

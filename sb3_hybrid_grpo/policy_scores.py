@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.distributions import Distribution
+from torch import nn
 from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional as F
 
 from sb3_hybrid_grpo.gradient_variance import GradientVariances, gradient_variances
+from sb3_hybrid_grpo.notices import notice
 
 _ROWS = 4096  # of a forward pass, for images would fill the memory
 
@@ -55,11 +57,15 @@ def scores_and_features(
         the policy has no ``action_net``; None for a distribution of an unknown kind
     """
     n_steps, n_columns = buffer.values.shape
-    seen: list[th.Tensor] = []
+    seen: list[Any] = []
     scores: list[np.ndarray] = []
     features: list[np.ndarray] = []
     last_layer = getattr(policy, "action_net", None)
-    hook = None if last_layer is None else last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    hook = (
+        last_layer.register_forward_pre_hook(lambda _, its: seen.extend(its[:1]))
+        if isinstance(last_layer, nn.Module)
+        else None
+    )
     size = max(1, _ROWS // n_columns)
     try:
         for start in range(0, n_steps, size):
@@ -70,7 +76,9 @@ def scores_and_features(
             if of_rows is None:
                 return None
             scores.append(of_rows.cpu().numpy())
-            features.append(seen.pop().cpu().numpy() if seen else np.ones((len(of_rows), 1), dtype=np.float32))
+            inputs: Any = seen.pop() if seen else None
+            known = isinstance(inputs, th.Tensor)
+            features.append(inputs.cpu().numpy() if known else np.ones((len(of_rows), 1), dtype=np.float32))
     finally:
         if hook is not None:
             hook.remove()
@@ -89,7 +97,13 @@ def measured_variances(
     :param distribution_of: As in :func:`scores_and_features`
     :return: The variances; None where they cannot be known
     """
-    found = scores_and_features(policy, buffer, distribution_of)
+    try:
+        found = scores_and_features(policy, buffer, distribution_of)
+    except Exception as error:  # of a policy of the user's, which PPO asks for no distribution
+        notice(
+            f"The variance of the policy gradient cannot be measured: {error!r}. Rollouts keep their kind and their length."
+        )
+        return None
     if found is None:
         return None
     scores_TENA, features_TENH = map(buffer.as_TEN, found)

@@ -84,7 +84,7 @@ def check_arguments(model: Any) -> None:
     if not isinstance(model.branching_check, bool | np.bool_):
         raise ValueError(f"Received branching_check={model.branching_check!r}: it must be True or False. Leave it at True.")
     adapt = model.adapt_rollouts
-    if not isinstance(adapt, bool | np.bool_) and (not _is_whole(adapt) or adapt < 1):
+    if not isinstance(adapt, bool) and (not _is_whole(adapt) or adapt < 1):
         raise ValueError(
             f"Received adapt_rollouts={adapt!r}: it must be True, False, or the least number of executed steps of a grouped "
             "rollout, a whole number of at least 1. Leave it at True."

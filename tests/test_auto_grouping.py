@@ -18,7 +18,7 @@ from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
 
 def measured(ratio: float) -> GradientVariances:
-    return GradientVariances(ratio, 1.0)
+    return GradientVariances(ratio, 1.0, 16)
 
 
 def run(auto: AutoGrouping, ratios: Sequence[float | None]) -> list[bool]:
@@ -52,6 +52,16 @@ def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> N
     assert decided[0] and not decided[-1]
 
 
+def test_few_units_do_not_end_groups() -> None:
+    auto = AutoGrouping()
+    auto.see_noise()
+    for n_units in (2, 2, 27):
+        auto.observe(4, GradientVariances(9.0, 1.0, n_units))
+        assert auto.grouped
+    auto.observe(4, GradientVariances(9.0, 1.0, 1))
+    assert not auto.grouped and auto.next_probe == 4
+
+
 @given(st.lists(st.floats(0.46, 0.59), min_size=1, max_size=30))
 def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
     grouped = AutoGrouping()
@@ -65,9 +75,9 @@ def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
 def test_averages_are_taken_of_numerator_and_denominator() -> None:
     auto = AutoGrouping()
     assert auto.ratio is None
-    auto.observe(4, GradientVariances(1.0, 2.0))
+    auto.observe(4, GradientVariances(1.0, 2.0, 16))
     assert auto.ratio == pytest.approx(0.5)
-    auto.observe(4, GradientVariances(6.0, 2.0))
+    auto.observe(4, GradientVariances(6.0, 2.0, 16))
     assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
     auto.observe(4, None)  # not measured: nothing is learned
     assert auto.ratio == pytest.approx((0.9 * 1 + 6) / (0.9 * 2 + 2))
