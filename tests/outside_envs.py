@@ -230,13 +230,13 @@ def _serve(pipe: Any) -> None:
 def other_process() -> gym.Env[Any, Any]:
     near, far = multiprocessing.Pipe()
     multiprocessing.get_context("fork").Process(target=_serve, args=(far,), daemon=True).start()
-    _KEPT.append(near)  # found through a module, so that nothing in the env shows it
+    _KEPT.append(near)
 
     def change(env: Any) -> float:
         _KEPT[env.number].send(1)
         return float(_KEPT[env.number].recv())
 
-    return _with(change, number=len(_KEPT) - 1)
+    return _with(change, number=len(_KEPT) - 1, pipe=near)
 
 
 def thread() -> gym.Env[Any, Any]:
