@@ -187,7 +187,7 @@ def test_envs_that_are_nobody_knows_where_are_reset_before_a_training_goes_on(
 def _step(fanout: Fanout, actions: Any, forks: bool) -> list[Any]:
     actions = np.asarray(actions)
     shape = actions.shape
-    return fanout.step(actions, np.full(shape, forks), np.ones(shape[1], dtype=bool))
+    return fanout.step(actions, np.full(shape, forks))
 
 
 def _same(one: Any, other: Any) -> None:

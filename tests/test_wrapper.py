@@ -50,7 +50,7 @@ class Skipping(gym.Wrapper[Any, Any, Any, Any]):
 
 def _step(env: gym.Env[Any, Any], actions: list[int], forks: bool = True, **options: Any) -> SiblingSteps | SiblingFailure:
     result: SiblingSteps | SiblingFailure = env.get_wrapper_attr("step_siblings")(
-        np.array(actions), [forks] * len(actions), keep=True, **options
+        np.array(actions), [forks] * len(actions), **options
     )
     return result
 

@@ -134,7 +134,7 @@ def differs(make_env: MakeEnv, horizon: int, n_steps: int) -> str:
         for m in others:
             if forks[m]:
                 twin.fork(m)
-        seen = branching.step_siblings(taken, forks.tolist(), age + 1 < horizon)
+        seen = branching.step_siblings(taken, forks.tolist())
         if isinstance(seen, SiblingFailure):
             return f"step {step}: {seen.error}"
         result = env.step(action)

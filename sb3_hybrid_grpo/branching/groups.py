@@ -194,7 +194,7 @@ class Groups:
         last_step_E = self._age_E + 1 >= self._horizon
         send = functools.partial(send_step, self.env, actions_NE[0])
         try:
-            siblings = self._step_siblings(actions_NE[1:], last_step_E, send)
+            siblings = self._step_siblings(actions_NE[1:], send)
         except BranchingError as error:
             if error.__cause__ is not None and not forget_step(self.env):  # the env raised: member 0 may meet the same
                 self._step_member_0(actions_NE[0])
@@ -220,11 +220,11 @@ class Groups:
         truncated_E = dones & [is_truncated(info) for info in infos] if dones.any() else dones
         return MemberZero(new_obs, rewards, dones, infos, dones & ~truncated_E)
 
-    def _step_siblings(self, actions_ME: np.ndarray, last_step_E: np.ndarray, then: Then = None) -> SiblingStep:
+    def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> SiblingStep:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
         for stage in self._stages:
             stage.fork(self.starts_ME)
-        steps = self._fanout.step(actions_ME, self.starts_ME, ~last_step_E, then)
+        steps = self._fanout.step(actions_ME, self.starts_ME, then)
         members = range(len(actions_ME))
         observations = self._fanout.stacked([one.observations[m] for m in members for one in steps])
         rewards = self._fanout.rewards([one.rewards[m] for m in members for one in steps])
@@ -271,7 +271,7 @@ class Candidates(Groups):
         """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
         every_env = np.ones(n_envs, dtype=bool)
-        tried = self._step_siblings(actions_NE.copy(), every_env)  # an env may change them in place
+        tried = self._step_siblings(actions_NE.copy())  # an env may change them in place
         previewed = tried.rows._replace(infos=[dict(info) for info in tried.rows.infos])
         for stage in self._stages:
             previewed = stage.preview(previewed)

@@ -194,17 +194,11 @@ class Fanout:
         """Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies."""
         return next(filter(None, self._call("fork_reasons", [()] * self.base.num_envs)), "")
 
-    def step(
-        self,
-        actions: np.ndarray,
-        forks: np.ndarray,
-        keep: np.ndarray,
-        then: Then = None,
-    ) -> list[SiblingSteps]:
+    def step(self, actions: np.ndarray, forks: np.ndarray, then: Then = None) -> list[SiblingSteps]:
         """Step all siblings."""
         # lists, which cost less than arrays to look at and to send
-        forks_of, keeps = forks.T.tolist(), keep.tolist()
-        arguments = [(actions[:, e], forks_of[e], keeps[e]) for e in range(self.base.num_envs)]
+        forks_of = forks.T.tolist()
+        arguments = [(actions[:, e], forks_of[e]) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:

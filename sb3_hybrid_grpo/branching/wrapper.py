@@ -208,13 +208,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             above += [one for one in wrappers if vars(one).get("env") is layer and all(one is not known for known in above)]
         return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
 
-    def step_siblings(self, actions: Any, forks: Sequence[bool], keep: bool = True) -> SiblingSteps | SiblingFailure:
+    def step_siblings(self, actions: Any, forks: Sequence[bool]) -> SiblingSteps | SiblingFailure:
         """
         Step every sibling once. The env stays as it was.
 
         :param actions: One action for each of the M siblings, ``(M, ...)``
         :param forks: Whether each sibling starts from the env's current state, M of them; the others go on from their own
-        :param keep: Whether the siblings go on after this step
         :return: What the siblings saw, or which of them failed
         """
         steps = SiblingSteps([], [], [], [], [])
