@@ -24,4 +24,4 @@ def run(options: argparse.Namespace) -> int:
     made: Any = make_env(options.env, n_envs=1, seed=0)
     print(report := check_branching(made.envs[0], options.n_samples, options.branch_horizon))
     made.close()
-    return 0 if report.is_exact else 1
+    return int(not report.is_exact)

@@ -98,8 +98,7 @@ def run(options: argparse.Namespace) -> int:
     save_learning_curve(folder / "learning_curve.png", log.steps, log.rewards, title, report.get("random_policy"))
     print(f"Trained {model.num_timesteps:,} simulator steps ({model.num_executed_steps:,} executed) in {seconds:.0f} s.")
     print("Saved:", *sorted(path for path in folder.rglob("*") if path.is_file()), sep="\n  ")
-    name = options.env.rpartition(":")[2]
-    print(f"Watch it play (needs the extra zoo): hybrid-grpo-zoo enjoy --env {name} -f {options.output_dir}")
+    print(f"Watch it play (extra zoo): hybrid-grpo-zoo enjoy --env {options.env.rpartition(':')[2]} -f {options.output_dir}")
     return 0 if finished else 130
 
 
