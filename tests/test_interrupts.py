@@ -21,6 +21,7 @@ def test_interrupts_at_random_moments(env_id: str) -> None:
     model = HybridGRPO("MlpPolicy", env_id, device="cpu", **SMALL).learn(96)
     moments, interrupted = random.Random(0), 0
     before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         for _ in range(20):
             signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, 0.1))
@@ -33,6 +34,7 @@ def test_interrupts_at_random_moments(env_id: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, own)
     assert interrupted > 10
     steps = model.num_timesteps
     assert model.learn(96, reset_num_timesteps=False).num_timesteps > steps
