@@ -5,6 +5,8 @@ SB3's default arguments, one env, VecNormalize; the policy alone, deterministic,
 that are missing to ``rollout_lengths.csv``, one after another, and prints the table of all that are there:
 
     OMP_NUM_THREADS=1 python benchmarks/rollout_lengths.py --seeds 10
+
+The rows that are committed were made when the variances of each rollout were divided by its scale, which made ρ too large.
 """
 
 import argparse

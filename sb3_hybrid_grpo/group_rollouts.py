@@ -78,7 +78,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        kwargs.pop("sampling_temperature", None)  # 1.0, which is how actions are drawn
         self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
