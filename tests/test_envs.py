@@ -123,7 +123,7 @@ def test_siblings_step_beside_the_env_under_its_noise() -> None:
     env.reset(seed=7)
     for _ in range(5):
         seen = env.get_wrapper_attr("step_siblings")(
-            np.array([[-1.0], [3.0]], dtype=np.float32), np.array([True, True]), keep=False
+            np.array([[-1.0], [3.0]], dtype=np.float32), [True, True]
         ).observations
         observation = env.step(np.zeros(1, dtype=np.float32))[0]
         # the logarithm of demand, and what the demand left in stock; the orders differ
