@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,7 +44,7 @@ def table(folder: Path, name: str = "CartPole-v1") -> pd.DataFrame:
 
 
 def a_row(**more: Any) -> pd.DataFrame:
-    values = ("CartPole-v1", "ppo", "n_envs:1", 0, 0, 0, 0.0, 1.5, 2)
+    values = ("CartPole-v1", "ppo", "n_envs:1", 0, 0, 0, 0.0, 1.5, 2, 0.5)
     return pd.DataFrame([dict(zip(COLUMNS, values, strict=True)) | more])
 
 
@@ -76,6 +77,7 @@ def test_evaluations_are_spread_evenly_and_count_siblings(horizon: str) -> None:
     assert rows.executed_steps.to_list() == ([0, 512, 1024] if horizon == "auto" else [0, 128, 256])
     assert rows.wall_seconds.is_monotonic_increasing and rows.wall_seconds.is_unique
     assert set(rows.episodes) == {2}
+    assert np.isnan(rows.gradient_variance_ratio.iloc[0]) and (horizon == "auto" or rows.gradient_variance_ratio.iloc[-1] > 0)
 
 
 def test_the_last_whole_update_within_the_budget_ends_a_run() -> None:

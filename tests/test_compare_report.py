@@ -39,7 +39,7 @@ def make_run(
     """Rows of evaluations ``every`` steps apart, the first one before training."""
     members = 4 if algorithm.startswith("hybrid") else 1
     rows = [
-        (env, algorithm, settings, seed, place, place // members, place / 10, reward, 5)
+        (env, algorithm, settings, seed, place, place // members, place / 10, reward, 5, 0.25 if members > 1 else np.nan)
         for place, reward in zip(range(0, every * len(rewards), every), rewards, strict=True)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))

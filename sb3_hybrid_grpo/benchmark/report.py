@@ -184,5 +184,8 @@ def variants_table(results: EnvResults) -> str:
             each = variant.seeds_steps_to_reach(target.final.value)
             cells[5:] = [steps_beside_ppo(variant, results, target), ", ".join(steps(one, "–") for one in each)]
         *means, mean = scores(*variant.means, variant.means.mean())
-        rows.append([*cells, f"{variant.wall_seconds:,.0f} s", f"{', '.join(means)} ({mean})"])
-    return table(header, rows)
+        ratios = "–" if np.isnan(variant.ratios).any() else ", ".join(f"{one:.2f}" for one in variant.ratios)
+        rows.append([*cells, f"{variant.wall_seconds:,.0f} s", f"{', '.join(means)} ({mean})", ratios])
+    if all(row[-1] == "–" for row in rows):  # of runs that did not note it
+        return table(header, [row[:-1] for row in rows])
+    return table([*header, "ρ in the middle and at the end, median"], rows)

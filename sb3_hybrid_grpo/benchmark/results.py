@@ -39,9 +39,10 @@ class Results:
         numbers = {name: [""] for name, kind in self.columns.items() if kind is not str}
         try:
             frame = pd.read_csv(self.path, keep_default_na=False, na_values=numbers, dtype=str)
-            if list(frame) != list(self.columns):
+            missing = list(self.columns)[len(frame.columns) :]  # numbers that newer versions add are not known of older runs
+            if [*frame, *missing] != list(self.columns) or any(self.columns[name] is not float for name in missing):
                 raise ValueError(f"its columns are {list(frame)}, needed are {list(self.columns)}")
-            return frame.astype(self.columns)
+            return frame.reindex(columns=list(self.columns)).astype(self.columns)
         except (OSError, ValueError) as error:
             raise CommandError(f"{self.path} holds no results of this benchmark: {error}. Name another folder.") from None
 

@@ -19,12 +19,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_hybrid_grpo.benchmark.variants import Variant
 from sb3_hybrid_grpo.commands.evaluation import evaluate, make_env, normalized_like
 
-Row = dict[str, Any]  # an evaluation of the policy alone, deterministic; wall seconds are those of the training
+# an evaluation of the policy alone, deterministic; wall seconds are those of the training; no ratio where none was measured
+Row = dict[str, Any]
 Ended = tuple["Run", "Future[pd.DataFrame]"]
 
 COLUMNS: dict[str, type] = {
     **{"env": str, "algorithm": str, "settings": str, "seed": int, "simulator_steps": int, "executed_steps": int},
-    **{"wall_seconds": float, "mean_reward": float, "episodes": int},
+    **{"wall_seconds": float, "mean_reward": float, "episodes": int, "gradient_variance_ratio": float},
 }
 KEY = ("algorithm", "settings", "seed")
 SEEDS_APART, EVALUATION_SEED = 1_000, 1_000_000  # envs of a run have the seeds SEEDS_APART * seed, + 1, ...
@@ -82,7 +83,8 @@ class _Evaluation(BaseCallback):
         reward = float(np.mean(evaluate(self.model, normalized_like(self.model, env), run.episodes)))
         executed = getattr(self.model, "num_executed_steps", steps)  # PPO has no siblings
         seconds = round(before - self._start - self._evaluating_seconds, 2)
-        found = (run.env, *run.key, steps, executed, seconds, reward, run.episodes)
+        ratio = getattr(getattr(self.model, "auto_grouping", None), "ratio", None)
+        found = (run.env, *run.key, steps, executed, seconds, reward, run.episodes, np.nan if ratio is None else ratio)
         self.report(dict(zip(COLUMNS, found, strict=True)))
         self._done = int(steps * run.evaluations / run.budget) + 1
         self._evaluating_seconds += time.perf_counter() - before

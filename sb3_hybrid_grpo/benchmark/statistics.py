@@ -76,6 +76,8 @@ class Runs:
         self.means = np.array([rewards.mean() for rewards in trained])
         self.finals = np.array([rewards[-2:].mean() for rewards in trained])
         self.wall_seconds = float(np.median([run.wall_seconds.iloc[-1] for run in self.runs]))
+        middle_and_end = [run.gradient_variance_ratio.iloc[[len(run) // 2, -1]].to_list() for run in self.runs]
+        self.ratios = [float(one) for one in pd.DataFrame(middle_and_end).median()]
         self.last_steps = [int(run.simulator_steps.iloc[-1]) for run in self.runs]
 
     @cached_property
