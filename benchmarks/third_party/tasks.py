@@ -1,4 +1,4 @@
-"""Tasks that others wrote, as gymnasium envs: actions in [-1, 1], Box observations of float32, seeds that reach the noise."""
+"""Tasks that others wrote, as gymnasium envs: actions in [-1, 1], observations a Box of float32, noise that follows the seed."""
 
 import importlib
 import sys
@@ -9,64 +9,141 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
+from gymnasium.wrappers import FlattenObservation, TransformObservation
 
 
-class OrGymEnv(gym.Env[Any, Any]):
+class Task(gym.Env[Any, Any]):
     """
-    A task of or-gym, which knows gym 0.19's API only and draws from numpy's process-wide generator.
+    A task behind gymnasium's API.
 
-    Each env gets a stream of its own: otherwise an evaluation in the same process would restart the noise of the training.
+    Some libraries draw from numpy's process-wide generator, or start each episode with a random seed. Here each episode has a
+    seed that ``np_random`` draws, and each env a stream of its own in the place of numpy's: otherwise an evaluation in the same
+    process would restart the noise of the training.
 
-    :param module: The module within or_gym.envs.
-    :param name: The class.
+    :param make: Makes the library's env.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._stream = np.random.MT19937(0)
+        self._env = self._drawing(make)
+        actions = self._env.action_space
+        self._low, self._high, self._type = actions.low.astype(float), actions.high.astype(float), actions.dtype
+        self.action_space = Box(-1, 1, actions.shape, np.float32)
+        self.observation_space = Box(-np.inf, np.inf, self.observed(self._drawing(self.restarted, 0)).shape, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; a seed holds for the episodes after it, too."""
+        super().reset(seed=seed)
+        seed_of_episode = int(self.np_random.integers(2**31))
+        self._stream = np.random.MT19937(seed_of_episode)
+        return self.observed(self._drawing(self.restarted, seed_of_episode)), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Execute an action, scaled to the library's range."""
+        scaled = self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
+        obs, reward, done, *_ = self._drawing(self._env.step, self.acted(scaled.astype(self._type)))
+        return self.observed(obs), float(reward), bool(done), False, {}
+
+    def restarted(self, seed: int) -> Any:
+        """Reset the library's env with a seed; its observation."""
+        return self._env.reset(seed=seed)[0]
+
+    def acted(self, action: Any) -> Any:
+        """Turn an action into the library's form."""
+        return action
+
+    def observed(self, obs: Any) -> Any:
+        """Turn the library's observation into one array."""
+        return np.asarray(obs, np.float32)
+
+    def _drawing(self, call: Callable[..., Any], *args: Any) -> Any:
+        others = np.random.get_bit_generator()
+        np.random.set_bit_generator(self._stream)
+        try:
+            return call(*args)
+        finally:
+            np.random.set_bit_generator(others)
+
+
+class OrGym(Task):
+    """
+    A task of or-gym, which knows gym 0.19 and numpy 1 only.
+
+    :param module: Its module within or_gym.envs.
+    :param name: Its class.
     """
 
     def __init__(self, module: str, name: str) -> None:
         for part in ("", ".core", ".error", ".logger", ".spaces", ".utils", ".utils.seeding", ".envs", ".envs.registration"):
             sys.modules.setdefault("gym" + part, importlib.import_module("gymnasium" + part))
-        vars(np).setdefault("Inf", np.inf)  # removed in numpy 2
-        self._random = np.random.RandomState(0)
-        self._env = self._drawing(getattr(importlib.import_module(f"or_gym.envs.{module}"), name))
-        orders = self._env.action_space
-        self._low, self._range, self._type = orders.low.astype(float), orders.high.astype(float) - orders.low, orders.dtype
-        self.action_space = Box(-1, 1, orders.shape, np.float32)
-        self.observation_space = Box(-np.inf, np.inf, self._env.observation_space.shape, np.float32)
+        vars(np).setdefault("Inf", np.inf)
+        super().__init__(getattr(importlib.import_module(f"or_gym.envs.{module}"), name))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        if seed is not None:
-            self._random = np.random.RandomState(seed)
-            self._env.np_random = np.random.default_rng(seed)  # PortfolioOpt's
-        return np.asarray(self._drawing(self._env.reset), np.float32), {}
+    def restarted(self, seed: int) -> Any:
+        self._env.np_random = np.random.default_rng(seed)  # PortfolioOpt draws from it
+        return self._env.reset()
 
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        wanted = (self._low + (np.clip(action, -1, 1) + 1) / 2 * self._range).astype(self._type)
-        # Newsvendor needs a number
-        obs, reward, done, _ = self._drawing(self._env.step, wanted.item() if wanted.size == 1 else wanted)
-        return np.asarray(obs, np.float32), float(reward), done, False, {}
+    def acted(self, action: Any) -> Any:
+        return action.item() if action.size == 1 else action  # Newsvendor needs a number
 
-    def _drawing(self, call: Callable[..., Any], *args: Any) -> Any:
-        """Call with this env's own stream in the place of numpy's."""
-        others = np.random.get_state()
-        np.random.set_state(self._random.get_state())
-        try:
-            return call(*args)
-        finally:
-            self._random.set_state(np.random.get_state())
-            np.random.set_state(others)
+
+class Motor(Task):
+    """Current control of a permanent magnet synchronous motor, of gym-electric-motor: the currents follow random references."""
+
+    def __init__(self) -> None:
+        motors: Any = importlib.import_module("gym_electric_motor")
+        super().__init__(lambda: motors.make("Cont-CC-PMSM-v0", visualization=motors.ElectricMotorVisualization()))
+
+    def observed(self, obs: Any) -> Any:
+        return np.concatenate(obs).astype(np.float32)
+
+
+class Reactor(Task):
+    """A stirred tank reactor of pc-gym, with the set points of its documentation and noise in what is measured."""
+
+    def __init__(self) -> None:
+        steps = 100
+        parameters = {
+            "model": "cstr",
+            "N": steps,
+            "tsim": 25,
+            "SP": {"Ca": [0.85] * (steps // 2) + [0.9] * (steps // 2)},
+            "x0": np.array([0.8, 330, 0.8]),
+            "a_space": {"low": np.array([295]), "high": np.array([302])},
+            "o_space": {"low": np.array([0.7, 300, 0.8]), "high": np.array([1, 350, 0.9])},
+            "r_scale": {"Ca": 1e3},
+            "normalise_a": False,
+            "normalise_o": True,
+            "noise": True,
+            "noise_percentage": 0.001,
+            "integration_method": "casadi",
+        }
+        super().__init__(lambda: importlib.import_module("pcgym").make_env(parameters))
+
+
+def dynamic_obstacles() -> gym.Env[Any, Any]:
+    """MiniGrid's Dynamic-Obstacles with 6 times 6 cells; the observation is its view of 7 times 7, flat."""
+    from minigrid.wrappers import ImgObsWrapper
+
+    env = FlattenObservation(ImgObsWrapper(gym.make("MiniGrid-Dynamic-Obstacles-6x6-v0")))
+    return TransformObservation(env, lambda obs: obs.astype(np.float32), Box(0, 255, env.observation_space.shape, np.float32))
 
 
 def register() -> None:
     """Register the tasks whose library is installed, as third_party/...-v0."""
-    if find_spec("or_gym"):
-        inventory, newsvendor = "supply_chain.inventory_management", "classic_or.newsvendor"
-        for task, module, name in (
-            ("InvManagementBacklog", inventory, "InvManagementBacklogEnv"),
-            ("InvManagementLostSales", inventory, "InvManagementLostSalesEnv"),
-            ("Newsvendor", newsvendor, "NewsvendorEnv"),
-            ("PortfolioOpt", "finance.portfolio_opt", "PortfolioOptEnv"),
-        ):
-            gym.register(f"third_party/{task}-v0", "tasks:OrGymEnv", kwargs={"module": module, "name": name})
+    inventory = "supply_chain.inventory_management"
+    tasks: tuple[tuple[str, str, str, int | None, dict[str, str]], ...] = (
+        ("InvManagementBacklog", "or_gym", "OrGym", None, {"module": inventory, "name": "InvManagementBacklogEnv"}),
+        ("InvManagementLostSales", "or_gym", "OrGym", None, {"module": inventory, "name": "InvManagementLostSalesEnv"}),
+        ("Newsvendor", "or_gym", "OrGym", None, {"module": "classic_or.newsvendor", "name": "NewsvendorEnv"}),
+        ("PortfolioOpt", "or_gym", "OrGym", None, {"module": "finance.portfolio_opt", "name": "PortfolioOptEnv"}),
+        ("MotorCurrent", "gym_electric_motor", "Motor", 1000, {}),
+        ("Reactor", "pcgym", "Reactor", None, {}),
+        ("DynamicObstacles", "minigrid", "dynamic_obstacles", None, {}),
+    )
+    for task, library, entry, max_episode_steps, arguments in tasks:
+        if find_spec(library):
+            gym.register(f"third_party/{task}-v0", f"tasks:{entry}", max_episode_steps=max_episode_steps, kwargs=arguments)
 
 
 register()
