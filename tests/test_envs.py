@@ -122,9 +122,7 @@ def test_siblings_step_beside_the_env_under_its_noise() -> None:
     env = make_branchable(gym.make("hybrid_grpo/Inventory-v0", disable_env_checker=True))
     env.reset(seed=7)
     for _ in range(5):
-        seen = env.get_wrapper_attr("step_siblings")(
-            np.array([[-1.0], [3.0]], dtype=np.float32), [True, True]
-        ).observations
+        seen = env.get_wrapper_attr("step_siblings")(np.array([[-1.0], [3.0]], dtype=np.float32), [True, True]).observations
         observation = env.step(np.zeros(1, dtype=np.float32))[0]
         # the logarithm of demand, and what the demand left in stock; the orders differ
         for sibling in seen:

@@ -1,4 +1,4 @@
-"""Tasks that others wrote, as gymnasium envs: actions in [-1, 1], observations a Box of float32, noise that follows the seed."""
+"""Tasks that others wrote, as gymnasium envs: actions in [-1, 1], observations of float32, noise that follows the seed."""
 
 import importlib
 import sys
@@ -11,14 +11,16 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 
+from sb3_hybrid_grpo.branching import declare_constant
+
 
 class Task(gym.Env[Any, Any]):
     """
     A task behind gymnasium's API.
 
     Some libraries draw from numpy's process-wide generator, or start each episode with a random seed. Here each episode has a
-    seed that ``np_random`` draws, and each env a stream of its own in the place of numpy's: otherwise an evaluation in the same
-    process would restart the noise of the training.
+    seed that ``np_random`` draws, and each env a stream of its own in the place of numpy's: otherwise an evaluation in the
+    same process would restart the noise of the training.
 
     :param make: Makes the library's env.
     """
@@ -88,7 +90,7 @@ class OrGym(Task):
 
 
 class Motor(Task):
-    """Current control of a permanent magnet synchronous motor, of gym-electric-motor: the currents follow random references."""
+    """Current control of a permanent magnet synchronous motor, of gym-electric-motor: currents follow random references."""
 
     def __init__(self) -> None:
         motors: Any = importlib.import_module("gym_electric_motor")
@@ -118,6 +120,9 @@ class Reactor(Task):
             "noise_percentage": 0.001,
             "integration_method": "casadi",
         }
+        # CasADi's objects, which cannot be copied
+        symbols = ("sym_x", "sym_u", "casadi_sym_model", "casadi_model_func")
+        declare_constant("pcgym.integrator.integration_engine", *symbols)
         super().__init__(lambda: importlib.import_module("pcgym").make_env(parameters))
 
 
