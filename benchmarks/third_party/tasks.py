@@ -28,7 +28,7 @@ class Task(gym.Env[Any, Any]):
     def __init__(self, make: Callable[[], Any]) -> None:
         self._stream = np.random.MT19937(0)
         self._env = self._drawing(make)
-        actions = self._env.action_space
+        actions = self.library_actions()
         self._low, self._high, self._type = actions.low.astype(float), actions.high.astype(float), actions.dtype
         self.action_space = Box(-1, 1, actions.shape, np.float32)
         self.observation_space = Box(-np.inf, np.inf, self.observed(self._drawing(self.restarted, 0)).shape, np.float32)
@@ -44,7 +44,11 @@ class Task(gym.Env[Any, Any]):
         """Execute an action, scaled to the library's range."""
         scaled = self._low + (np.clip(action, -1, 1) + 1) / 2 * (self._high - self._low)
         obs, reward, done, *_ = self._drawing(self._env.step, self.acted(scaled.astype(self._type)))
-        return self.observed(obs), float(reward), bool(done), False, {}
+        return self.observed(obs), float(np.sum(reward)), bool(done), False, {}
+
+    def library_actions(self) -> Box:
+        """The library's action space."""
+        return self._env.action_space
 
     def restarted(self, seed: int) -> Any:
         """Reset the library's env with a seed; its observation."""
@@ -126,6 +130,33 @@ class Reactor(Task):
         super().__init__(lambda: importlib.import_module("pcgym").make_env(parameters))
 
 
+class Buildings(Task):
+    """
+    CityLearn's challenge of 2022, with one agent for all buildings: it charges their batteries. Episodes are weeks of the
+    recorded year. No step draws random numbers: reset chooses the week. Since 2.2 the library loads its records from the net.
+    """
+
+    def __init__(self) -> None:
+        sys.modules.setdefault("gym", gym)
+        city: Any = importlib.import_module("citylearn.citylearn")
+        weeks = {"episode_time_steps": 168, "rolling_episode_split": True, "random_episode_split": True, "random_seed": 1}
+        super().__init__(lambda: city.CityLearnEnv("citylearn_challenge_2022_phase_1", central_agent=True, **weeks))
+
+    def library_actions(self) -> Box:
+        return self._env.action_space[0]
+
+    def restarted(self, seed: int) -> Any:
+        self._env.random_seed = seed
+        self._env.episode_tracker.reset_episode_index()  # the library multiplies the seed by the index
+        return self._env.reset()
+
+    def acted(self, action: Any) -> Any:
+        return [action]
+
+    def observed(self, obs: Any) -> Any:
+        return np.asarray(obs[0], np.float32)
+
+
 def dynamic_obstacles() -> gym.Env[Any, Any]:
     """MiniGrid's Dynamic-Obstacles with 6 times 6 cells; the observation is its view of 7 times 7, flat."""
     from minigrid.wrappers import ImgObsWrapper
@@ -144,6 +175,7 @@ def register() -> None:
         ("PortfolioOpt", "or_gym", "OrGym", None, {"module": "finance.portfolio_opt", "name": "PortfolioOptEnv"}),
         ("MotorCurrent", "gym_electric_motor", "Motor", 1000, {}),
         ("Reactor", "pcgym", "Reactor", None, {}),
+        ("Buildings", "citylearn", "Buildings", None, {}),
         ("DynamicObstacles", "minigrid", "dynamic_obstacles", None, {}),
     )
     for task, library, entry, max_episode_steps, arguments in tasks:
