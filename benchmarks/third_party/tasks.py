@@ -139,14 +139,14 @@ class Buildings(Task):
     def __init__(self) -> None:
         sys.modules.setdefault("gym", gym)
         city: Any = importlib.import_module("citylearn.citylearn")
-        weeks = {"episode_time_steps": 168, "rolling_episode_split": True, "random_episode_split": True, "random_seed": 1}
+        weeks = {"episode_time_steps": 168, "rolling_episode_split": True}
         super().__init__(lambda: city.CityLearnEnv("citylearn_challenge_2022_phase_1", central_agent=True, **weeks))
 
     def library_actions(self) -> Box:
         return self._env.action_space[0]
 
     def restarted(self, seed: int) -> Any:
-        self._env.random_seed = seed
+        self._env.random_episode_split, self._env.random_seed = True, seed
         self._env.episode_tracker.reset_episode_index()  # the library multiplies the seed by the index
         return self._env.reset()
 
