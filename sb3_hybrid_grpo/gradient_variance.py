@@ -36,8 +36,8 @@ def gradient_variances(
     r"""
     Estimate both variances from one grouped rollout.
 
-    A unit u is the time between two forks of a whole group in one env. The gradient of member m in it, with respect to the
-    last layer of the actor, is
+    A unit u is the time between two forks of a whole group in one env; of a rollout that is a single such time, each half is
+    one. The gradient of member m in it, with respect to the last layer of the actor, is
 
     .. math::
         g_{u,m}(A) = \frac{1}{\sqrt{L_u}} \sum_{t \in u} A_t^m \; score(a_t^m) \otimes features(s_t^m)
@@ -61,9 +61,11 @@ def gradient_variances(
     :return: The variances; None with fewer than two units
     """
     grouped, independent = [], []
-    for e in range(forks_TE.shape[1]):
-        starts = np.flatnonzero(forks_TE[:, e] | (np.arange(len(forks_TE)) == 0))
-        for start, end in zip(starts, [*starts[1:], len(forks_TE)], strict=True):
+    n_steps, n_envs = forks_TE.shape
+    is_one_unit = n_envs == 1 and not forks_TE[1:].any()
+    for e in range(n_envs):
+        starts = np.unique([0, n_steps // 2]) if is_one_unit else np.flatnonzero(forks_TE[:, e] | (np.arange(n_steps) == 0))
+        for start, end in zip(starts, [*starts[1:], n_steps], strict=True):
             scores, features = scores_TENA[start:end, e], features_TENH[start:end, e]
             both = np.stack([advantages_TEN[start:end, e], plain_TEN[start:end, e]])
             gradients = np.einsum("xtn,tna,tnh->xnah", both, scores, features, optimize=True) / np.sqrt(end - start)

@@ -30,6 +30,8 @@ def slowly(scores: Any, features: Any, advantages: Any, plain: Any, forks: Any) 
             if t == 0 or forks[t, e]:
                 units.append([])
             units[-1].append((t, e))
+    if len(units) == 1 and n_steps > 1:
+        units = [units[0][: n_steps // 2], units[0][n_steps // 2 :]]
     if len(units) < 2:
         return None
 
