@@ -11,6 +11,8 @@ TASKS = Path(__file__).parents[1] / "benchmarks" / "third_party" / "tasks.py"
 
 def registered_with(monkeypatch: pytest.MonkeyPatch, *installed: str) -> set[str]:
     """Execute the module where these libraries alone are installed; the ids that it registers."""
+    if not TASKS.is_file():
+        pytest.skip("runs without the benchmarks")
     registry: dict[str, gym.envs.registration.EnvSpec] = {}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name in installed else None)
     monkeypatch.setattr("gymnasium.envs.registration.registry", registry)
