@@ -10,6 +10,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sb3_hybrid_grpo.transforms import group
+
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -61,14 +63,8 @@ def gae_group(
     :return: advantages, shape (T, E, N), dtype of the inputs
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
-    _check_shapes(
-        rewards_TEN=rewards_TEN,
-        values_TEN=values_TEN,
-        next_values_TEN=next_values_TEN,
-        terminated_TEN=terminated_TEN,
-        cut_TEN=cut_TEN,
-    )
-    delta_TEN = _td_errors(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, gamma)
+    _check_shapes(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN)
+    delta_TEN = _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma) - values_TEN
     return _discounted_sums(delta_TEN, cut_TEN, gamma * gae_lambda, forks=True)
 
 
@@ -113,13 +109,7 @@ def paper_advantage(
     :return: advantages and targets for the critic, shape (T, E, N), dtype of the inputs
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
-    _check_shapes(
-        rewards_TEN=rewards_TEN,
-        values_TEN=values_TEN,
-        next_values_TEN=next_values_TEN,
-        terminated_TEN=terminated_TEN,
-        starts_TEN=starts_TEN,
-    )
+    _check_shapes(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, starts_TEN)
     starts_TEN = np.copy(starts_TEN)  # keeps the memory layout, and with it the order in which numpy adds
     starts_TEN[:, :, 0] |= starts_TEN[:, :, 1:].all(axis=2)
     returns_TEN = _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma)
@@ -138,13 +128,12 @@ def paper_advantage(
     return advantages_TEN, returns_TEN
 
 
-def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, epsilon: float = 1e-8) -> FloatArray:
+def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float) -> FloatArray:
     r"""
     Group-relative advantage of GRPO (https://arxiv.org/abs/2402.03300, outcome and process supervision): no critic.
 
     .. math::
-        z^n_t = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + \epsilon}, \qquad
-        A^n_t = z^n_t + \gamma (1 - end^n_t) A^n_{t+1}
+        A^n_t = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + 10^{-8}} + \gamma (1 - end^n_t) A^n_{t+1}
 
     A sibling's segment ends where it is cut. Member 0's ends where it is cut, and where all its siblings are:
     the fork of the whole group starts a new comparison.
@@ -154,20 +143,13 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float, ep
         to compare with and the result is zero
     :param cut_TEN: the member does not go on at t+1, as in :func:`gae_group`
     :param gamma: discount factor within a segment, in [0, 1]
-    :param epsilon: added to the (population) standard deviation, in units of reward, greater than 0
     :return: advantages, shape (T, E, N), in standard deviations, dtype of the rewards
     :raises ValueError: if the shapes differ or are not (T, E, N)
     """
-    _check_shapes(rewards_TEN=rewards_TEN, cut_TEN=cut_TEN)
-    # Relative to member 0, so that equal rewards give exactly zero:
-    # the rounding error of their mean would otherwise be blown up by a standard deviation of its own size
-    offsets_TEN = rewards_TEN - rewards_TEN[:, :, :1]
-    centred_TEN = offsets_TEN - offsets_TEN.mean(axis=2, keepdims=True)
-    standardized_TEN = centred_TEN / (offsets_TEN.std(axis=2, keepdims=True) + epsilon)
-
+    _check_shapes(rewards_TEN, cut_TEN)
     end_TEN = cut_TEN.copy()
     end_TEN[:, :, 0] |= cut_TEN[:, :, 1:].all(axis=2)
-    return _discounted_sums(standardized_TEN, end_TEN, gamma, forks=False)
+    return _discounted_sums(group(rewards_TEN), end_TEN, gamma, forks=False)
 
 
 def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) -> tuple[FloatArray, Baseline]:
@@ -186,33 +168,21 @@ def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) ->
     :param advantages_TEN: advantages of all members, shape (T, E, N), N of 2 or more
     :param beta: share to subtract, in [0, 1], or ``"auto"``
     :return: the new advantages (same shape and dtype), and what was subtracted
-    :raises ValueError: if the shape is not (T, E, N), there is only one member, or beta is out of range
+    :raises ValueError: if the shape is not (T, E, N)
     """
-    _check_shapes(advantages_TEN=advantages_TEN)
-    n_members = advantages_TEN.shape[2]
-    if n_members < 2:
-        raise ValueError(
-            f"Received advantages of shape {advantages_TEN.shape}: a group baseline needs N >= 2 members "
-            "(the last axis). Use more samples per state, or leave the baseline out."
-        )
-    others_TEN = (advantages_TEN.sum(axis=2, keepdims=True) - advantages_TEN) / (n_members - 1)
-    weight = _least_variance_beta(advantages_TEN, others_TEN) if beta == "auto" else _check_beta(beta)
+    _check_shapes(advantages_TEN)
+    others_TEN = (advantages_TEN.sum(axis=2, keepdims=True) - advantages_TEN) / (advantages_TEN.shape[2] - 1)
+    weight = _least_variance_beta(advantages_TEN, others_TEN) if beta == "auto" else float(beta)
     residual_TEN = advantages_TEN - weight * others_TEN
-    variance = _mean_square(_centred(advantages_TEN))
-    removed = 0.0 if variance == 0.0 else 1.0 - _mean_square(_centred(residual_TEN)) / variance
+    variance = float(np.square(_centred(advantages_TEN)).mean())
+    removed = 0.0 if variance == 0.0 else 1.0 - float(np.square(_centred(residual_TEN)).mean()) / variance
     return residual_TEN, Baseline(beta=weight, variance_removed=removed)
-
-
-def _td_errors(
-    rewards_TEN: FloatArray, values_TEN: FloatArray, next_values_TEN: FloatArray, terminated_TEN: BoolArray, gamma: float
-) -> FloatArray:
-    """delta = r + gamma * V(s') * (1 - terminated) - V(s), rounded as in Stable-Baselines3."""
-    return _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma) - values_TEN
 
 
 def _one_step_returns(
     rewards_TEN: FloatArray, next_values_TEN: FloatArray, terminated_TEN: BoolArray, gamma: float
 ) -> FloatArray:
+    """r + gamma * V(s') * (1 - terminated), rounded as in Stable-Baselines3."""
     terminated_mask_TEN: FloatArray = terminated_TEN.astype(rewards_TEN.dtype)
     return rewards_TEN + gamma * next_values_TEN * (1 - terminated_mask_TEN)
 
@@ -223,20 +193,13 @@ def _discounted_sums(delta_TEN: FloatArray, cut_TEN: BoolArray, decay: float, fo
     sums_TEN = np.empty_like(delta_TEN)
     next_EN = np.zeros(delta_TEN.shape[1:], dtype=delta_TEN.dtype)
     for t in reversed(range(len(delta_TEN))):
-        if forks:
-            next_EN = _meet_member_0(next_EN, cut_TEN[t])
+        if forks:  # member 0's A_{t+1} is the mean over all who start t+1 in its state
+            starts_EN = cut_TEN[t].copy()
+            starts_EN[:, 0] = True
+            next_EN[:, :1] = _mean_over(next_EN, starts_EN)
         # The order of these factors is that of Stable-Baselines3: another one rounds differently
         next_EN = sums_TEN[t] = delta_TEN[t] + decay * goes_on_TEN[t] * next_EN
     return sums_TEN
-
-
-def _meet_member_0(next_EN: FloatArray, cut_EN: BoolArray) -> FloatArray:
-    """A_{t+1} as seen from t: member 0's becomes the mean over all who start t+1 in its state."""
-    starts_EN = cut_EN.copy()
-    starts_EN[:, 0] = True
-    met_EN: FloatArray = next_EN.copy()
-    met_EN[:, :1] = _mean_over(next_EN, starts_EN)
-    return met_EN
 
 
 def _mean_over(array: FloatArray, members: BoolArray) -> FloatArray:
@@ -248,12 +211,10 @@ def _mean_over(array: FloatArray, members: BoolArray) -> FloatArray:
 
 def _least_variance_beta(advantages_TEN: FloatArray, others_TEN: FloatArray) -> float:
     """Slope of the regression of A on b, kept within [0, 1]; 0 where b does not vary."""
-    centred_others_TEN = _centred(others_TEN)
-    variance = _mean_square(centred_others_TEN)
-    if variance == 0.0:
-        return 0.0
-    covariance = float(np.mean(_centred(advantages_TEN) * centred_others_TEN))
-    return min(max(covariance / variance, 0.0), 1.0)
+    centred_TEN = _centred(others_TEN)
+    variance = float(np.square(centred_TEN).mean())
+    slope = 0.0 if variance == 0.0 else float((_centred(advantages_TEN) * centred_TEN).mean()) / variance
+    return min(max(slope, 0.0), 1.0)
 
 
 def _centred(array: FloatArray) -> npt.NDArray[np.float64]:
@@ -263,19 +224,8 @@ def _centred(array: FloatArray) -> npt.NDArray[np.float64]:
     return offsets
 
 
-def _mean_square(array: npt.NDArray[np.float64]) -> float:
-    return float(np.mean(np.square(array)))
-
-
-def _check_beta(beta: float | str) -> float:
-    if isinstance(beta, str) or not 0.0 <= beta <= 1.0:
-        raise ValueError(f'Received beta={beta!r}: use "auto" or a number from 0 (critic alone) to 1 (group mean).')
-    return float(beta)
-
-
-def _check_shapes(**arrays: FloatArray | BoolArray) -> None:
+def _check_shapes(*arrays: FloatArray | BoolArray) -> None:
     """Numpy would broadcast a wrong shape into a wrong number without a word."""
-    shapes = {name: array.shape for name, array in arrays.items()}
-    shape = next(iter(shapes.values()))
-    if len(shape) != 3 or len(set(shapes.values())) > 1:
-        raise ValueError(f"Received {shapes}: all arrays must have the same shape (T steps, E envs, N members).")
+    shapes = [array.shape for array in arrays]
+    if len(shapes[0]) != 3 or len(set(shapes)) > 1:
+        raise ValueError(f"Received arrays of {shapes}: all must have the same shape (T steps, E envs, N members).")

@@ -10,7 +10,7 @@ from sb3_contrib.common.recurrent.buffers import RecurrentDictRolloutBuffer, Rec
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
 from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
-from sb3_hybrid_grpo.transforms import Transform, apply_transform
+from sb3_hybrid_grpo.transforms import Transform
 
 AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
 
@@ -26,29 +26,17 @@ class Estimation(NamedTuple):
 
     estimator: AdvantageEstimator = "hybrid"
     group_baseline: float | Literal["auto"] = "auto"
-    reward_transform: Transform | None = None
+    reward_transform: Transform = Transform(None, 1)
 
 
-class GroupStorage:
+class HybridRolloutBuffer(RolloutBuffer):
     """
-    Adds groups to one of SB3's rollout buffers, before which it is mixed in. The arguments are those of that buffer.
+    Adds groups to one of SB3's rollout buffers. The arguments are those of that buffer.
 
     A rollout of N members in each of E envs has N·E columns, member by member: column ``m * E + e`` is member m of env e.
     With N = 1 everything lies where SB3 puts it. ``episode_starts`` marks the steps that do not follow from the step before
     in the same column: an episode starts there, or a sibling forks from member 0.
     """
-
-    # SB3's, named for the type checker
-    buffer_size: int
-    n_envs: int
-    pos: int
-    gamma: float
-    gae_lambda: float
-    rewards: np.ndarray
-    values: np.ndarray
-    advantages: np.ndarray
-    returns: np.ndarray
-    episode_starts: np.ndarray
 
     plain_TEN: np.ndarray
     """Advantages before the group baseline, of the estimator "hybrid"."""
@@ -68,7 +56,7 @@ class GroupStorage:
 
     def reset(self) -> None:
         """Forget the rollout."""
-        super().reset()  # type: ignore[misc]
+        super().reset()
         shape = (self.buffer_size, self.n_envs)
         self.next_values = np.zeros(shape, dtype=np.float32)
         self.terminated = np.zeros(shape, dtype=bool)
@@ -101,7 +89,7 @@ class GroupStorage:
         raw_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN = map(self.as_TEN, columns)
         starts_TEN = self.as_TEN(self.episode_starts) > 0
         estimator, beta, transform = self.estimation
-        rewards_TEN = apply_transform(transform, raw_TEN, starts_TEN, self.gamma, learn=not self._learned)
+        rewards_TEN = transform(raw_TEN, starts_TEN, self.gamma, learn=not self._learned)
         self._learned = True
         if estimator == "grpo":
             advantages_TEN, returns_TEN = grpo_advantage(rewards_TEN, cut_TEN, self.gamma), values_TEN
@@ -117,7 +105,8 @@ class GroupStorage:
             returns_TEN, self.plain_TEN = values_TEN + advantages_TEN, advantages_TEN
             if self.n_samples > 1:
                 advantages_TEN, self.baseline = group_baseline(advantages_TEN, beta)
-        self.advantages, self.returns = self._as_columns(advantages_TEN), self._as_columns(returns_TEN)
+        both = (advantages_TEN, returns_TEN)
+        self.advantages, self.returns = (one.swapaxes(1, 2).reshape(self.values.shape) for one in both)
 
     def as_TEN(self, array: np.ndarray) -> np.ndarray:
         """
@@ -129,10 +118,6 @@ class GroupStorage:
         array_TEN: np.ndarray = array.reshape(len(array), self.n_samples, -1, *array.shape[2:]).swapaxes(1, 2)
         return array_TEN
 
-    def _as_columns(self, array_TEN: np.ndarray) -> np.ndarray:
-        columns: np.ndarray = array_TEN.swapaxes(1, 2).reshape(self.buffer_size, self.n_envs)
-        return columns
-
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """
         Go through the rollout once, in random order.
@@ -140,14 +125,14 @@ class GroupStorage:
         :param batch_size: Samples in a minibatch (None: all of them)
         :return: The minibatches that SB3's buffer gives, as views of one permuted copy of the rollout
         """
-        (whole,) = super().get(None)  # type: ignore[misc]
+        (whole,) = super().get(None)
         n_samples = self.buffer_size * self.n_envs
         for start in range(0, n_samples, batch_size or n_samples):
             rows = slice(start, start + (batch_size or n_samples))
             yield type(whole)(*(_rows(part, rows) for part in whole))
 
 
-class _MemoryStorage(GroupStorage):
+class _MemoryStorage(HybridRolloutBuffer):
     """Adds the forks of siblings to one of sb3-contrib's recurrent rollout buffers: a fork keeps the memory of member 0."""
 
     hidden_state_shape: tuple[int, int, int, int]
@@ -156,15 +141,8 @@ class _MemoryStorage(GroupStorage):
         """Forget the rollout."""
         self.hidden_state_shape = (self.buffer_size, self.hidden_state_shape[1], self.n_envs, self.hidden_state_shape[3])
         super().reset()
+        # siblings that begin a step in mid-episode, with the memory of member 0
         self.forks = np.zeros((self.buffer_size, self.n_envs), dtype=np.float32)
-
-    def add_forks(self, forks: np.ndarray) -> None:
-        """
-        Store which siblings began the step that was added last in mid-episode, with the memory of member 0.
-
-        :param forks: ``(N * E,)``
-        """
-        self.forks[self.pos - 1] = forks
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
         """
@@ -174,7 +152,7 @@ class _MemoryStorage(GroupStorage):
         :return: Minibatches of sequences
         """
         self._forks = self.swap_and_flatten(self.forks)  # type: ignore[attr-defined]
-        yield from super(GroupStorage, self).get(batch_size)  # type: ignore[misc]
+        yield from super(HybridRolloutBuffer, self).get(batch_size)  # type: ignore[misc]
 
     def _get_samples(self, batch_inds: np.ndarray, env_change: np.ndarray, env: Any = None) -> Any:
         """A fork begins a sequence, but not an episode, before which the policy would clear the memory."""
@@ -183,28 +161,24 @@ class _MemoryStorage(GroupStorage):
         return samples._replace(episode_starts=self.pad_and_flatten(episode_starts))  # type: ignore[attr-defined]
 
 
-class HybridRolloutBuffer(GroupStorage, RolloutBuffer):
-    __doc__ = GroupStorage.__doc__
+class HybridDictRolloutBuffer(HybridRolloutBuffer, DictRolloutBuffer):
+    __doc__ = HybridRolloutBuffer.__doc__
 
 
-class HybridDictRolloutBuffer(GroupStorage, DictRolloutBuffer):
-    __doc__ = GroupStorage.__doc__
+class MaskableHybridRolloutBuffer(HybridRolloutBuffer, MaskableRolloutBuffer):
+    __doc__ = HybridRolloutBuffer.__doc__
 
 
-class MaskableHybridRolloutBuffer(GroupStorage, MaskableRolloutBuffer):
-    __doc__ = GroupStorage.__doc__
-
-
-class MaskableHybridDictRolloutBuffer(GroupStorage, MaskableDictRolloutBuffer):
-    __doc__ = GroupStorage.__doc__
+class MaskableHybridDictRolloutBuffer(HybridRolloutBuffer, MaskableDictRolloutBuffer):
+    __doc__ = HybridRolloutBuffer.__doc__
 
 
 class RecurrentHybridRolloutBuffer(_MemoryStorage, RecurrentRolloutBuffer):  # type: ignore[misc]
-    __doc__ = GroupStorage.__doc__
+    __doc__ = HybridRolloutBuffer.__doc__
 
 
 class RecurrentHybridDictRolloutBuffer(_MemoryStorage, RecurrentDictRolloutBuffer):  # type: ignore[misc]
-    __doc__ = GroupStorage.__doc__
+    __doc__ = HybridRolloutBuffer.__doc__
 
 
 def _rows(part: Any, rows: slice) -> Any:

@@ -24,7 +24,7 @@ def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]
     if group["amsgrad"] or group["capturable"] or group["fused"] or "step" in vars(optimizer):
         return False
     known = {id(one) for one in group["params"]}
-    states = [optimizer.state.get(one) for one in parameters]  # to ask for one by its key would make one
+    states = [optimizer.state.get(one) for one in parameters]  # a defaultdict: indexing adds an entry
     steps = {float(state["step"]) if state else 0.0 for state in states}
     return len(steps) == 1 and all(id(one) in known and one.dtype == th.float32 for one in parameters)
 

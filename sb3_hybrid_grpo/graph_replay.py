@@ -38,10 +38,11 @@ class GraphReplay:
 
     :param function: The function. It may draw random numbers and call autograd. What it reads besides its arguments must stay
         the same; parameters of modules may change in place
+    :param key: Tells its user whether that is still so, see :func:`graph_key`
     """
 
-    def __init__(self, function: Function) -> None:
-        self._function = function
+    def __init__(self, function: Function, key: tuple[Any, ...] | None = None) -> None:
+        self._function, self.key = function, key
         self._calls: Counter[Any] = Counter()
         self._recordings: dict[Any, Function] = {}
 
@@ -72,12 +73,12 @@ class GraphReplay:
 def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is to go; nothing else is as fast without a compiler
-        # distributions look at the numbers of their arguments; True is torch's default
-        th.distributions.Distribution.set_default_validate_args(False)
+        validates = th.distributions.Distribution._validate_args  # torch makes public only how to set it
+        th.distributions.Distribution.set_default_validate_args(False)  # else they look at the numbers of their arguments
         try:
             module = make_fx(function)(*tensors)
         finally:
-            th.distributions.Distribution.set_default_validate_args(True)
+            th.distributions.Distribution.set_default_validate_args(validates)
         # parameters become arguments, so that policies of one kind share a traced function: torch never frees one
         first, *_ = module.graph.nodes
         constants = [node for node in module.graph.nodes if node.op == "get_attr"]
@@ -96,20 +97,23 @@ def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
     return lambda *args: traced(*parameters, *args)
 
 
-def can_be_replayed(policy: nn.Module, observation_space: spaces.Space[Any]) -> bool:
+def graph_key(policy: nn.Module, observation_space: spaces.Space[Any]) -> tuple[Any, ...] | None:
     """
     :param policy: A policy
     :param observation_space: Its observation space
-    :return: Whether it is known to compute the same at every call
+    :return: Everything that makes its forward pass another function if it changes, the policy first; None if it is not known
+        to compute the same at every call
     """
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
-    if not all(isinstance(part, spaces.Box) for part in parts):  # to encode others, torch looks at the numbers
-        return False
-    if isinstance(getattr(policy, "action_dist", None), distributions.StateDependentNoiseDistribution):
-        return False
     modules, parameters = list(policy.modules()), list(policy.parameters())
-    known = all(type(module) in _MODULES for module in modules) and all(one.device.type == "cpu" for one in parameters)
-    return known and not has_hooks([*modules, *parameters])
+    known = (
+        all(isinstance(part, spaces.Box) for part in parts)  # to encode others, torch looks at the numbers
+        and not isinstance(getattr(policy, "action_dist", None), distributions.StateDependentNoiseDistribution)
+        and all(type(module) in _MODULES for module in modules)
+        and all(one.device.type == "cpu" for one in parameters)
+        and not has_hooks([*modules, *parameters])
+    )
+    return (*modules, *((id(one), one.requires_grad) for one in parameters)) if known else None
 
 
 def has_hooks(objects: Iterable[Any]) -> bool:

@@ -1,6 +1,7 @@
 """Rollouts in groups: what HybridGRPO and its variants add to PPO."""
 
 import functools
+import inspect
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,16 +16,15 @@ from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.auto_grouping import SHORTEST, AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
-from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.member_calls import call_for_each_member, row_of, rows_of_members, tensor_of
+from sb3_hybrid_grpo.errors import DIVERGED, BranchingError
+from sb3_hybrid_grpo.graph_replay import GraphReplay, graph_key
+from sb3_hybrid_grpo.member_calls import call_for_each_member, observations_reached, rows_of_members, tensor_of, within_space
 from sb3_hybrid_grpo.model_files import ModelFiles
 from sb3_hybrid_grpo.notices import notice
 from sb3_hybrid_grpo.policy_scores import measured_variances
-from sb3_hybrid_grpo.sampling import Sampling, within_space
-from sb3_hybrid_grpo.selection import ActionSelection
-from sb3_hybrid_grpo.transforms import Part, RewardTransform, resolve_transform
+from sb3_hybrid_grpo.selection import ActionSelection, choose_by_value
+from sb3_hybrid_grpo.transforms import Part, RewardTransform, Transform
 from sb3_hybrid_grpo.update import FastUpdate
-from sb3_hybrid_grpo.value_selection import choose_by_value
 
 Acted = tuple[th.Tensor, th.Tensor, th.Tensor, dict[str, Any]]
 SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
@@ -47,8 +47,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
-    :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, at least 128
-        executed steps, or as many as this number says
+    :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, and at least
+        128 executed steps; a number is another least length
     :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
         trains; a sibling that is watched takes a few steps that are not counted
     :param kwargs: As ``args``
@@ -56,8 +56,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :raises BranchingError: if the env cannot be branched
     """
 
-    _buffer_classes: ClassVar[tuple[type[Any], type[Any]]] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # for dicts
-    _sampling: Sampling | None = None
+    _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
+    _sampling: GraphReplay | None = None
     _steps_said = False
     batch_size: Any
     policy: Any
@@ -78,6 +78,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
+        if unknown := kwargs.keys() - inspect.signature(self._without_groups).parameters.keys():
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}.")
         self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
@@ -89,27 +91,20 @@ class GroupRollouts(FastUpdate, ModelFiles):
         super().__init__(*args, **kwargs)
 
     def _setup_model(self) -> None:
-        validation.check_arguments(self)
-        self._choose_buffer_class()
+        self._read_arguments()
+        if self._buffer_classes is not None:
+            automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
+            self.rollout_buffer_class = self.rollout_buffer_class or automatic
+            validation.check_buffer_class(self.rollout_buffer_class, automatic)
         super()._setup_model()
-        self.rollout_buffer = self._make_buffer()
-        transform = resolve_transform(self.reward_transform, self.n_samples, self.reward_statistics)
-        self.reward_statistics = {} if transform is None else transform.statistics
-        self.rollout_buffer.estimation = Estimation(self.advantage_estimator, self.group_baseline, transform)
         self._groups = None if self.env is None else self._make_groups(self.env)
 
-    def _choose_buffer_class(self) -> None:
-        automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
-        self.rollout_buffer_class = self.rollout_buffer_class or automatic
-        if not issubclass(self.rollout_buffer_class, automatic):
-            raise ValueError(
-                f"Received rollout_buffer_class={self.rollout_buffer_class.__name__}, which has no place for the members of a "
-                f"group. Use None, or a subclass of {automatic.__module__}.{automatic.__name__}."
-            )
-
-    def _make_buffer(self) -> Any:
-        """The buffer that the algorithm without groups has made, or one in its place."""
-        return self.rollout_buffer
+    def _read_arguments(self) -> None:
+        """Check the arguments and what follows from them; a user may change them between two calls of ``learn``."""
+        validation.check_arguments(self)
+        self._transform = Transform(self.reward_transform, self.n_samples, self.reward_statistics)
+        self.reward_statistics = self._transform.statistics
+        self._shape_of_groups = (self.n_samples, self.branch_horizon, self.action_selection)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         before = self.env
@@ -120,6 +115,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
 
     def _make_groups(self, env: Any) -> Groups:
+        self._groups_of = self._shape_of_groups
         if self.action_selection != "on_policy":
             return Candidates(env, self.n_samples, functools.partial(choose_by_value, self))
         try:
@@ -144,14 +140,11 @@ class GroupRollouts(FastUpdate, ModelFiles):
         **kwargs: Any,
     ) -> SelfGroupRollouts:
         """
-        Train.
-
         :param total_timesteps: Number of steps of the simulator, over all envs and members
         :param callback: Callback(s) called at every step of every member
         :param log_interval: Number of rollouts between two logs (None: no logs)
         :param tb_log_name: Name of the run for TensorBoard; None: that of the class
-        :param args: Further arguments of the algorithm without groups: ``reset_num_timesteps``, ``progress_bar``, ...
-        :param kwargs: As above
+        :param args, kwargs: Further arguments of the algorithm without groups: ``reset_num_timesteps``, ``progress_bar``, ...
         :return: The trained model
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
@@ -161,13 +154,15 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
     ) -> tuple[int, BaseCallback]:
         th.set_grad_enabled(True)  # an interrupt may have left it off
-        groups = self._the_groups()
-        env_is_reset = reset_num_timesteps or self._last_obs is None or groups.lost_member_0
+        self._read_arguments()
+        env_is_reset = reset_num_timesteps or self._last_obs is None or self._the_groups().lost_member_0
+        if self._groups_of != self._shape_of_groups:
+            self._groups = self._make_groups(self.env)
         self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         self.num_executed_steps = 0 if reset_num_timesteps else self.num_executed_steps
         try:
-            groups.start(env_is_reset, self.branching_check)
+            self._the_groups().start(env_is_reset, self.branching_check)
         except BranchingError as error:
             self._groups = self._without_siblings(self.env, error)
         return total_and_callback
@@ -177,18 +172,18 @@ class GroupRollouts(FastUpdate, ModelFiles):
             raise ValueError("This model has no env to train in. Give it one: model.set_env(env).")
         return self._groups
 
-    def _next_is_grouped(self) -> bool:
-        """Whether the next rollout has siblings."""
+    def _members_of_next(self) -> int:
+        """Members of the next rollout; 1 if it has no siblings."""
         groups, auto = self._the_groups(), self.auto_grouping
         if self.branch_horizon != "auto" or groups.n_samples == 1:
-            return self.n_samples > 1 and groups.n_samples > 1
+            return groups.n_samples
         if reasons := groups.fork_reasons():
             costly = BranchingError(f"{reasons} branch_horizon=64 takes forks all the same.")
             self._groups = self._without_siblings(self.env, costly)
-            return False
+            return 1
         if not auto.noise_seen and groups.saw_noise():
             auto.see_noise()
-        return auto.next_is_grouped()
+        return groups.n_samples if auto.next_is_grouped() else 1
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """
@@ -201,7 +196,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param n_rollout_steps: Number of samples of each env; a grouped rollout has them from ``n_samples`` members
         :return: False if the callback ended the rollout prematurely
         """
-        n_members = self.n_samples if self._next_is_grouped() else 1
+        n_members = self._members_of_next()
         groups = self._the_groups()
         n_executed = self._steps_to_execute(n_rollout_steps, env.num_envs, n_members)
         if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
@@ -209,8 +204,10 @@ class GroupRollouts(FastUpdate, ModelFiles):
             notice(message)
         self.policy.set_training_mode(False)
         rollout_buffer.begin(n_executed, env.num_envs, n_members)
-        if self._sampling is None or not self._sampling.fits(self.policy, self.observation_space):
-            self._sampling = Sampling(self.policy, self.observation_space)
+        rollout_buffer.estimation = Estimation(self.advantage_estimator, self.group_baseline, self._transform)
+        key = graph_key(self.policy, self.observation_space)
+        if self._sampling is None or self._sampling.key != key:
+            self._sampling = GraphReplay(self.policy, key)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
@@ -261,7 +258,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         return self.auto_grouping.length(longest, max(bound, two_minibatches))
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
-        """Observations that members act on next, and which of them do not follow from the member's step before."""
+        """Observations that members act on next, and where a new episode or, for siblings, a fork begins."""
         obs: Any = self._last_obs
         starts = np.asarray(self._last_episode_starts)
         if n_members == 1:
@@ -272,9 +269,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
         """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
         sampling = self._sampling
         # the first step clears tensors that the update has left in the policy; a callback may put another policy in its place
-        if self.rollout_buffer.pos == 0 or sampling is None or sampling.policy is not self.policy:
+        first = self.rollout_buffer.pos == 0 or sampling is None or sampling.key is None or sampling.key[0] is not self.policy
+        if first or not isinstance(obs, th.Tensor):
             return *self.policy(obs), {}
-        return *sampling(obs), {}
+        actions, values, log_probs = sampling(obs)
+        if th.isnan(log_probs).any():
+            raise ValueError(DIVERGED)
+        return actions, values, log_probs, {}
 
     def _store_ends(self, buffer: Any, step: GroupStep) -> None:
         """Store which members do not go on, and V of the states that they reached unless that was a terminal one."""
@@ -282,8 +283,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         columns: Any = np.flatnonzero(reached_NE)
         values = np.empty(0, dtype=np.float32)
         if len(columns):
-            last = [step.infos[member][e].get("terminal_observation") for member, e in np.argwhere(reached_NE)]
-            rows = [row_of(step.new_obs, at) if one is None else one for at, one in zip(columns, last, strict=True)]
+            rows = observations_reached(step, reached_NE)
             # those of PPO's own envs one by one, as PPO does: torch rounds a row of a batch otherwise
             size = 1 if len(step.rewards) == 1 else len(rows)
             batches = [slice(first, first + size) for first in range(0, len(rows), size)]
@@ -304,8 +304,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _learn_grouping(self, n_members: int) -> None:
         """Measure the gradient of the rollout that is over, and decide about the next ones."""
         measures = n_members > 1 and self.advantage_estimator == "hybrid"
-        variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of) if measures else None
-        self.auto_grouping.observe(n_members, variances)
+        self._variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of) if measures else None
+        self.auto_grouping.observe(n_members, self._variances)
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:
         """The policy's distribution for observations that the buffer has stored in some steps."""
@@ -321,8 +321,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
-            if auto.ratio is not None:
-                self.logger.record("train/gradient_variance_ratio", auto.ratio)
+        if self._variances is not None and auto.ratio is not None:
+            self.logger.record("train/gradient_variance_ratio", auto.ratio)
 
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)

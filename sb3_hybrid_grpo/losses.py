@@ -31,15 +31,7 @@ class Coefficients(NamedTuple):
 
     @classmethod
     def of(cls, clip_range: float, clip_range_vf: float, ent_coef: float, vf_coef: float) -> "Coefficients":
-        """
-        Make them of numbers.
-
-        :param clip_range: As above, like the others
-        :param clip_range_vf: Any number where values are not clipped
-        :param ent_coef: As above
-        :param vf_coef: As above
-        :return: The coefficients
-        """
+        """Make them of numbers; ``clip_range_vf`` is any number where values are not clipped."""
         numbers = (1 - clip_range, 1 + clip_range, clip_range, clip_range_vf, ent_coef, vf_coef)
         return cls(*(th.tensor(number, dtype=th.float32) for number in numbers))
 

@@ -1,9 +1,10 @@
-"""Calls of callbacks: once for each member with that member's rows, as PPO calls them for each step of its envs."""
+"""Batches of all members: actions as the env wants them, and a call of the callbacks for each member with its own rows."""
 
 from typing import Any
 
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import obs_as_tensor
 
@@ -33,10 +34,31 @@ def call_for_each_member(model: Any, callback: BaseCallback, shown: dict[str, An
         model.num_timesteps += n_envs
         callback.update_locals(dict(zip(names, its, strict=True)))
         go_on = callback.on_step()
-        step.rewards[member] = _rewards_after(callback, n_envs)
+        step.rewards[member] = rewards = callback.locals["rewards"]
+        if np.shape(rewards) != (n_envs,):
+            raise ValueError(
+                f'A callback has set locals["rewards"] to an array of shape {np.shape(rewards)}: it must keep one reward for '
+                f'each of the {n_envs} envs, shape ({n_envs},). Change it in place: self.locals["rewards"] += bonus.'
+            )
         if not go_on:
             return False
     return True
+
+
+def within_space(policy: Any, action_space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
+    """
+    Bring a policy's actions into the form that the env wants, as PPO does.
+
+    :param policy: The policy
+    :param action_space: The env's action space
+    :param actions: Actions
+    :return: The actions, unscaled if they are squashed, else clipped
+    """
+    if not isinstance(action_space, spaces.Box):
+        return actions
+    squashed = getattr(policy, "squash_output", False)
+    within: np.ndarray = policy.unscale_action(actions) if squashed else np.clip(actions, action_space.low, action_space.high)
+    return within
 
 
 def rows_of_members(batch: Any, n_members: int) -> Any:
@@ -55,13 +77,17 @@ def rows_of_members(batch: Any, n_members: int) -> Any:
     return batch.chunk(n_members) if isinstance(batch, th.Tensor) else batch.reshape(n_members, -1, *batch.shape[1:])
 
 
-def row_of(batch: Any, index: int) -> Any:
+def observations_reached(step: GroupStep, reached_NE: np.ndarray) -> list[Any]:
     """
-    :param batch: An array, or a dict of arrays
-    :param index: A row
-    :return: The row
+    :param step: A step
+    :param reached_NE: Some members
+    :return: The observations that their step led to, the last of an episode included
     """
-    return {key: value[index] for key, value in batch.items()} if isinstance(batch, dict) else batch[index]
+    obs, found = step.new_obs, []
+    for column, (member, e) in zip(np.flatnonzero(reached_NE), np.argwhere(reached_NE), strict=True):
+        row = {key: value[column] for key, value in obs.items()} if isinstance(obs, dict) else obs[column]
+        found.append(step.infos[member][e].get("terminal_observation", row))
+    return found
 
 
 def tensor_of(rows: list[Any], device: th.device) -> Any:
@@ -73,14 +99,3 @@ def tensor_of(rows: list[Any], device: th.device) -> Any:
     if isinstance(rows[0], dict):
         return obs_as_tensor({key: np.stack([row[key] for row in rows]) for key in rows[0]}, device)
     return obs_as_tensor(np.stack(rows), device)
-
-
-def _rewards_after(callback: BaseCallback, n_envs: int) -> np.ndarray:
-    """A member's rewards after a callback has seen them."""
-    rewards: np.ndarray = callback.locals["rewards"]
-    if np.shape(rewards) != (n_envs,):
-        raise ValueError(
-            f'A callback has set locals["rewards"] to an array of shape {np.shape(rewards)}: it must keep one reward for each '
-            f'of the {n_envs} envs, shape ({n_envs},). Change it in place, for example self.locals["rewards"] += bonus.'
-        )
-    return rewards

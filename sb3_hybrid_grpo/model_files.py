@@ -26,7 +26,7 @@ SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
 
 _ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
 # What belongs to a process: simulators, and graphs that are recorded anew.
-_NOT_SAVED = ("_groups", "_sampling", "_update")
+_NOT_SAVED = ("_groups", "_groups_of", "_shape_of_groups", "_transform", "_variances", "_sampling", "_update")
 
 
 class ModelFiles(OnPolicyAlgorithm):
@@ -66,7 +66,7 @@ class ModelFiles(OnPolicyAlgorithm):
 
     def __getstate__(self) -> dict[str, Any]:
         """Recorded graphs cannot be pickled; a copy records its own."""
-        return {name: value for name, value in vars(self).items() if name not in _NOT_SAVED[1:]}
+        return {name: value for name, value in vars(self).items() if name not in _NOT_SAVED[-2:]}
 
     @classmethod
     def load(
@@ -156,20 +156,12 @@ class ModelFiles(OnPolicyAlgorithm):
 
 
 def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
-    """
-    Read the attributes of a saved model; those that are no plain values stay as they were written.
-
-    :raises ValueError: if the file holds no model, or one that is incomplete
-    """
+    """Read the attributes of a saved model; those that are no plain values stay as they were written."""
     file: Any = open_path(path, "r", suffix="zip")
     begin = file.tell()
     try:
-        if not zipfile.is_zipfile(file):
-            raise zipfile.BadZipFile("it wasn't a zip-file")
-        file.seek(begin)
         with zipfile.ZipFile(file) as archive:
-            broken = archive.testzip()
-            if broken is not None:
+            if broken := archive.testzip():
                 raise zipfile.BadZipFile(f"{broken} is damaged")
             data: dict[str, Any] = json.loads(archive.read("data"))
             return data
@@ -186,15 +178,7 @@ def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
 
 
 def _counted_in_simulator_steps(path: Any, saved: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """
-    Say what version 0.1 counted otherwise.
-
-    :param path: The file
-    :param saved: Its data
-    :param kwargs: Arguments that the user replaces
-    :return: All arguments to replace
-    :raises ValueError: if an argument of the model is gone
-    """
+    """Say what version 0.1 counted otherwise, and add what that replaces to the user's ``kwargs``."""
     given = {**saved, **kwargs}
     check_no_longer({name: given[name] for name in ("branch_horizon", "ent_coef", "sampling_temperature") if name in given})
     if isinstance(saved["ent_coef"], str) and saved["ent_coef"].startswith("auto"):

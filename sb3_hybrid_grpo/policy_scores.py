@@ -27,9 +27,7 @@ def scores_of(distribution: Distribution, actions: th.Tensor) -> th.Tensor | Non
     :param actions: The actions, ``(B, action_dim)``
     :return: ``(B, parameters)``; None for a distribution of another kind
     """
-    parts: Any = (
-        getattr(distribution, "distributions", None) or distribution.distribution
-    )  # sb3-contrib has several masked ones
+    parts: Any = getattr(distribution, "distributions", None) or distribution.distribution  # sb3-contrib's masked are several
     if isinstance(parts, Normal):
         bijector = getattr(distribution, "bijector", None)  # of squashed actions
         unsquashed = actions if bijector is None else bijector.inverse(actions)
@@ -57,31 +55,23 @@ def scores_and_features(
         the policy has no ``action_net``; None for a distribution of an unknown kind
     """
     n_steps, n_columns = buffer.values.shape
+    size = max(1, _ROWS // n_columns)
     seen: list[Any] = []
     scores: list[np.ndarray] = []
     features: list[np.ndarray] = []
-    last_layer = getattr(policy, "action_net", None)
-    hook = (
-        last_layer.register_forward_pre_hook(lambda _, its: seen.extend(its[:1]))
-        if isinstance(last_layer, nn.Module)
-        else None
-    )
-    size = max(1, _ROWS // n_columns)
-    try:
+    layer = getattr(policy, "action_net", None)
+    layer = layer if isinstance(layer, nn.Module) else nn.Identity()
+    with layer.register_forward_pre_hook(lambda _, its: seen.extend(its[:1])), th.no_grad():
         for start in range(0, n_steps, size):
             steps = slice(start, start + size)
-            with th.no_grad():
-                distribution = distribution_of(_flat(buffer, buffer.observations, steps), steps)
-                of_rows = scores_of(distribution, _flat(buffer, buffer.actions, steps))
+            distribution = distribution_of(_flat(buffer, buffer.observations, steps), steps)
+            of_rows = scores_of(distribution, _flat(buffer, buffer.actions, steps))
             if of_rows is None:
                 return None
             scores.append(of_rows.cpu().numpy())
             inputs: Any = seen.pop() if seen else None
             known = isinstance(inputs, th.Tensor)
             features.append(inputs.cpu().numpy() if known else np.ones((len(of_rows), 1), dtype=np.float32))
-    finally:
-        if hook is not None:
-            hook.remove()
     of_scores, of_features = (np.concatenate(one).reshape(n_steps, n_columns, -1) for one in (scores, features))
     return of_scores, of_features
 
@@ -100,9 +90,7 @@ def measured_variances(
     try:
         found = scores_and_features(policy, buffer, distribution_of)
     except Exception as error:  # of a policy of the user's, which PPO asks for no distribution
-        notice(
-            f"The variance of the policy gradient cannot be measured: {error!r}. Rollouts keep their kind and their length."
-        )
+        notice(f"The variance of the policy gradient is not measured, and rollouts keep their kind and length: {error!r}")
         return None
     if found is None:
         return None

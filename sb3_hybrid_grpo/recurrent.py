@@ -27,6 +27,7 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     """
 
     _without_groups = RecurrentPPO
+    _buffer_classes = None
     _last_lstm_states: Any
 
     @with_arguments_of(RecurrentPPO, GroupRollouts)
@@ -40,15 +41,9 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
                 "observations, and actions are not compared. Use action_selection='on_policy'."
             )
         super()._setup_model()
-
-    def _choose_buffer_class(self) -> None:
-        """RecurrentPPO takes no buffer of the user's."""
-
-    def _make_buffer(self) -> Any:
         is_dict = isinstance(self.observation_space, spaces.Dict)
-        theirs = self.rollout_buffer
-        return (RecurrentHybridDictRolloutBuffer if is_dict else RecurrentHybridRolloutBuffer)(
-            *(self.n_steps, self.observation_space, self.action_space, theirs.hidden_state_shape, self.device),
+        self.rollout_buffer = (RecurrentHybridDictRolloutBuffer if is_dict else RecurrentHybridRolloutBuffer)(
+            *(self.n_steps, self.observation_space, self.action_space, self.rollout_buffer.hidden_state_shape, self.device),
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             n_envs=self.n_envs,
@@ -77,7 +72,7 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
         return *acted, {"lstm_states": memory}
 
     def _store_ends(self, buffer: Any, step: GroupStep) -> None:
-        buffer.add_forks(buffer.episode_starts[buffer.pos - 1] * (1 - self._starts))
+        buffer.forks[buffer.pos - 1] = buffer.episode_starts[buffer.pos - 1] * (1 - self._starts)
         super()._store_ends(buffer, step)
 
     def _values_reached(self, rows: list[Any], columns: np.ndarray) -> np.ndarray:

@@ -107,7 +107,7 @@ class Normalize:
     rewards: Moments = field(default_factory=Moments)
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
-        """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
+        """Include a rollout in the statistics. The arguments are those of :class:`Transform`, when called."""
         self.rewards.include(rewards_TEN.astype(np.float64))
 
     def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
@@ -134,7 +134,7 @@ class Scale:
     returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
-        """Include a rollout in the statistics. The arguments are those of :func:`apply_transform`."""
+        """Include a rollout in the statistics. The arguments are those of :class:`Transform`, when called."""
         n_steps, n_envs, n_members = rewards_TEN.shape
         returns_TEN = np.empty((n_steps, n_envs, n_members))
         returns_EN = self.returns_EN
@@ -165,128 +165,72 @@ FUNCTIONS: dict[str, RewardFunction] = {
 }
 ADAPTIVE: dict[str, type[Part]] = {"normalize": Normalize, "scale": Scale}
 
-#: What may be tried without changing a state: functions written in Python, and numpy's.
-_TRIED = (type(clip), np.ufunc)
 
-
-@dataclass(frozen=True)
 class Transform:
     """
-    f(R) as :func:`resolve_transform` makes it and :func:`apply_transform` takes it.
-
-    :param names: what its functions are called
-    :param functions: applied one after the other
-    """
-
-    names: tuple[str, ...]
-    functions: tuple[RewardFunction, ...]
-
-    @property
-    def statistics(self) -> dict[str, Part]:
-        """The functions that learn, as live objects, each under the names of all up to its own."""
-        functions = enumerate(self.functions)
-        return {_place(self.names, index): function for index, function in functions if isinstance(function, Part)}
-
-
-def resolve_transform(
-    spec: RewardTransform | None, n_samples: int, statistics: Mapping[str, Part] | None = None
-) -> Transform | None:
-    """
-    The transform that the user asked for. A function is tried once on a small array so that a mistake shows before training;
-    an object is not, as it may have a state.
+    f(R). A function is tried once on a small array so that a mistake shows before training; an object is not, as it may have a
+    state.
 
     :param spec: None for raw rewards; a name out of ``FUNCTIONS`` or ``ADAPTIVE``; a function from an array of rewards of
         shape (T steps, E envs, N members) to an array of the same shape, or an object that can be called like one; or a list
         of these, applied one after the other
     :param n_samples: N, the number of members of a group
-    :param statistics: those of an earlier transform, of a saved model for example: names go on with theirs where they come
+    :param statistics: Those of an earlier transform, of a saved model for example: names go on with theirs where they come
         after the same ones. None: they begin anew. An object keeps its own state
-    :return: the transform, or None for raw rewards
-    :raises ValueError: if a name or type is unknown, if "group" has nothing to compare with, or if a function changes the
-        shape or gives NaN
+    :raises ValueError: if a name or type is unknown, or if a function changes the shape or gives NaN
     """
-    if spec is None:
-        return None
-    wanted: Sequence[Any] = spec if isinstance(spec, list | tuple) else [spec]
-    if not wanted:
-        raise ValueError(f"Received reward_transform={spec!r}, which has no transform in it. Use None for raw rewards.")
-    for one in wanted:
-        _check_known(one, spec, n_samples)
-    names = tuple(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in wanted)
-    functions: list[RewardFunction] = []
-    for index, one in enumerate(wanted):
-        if isinstance(one, str) and one in ADAPTIVE:
-            functions.append((statistics or {}).get(_place(names, index)) or ADAPTIVE[one]())
-        else:
-            functions.append(FUNCTIONS[one] if isinstance(one, str) else one)
-    # Ones, because a log or a square root is right for an env that has positive rewards only
-    ones_TEN = np.ones((2, 1, n_samples), dtype=np.float32)
-    for name, function in zip(names, functions, strict=True):
-        if isinstance(function, _TRIED):
-            apply_transform(Transform((name,), (function,)), ones_TEN, ones_TEN > 0, gamma=1.0, learn=False)
-    return Transform(names, tuple(functions))
 
+    def __init__(self, spec: RewardTransform | None, n_samples: int, statistics: Mapping[str, Part] | None = None) -> None:
+        parts: Sequence[Any] = spec if isinstance(spec, list | tuple) else [] if spec is None else [spec]
+        if not parts and spec is not None:
+            raise ValueError(f"Received reward_transform={spec!r}, which has no transform in it. Use None for raw rewards.")
+        known = [*FUNCTIONS, *ADAPTIVE]
+        for one in parts:
+            if not callable(one) and not (isinstance(one, str) and one in known):
+                raise ValueError(
+                    f"Received reward_transform={spec!r}{'' if one is spec else f', where {one!r} is unknown'}. Use one of "
+                    f"{', '.join(map(repr, known))}, any function from an array of rewards to an array of the same shape, a "
+                    "list of these, or None alone for raw rewards."
+                )
+        self.names = tuple(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in parts)
+        self.statistics: dict[str, Part] = {}
+        """The functions that learn, as live objects, each under the names of all up to its own."""
+        self.functions: list[RewardFunction] = []
+        for index, one in enumerate(parts):
+            if isinstance(one, str) and one in ADAPTIVE:
+                place = ", ".join(self.names[: index + 1])
+                self.statistics[place] = one = (statistics or {}).get(place) or ADAPTIVE[one]()
+            self.functions.append(FUNCTIONS[one] if isinstance(one, str) else one)
+        # Ones, because a log or a square root is right for an env that has positive rewards only
+        ones_TEN = np.ones((2, 1, n_samples), dtype=np.float32)
+        for name, function in zip(self.names, self.functions, strict=True):
+            if isinstance(function, type(clip) | np.ufunc):  # others may have a state
+                _applied(name, function, ones_TEN)
 
-def apply_transform(
-    transform: Transform | None,
-    rewards_TEN: FloatArray,
-    starts_TEN: BoolArray,
-    gamma: float,
-    learn: bool = True,
-) -> FloatArray:
-    """
-    f(R), with what a faulty f would do to the rollout turned into an error.
+    def __call__(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float, learn: bool = True) -> FloatArray:
+        """
+        Transform rewards.
 
-    :param transform: f, or None for raw rewards
-    :param rewards_TEN: raw rewards, shape (T, E, N); never written to
-    :param starts_TEN: the member's trace starts with this step: a new episode or, for siblings, a fork
-    :param gamma: discount factor
-    :param learn: these are all the rewards of a rollout, to be included in the statistics of f before it is applied;
-        once a rollout, in order. False: the statistics are used as they are
-    :return: transformed rewards, same shape and dtype
-    :raises ValueError: if a function of f changes the shape, or gives NaN or infinity for rewards that are finite numbers
-    """
-    if transform is None:
-        return rewards_TEN
-    if rewards_TEN.ndim != 3 or starts_TEN.shape != rewards_TEN.shape:
-        raise ValueError(
-            f"Received rewards of shape {rewards_TEN.shape} and starts of shape {starts_TEN.shape}: "
-            "both must have the same shape (T steps, E envs, N members)."
-        )
-    n_functions = len(transform.functions)
-    for number, (name, function) in enumerate(zip(transform.names, transform.functions, strict=True), start=1):
-        # A copy, because f may work in place. Numpy's warnings are silenced: what they warn of is an error below
-        with np.errstate(all="ignore"):
+        :param rewards_TEN: Raw rewards, shape (T, E, N); never written to
+        :param starts_TEN: The member's trace starts with this step: a new episode or, for siblings, a fork
+        :param gamma: Discount factor
+        :param learn: These are all the rewards of a rollout, to be included in the statistics of f before it is applied;
+            once a rollout, in order. False: the statistics are used as they are
+        :return: Transformed rewards, same shape and dtype
+        :raises ValueError: if a function of f changes the shape, or gives NaN or infinity for rewards that are finite numbers
+        """
+        for number, (name, function) in enumerate(zip(self.names, self.functions, strict=True), start=1):
             if learn and isinstance(function, Part):
                 function.learn(rewards_TEN, starts_TEN, gamma)
-            transformed_TEN = np.asarray(function(rewards_TEN.copy())).astype(rewards_TEN.dtype, copy=False)
-        label = name if n_functions == 1 else f"{name} (number {number} of {n_functions})"
-        _check_result(label, rewards_TEN, transformed_TEN)
-        rewards_TEN = transformed_TEN
-    return rewards_TEN
+            label = name if len(self.names) == 1 else f"{name} (number {number} of {len(self.names)})"
+            rewards_TEN = _applied(label, function, rewards_TEN)
+        return rewards_TEN
 
 
-def _place(names: tuple[str, ...], index: int) -> str:
-    """What rewards have gone through after this function."""
-    return ", ".join(names[: index + 1])
-
-
-def _check_known(one: Any, spec: Any, n_samples: int) -> None:
-    if not (callable(one) or (isinstance(one, str) and one in [*FUNCTIONS, *ADAPTIVE])):
-        names = ", ".join(map(repr, [*FUNCTIONS, *ADAPTIVE]))
-        inside = "" if one is spec else f", where {one!r} is unknown"
-        raise ValueError(
-            f"Received reward_transform={spec!r}{inside}. Use one of {names}, any function from an array of rewards to an "
-            "array of the same shape, a list of these, or None alone for raw rewards."
-        )
-    if isinstance(one, str) and one == "group" and n_samples < 2:
-        raise ValueError(
-            f"Received reward_transform={spec!r} with n_samples={n_samples}: 'group' compares the members of a group, and "
-            "there is one. Use n_samples of at least 2, or another transform, 'normalize' for example."
-        )
-
-
-def _check_result(label: str, rewards_TEN: FloatArray, transformed_TEN: FloatArray) -> None:
+def _applied(label: str, function: RewardFunction, rewards_TEN: FloatArray) -> FloatArray:
+    # A copy, because f may work in place. Numpy's warnings are silenced: an error below says the same
+    with np.errstate(all="ignore"):
+        transformed_TEN: FloatArray = np.asarray(function(rewards_TEN.copy())).astype(rewards_TEN.dtype, copy=False)
     if transformed_TEN.shape != rewards_TEN.shape:
         raise ValueError(
             f"The reward transform {label} turned shape {rewards_TEN.shape} into {transformed_TEN.shape}: "
@@ -299,3 +243,4 @@ def _check_result(label: str, rewards_TEN: FloatArray, transformed_TEN: FloatArr
             f"for example for {float(rewards_TEN[bad_TEN][0])!r}: make it defined for every reward of the env "
             "(clip the input of a log or square root, add a small number to a divisor)."
         )
+    return transformed_TEN

@@ -8,7 +8,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import explained_variance
 
 from sb3_hybrid_grpo.flat_adam import FlatAdam, can_be_flat, flat
-from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
+from sb3_hybrid_grpo.graph_replay import GraphReplay, graph_key
 from sb3_hybrid_grpo.losses import Coefficients, Statistics, ppo_loss
 
 _APPROX_KL = Statistics._fields.index("approx_kl")
@@ -22,7 +22,7 @@ class ReplayedUpdate:
     """
 
     def __init__(self, model: Any) -> None:
-        self._read = self._reads(model)
+        self.key = self.key_of(model)
         self._discrete = isinstance(model.action_space, spaces.Discrete)
         self._clips_values = model.clip_range_vf is not None
         self._normalize_advantage, self._max_grad_norm = model.normalize_advantage, model.max_grad_norm
@@ -32,34 +32,17 @@ class ReplayedUpdate:
         self._kind: Any = None
 
     @staticmethod
-    def _reads(model: Any) -> tuple[Any, ...]:
-        """Everything that makes the gradient another function if it changes."""
-        policy = model.policy
-        parameters = ((id(one), one.requires_grad) for one in policy.parameters())
+    def key_of(model: Any) -> tuple[Any, ...]:
+        """Everything of a model that makes the gradient another function if it changes, the policy's key last."""
         options = (model.clip_range_vf is None, model.normalize_advantage, model.max_grad_norm)
-        return (id(model), *options, *policy.modules(), *parameters)
-
-    def fits(self, model: Any) -> bool:
-        """
-        :param model: A model
-        :return: Whether this is the update of the model as it is now
-        """
-        return self._read == self._reads(model)
+        return id(model), *options, graph_key(model.policy, model.observation_space)
 
     def can_run(self, model: Any) -> bool:
-        """
-        :param model: The model
-        :return: Whether its policy and optimizer are known well enough for the same numbers
-        """
-        known = can_be_replayed(model.policy, model.observation_space)
-        return known and can_be_flat(model.policy.optimizer, self._trained)
+        """Whether the model's policy and optimizer are known well enough for the same numbers."""
+        return self.key[-1] is not None and can_be_flat(model.policy.optimizer, self._trained)
 
     def run(self, model: Any) -> None:
-        """
-        Update the policy with the rollout, and log as ``PPO.train`` does.
-
-        :param model: The model
-        """
+        """Update the model's policy with its rollout, and log as ``PPO.train`` does."""
         model.policy.set_training_mode(True)
         model._update_learning_rate(model.policy.optimizer)
         progress = model._current_progress_remaining
@@ -143,7 +126,7 @@ class FastUpdate(OnPolicyAlgorithm):
         vf_coef = self.vf_coef
         try:
             self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # which has no critic
-            if self._update is None or not self._update.fits(self):
+            if self._update is None or self._update.key != ReplayedUpdate.key_of(self):
                 self._update = ReplayedUpdate(self)
             if self._update.can_run(self):
                 self._update.run(self)

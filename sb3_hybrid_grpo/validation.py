@@ -74,125 +74,118 @@ def check_arguments(model: Any) -> None:
     :param model: Has them as attributes
     :raises ValueError: if an argument is not what it may be; says what was received, what is needed and how to fix it
     """
-    n_samples = model.n_samples
+    n_samples, horizon, adapt = model.n_samples, model.branch_horizon, model.adapt_rollouts
     if not _is_whole(n_samples) or n_samples < 1:
-        raise ValueError(
-            f"Received n_samples={n_samples!r}: it must be a whole number of at least 1, the number of actions "
-            "tried in each state. Use n_samples=4, or n_samples=1 for plain PPO."
-        )
-    check_no_longer({"branch_horizon": model.branch_horizon, "ent_coef": model.ent_coef})
+        text = "it must be a whole number of at least 1, the number of actions tried in each state."
+        raise _error(model, "n_samples", text + " Use n_samples=4, or n_samples=1 for plain PPO.")
+    check_no_longer({"branch_horizon": horizon, "ent_coef": model.ent_coef})
     if not isinstance(model.branching_check, bool | np.bool_):
-        raise ValueError(f"Received branching_check={model.branching_check!r}: it must be True or False. Leave it at True.")
-    adapt = model.adapt_rollouts
+        raise _error(model, "branching_check", "it must be True or False. Leave it at True.")
     if not isinstance(adapt, bool) and (not _is_whole(adapt) or adapt < 1):
-        raise ValueError(
-            f"Received adapt_rollouts={adapt!r}: it must be True, False, or the least number of executed steps of a grouped "
-            "rollout, a whole number of at least 1. Leave it at True."
+        text = (
+            "it must be True, False, or the least number of executed steps of a grouped rollout, a whole number of at least 1."
         )
-    _check_horizon(model.branch_horizon)
-    _check_steps(model.n_steps, n_samples)
-    _check_estimator(n_samples, model.branch_horizon, model.advantage_estimator)
-    _check_baseline(n_samples, model.branch_horizon, model.advantage_estimator, model.group_baseline)
-    _check_transform(model.reward_transform, model.branch_horizon)
-    selection = (model.action_selection, model.selection_temperature)
-    _check_selection(*selection, n_samples, model.branch_horizon, model.advantage_estimator)
-
-
-def _check_steps(n_steps: int, n_samples: int) -> None:
-    if n_steps < n_samples:
-        raise ValueError(
-            f"Received n_steps={n_steps} with n_samples={n_samples}: n_steps counts the samples of an env in an update, at "
-            f"least one from each of its {n_samples} members. Use n_steps of at least {n_samples}, or fewer n_samples."
+        raise _error(model, "adapt_rollouts", text + " Leave it at True.")
+    words = get_args(get_args(BranchHorizon)[-1])
+    if not (horizon in words if isinstance(horizon, str) else _is_whole(horizon) and horizon >= 1):
+        text = "it must be a whole number of at least 1 (siblings fork from the executed member every so many steps), or "
+        raise _error(model, "branch_horizon", text + " or ".join(map(repr, words)) + ". Use branch_horizon=64.")
+    if model.n_steps < n_samples:
+        text = (
+            f"n_steps counts the samples of an env in an update, at least one from each of its {n_samples} members. Use "
+            f"n_steps of at least {n_samples}, or fewer n_samples."
         )
+        raise _error(model, "n_steps n_samples", text)
+    _check_estimator(model)
+    _check_transform(model)
+    _check_selection(model)
 
 
-def _check_horizon(branch_horizon: Any) -> None:
-    *_, words = get_args(BranchHorizon)
-    known = get_args(words)
-    if isinstance(branch_horizon, str) and branch_horizon in known:
-        return
-    if isinstance(branch_horizon, str) or not _is_whole(branch_horizon) or branch_horizon < 1:
-        words_known = " or ".join(repr(word) for word in known)
+def check_buffer_class(given: type[Any], automatic: type[Any]) -> None:
+    """Check that a user's class of rollout buffers derives from ours."""
+    if not issubclass(given, automatic):
         raise ValueError(
-            f"Received branch_horizon={branch_horizon!r}: it must be a whole number of at least 1 (siblings fork from the "
-            f"executed member every so many steps), or {words_known}. Use branch_horizon=64."
+            f"Received rollout_buffer_class={given.__name__}, which has no place for the members of a group. Use None, or a "
+            f"subclass of {automatic.__module__}.{automatic.__name__}."
         )
 
 
-def _check_estimator(n_samples: int, branch_horizon: Any, estimator: Any) -> None:
-    known = get_args(AdvantageEstimator)
-    if estimator not in known:
-        names = ", ".join(repr(name) for name in known)
-        raise ValueError(f"Received advantage_estimator={estimator!r}: it must be one of {names}.")
-    paper = estimator in ("paper", "paper_per_sample")
-    if paper and branch_horizon == "auto":
-        raise ValueError(
-            f"Received advantage_estimator={estimator!r} with branch_horizon={branch_horizon!r}: the paper's advantage is "
-            "that of branches that fork in one state, and single rollouts have none. Use a number (1 is the paper's) or "
-            "'episode' for branch_horizon, or advantage_estimator='hybrid'."
+def _check_estimator(model: Any) -> None:
+    estimator, n_samples, horizon, beta = (
+        model.advantage_estimator,
+        model.n_samples,
+        model.branch_horizon,
+        model.group_baseline,
+    )
+    _check_word(model, "advantage_estimator", AdvantageEstimator)
+    received = "advantage_estimator n_samples branch_horizon"
+    if estimator in ("paper", "paper_per_sample") and (horizon == "auto" or (n_samples == 1 and horizon != 1)):
+        text = (
+            "the paper's n steps end where siblings fork, and there are no siblings. Use n_samples of at least 2, and a "
+            "number (branch_horizon=1 is the paper's) or 'episode' for branch_horizon, or advantage_estimator='hybrid'."
         )
-    if paper and n_samples == 1 and branch_horizon != 1:
-        raise ValueError(
-            f"Received advantage_estimator={estimator!r} with n_samples=1 and branch_horizon={branch_horizon!r}: it is the "
-            "forks of siblings that end the paper's n steps. Use n_samples of at least 2, or branch_horizon=1."
-        )
-    if estimator == "grpo" and (n_samples < 2 or branch_horizon == "auto"):
-        raise ValueError(
-            f"Received advantage_estimator='grpo' with n_samples={n_samples} and branch_horizon={branch_horizon!r}: GRPO's "
-            "advantage compares the members of a group. Use n_samples of at least 2, and a number or 'episode' for "
+        raise _error(model, received, text)
+    if estimator == "grpo" and (n_samples < 2 or horizon == "auto"):
+        text = (
+            "GRPO's advantage compares the members of a group. Use n_samples of at least 2, and a number or 'episode' for "
             "branch_horizon."
         )
-
-
-def _check_baseline(n_samples: int, branch_horizon: Any, estimator: str, group_baseline: Any) -> None:
-    if group_baseline == "auto":
-        return
-    if not _is_number(group_baseline) or not 0 <= group_baseline <= 1:
-        raise ValueError(
-            f"Received group_baseline={group_baseline!r}: it must be 'auto' (learned from every rollout) or a number between "
-            "0 (the critic's baseline alone, as in PPO) and 1 (the group's, as in GRPO)."
+        raise _error(model, received, text)
+    if beta != "auto" and (not _is_number(beta) or not 0 <= beta <= 1):
+        text = (
+            "it must be 'auto' (learned from every rollout) or a number between 0 (the critic's baseline alone, as in PPO) "
+            "and 1 (the group's, as in GRPO)."
         )
-    if estimator != "hybrid" or n_samples < 2:
-        raise ValueError(
-            f"Received group_baseline={group_baseline} with advantage_estimator={estimator!r}, n_samples={n_samples} and "
-            f"branch_horizon={branch_horizon!r}, where it would do nothing: it belongs to the 'hybrid' estimator and to "
-            "groups of at least 2 members. Leave group_baseline at 'auto', or change the others."
+        raise _error(model, "group_baseline", text)
+    for name in ("group_baseline", "adapt_rollouts"):
+        if _is_number(getattr(model, name)) and (estimator != "hybrid" or n_samples < 2):
+            text = (
+                "it would do nothing, for it belongs to the 'hybrid' estimator and to groups of at least 2 members. Leave it"
+            )
+            raise _error(model, f"{name} advantage_estimator n_samples", f"{text} out, or change the others.")
+
+
+def _check_transform(model: Any) -> None:
+    transform = model.reward_transform
+    parts = transform if isinstance(transform, list | tuple) else [transform]
+    if (model.branch_horizon == "auto" or model.n_samples < 2) and any(
+        isinstance(one, str) and one == "group" for one in parts
+    ):
+        text = (
+            "'group' compares members that fork from one state, and single rollouts have none. Use a number for "
+            "branch_horizon and n_samples of at least 2, or another transform, 'normalize' for example."
         )
+        raise _error(model, "reward_transform n_samples branch_horizon", text)
 
 
-def _check_transform(reward_transform: Any, branch_horizon: Any) -> None:
-    wanted = reward_transform if isinstance(reward_transform, list | tuple) else [reward_transform]
-    if branch_horizon == "auto" and any(isinstance(one, str) and one == "group" for one in wanted):
-        raise ValueError(
-            f"Received reward_transform={reward_transform!r} with branch_horizon={branch_horizon!r}: 'group' compares members "
-            "that fork from one state, and single rollouts have none. Use a number for branch_horizon, or 'normalize'."
-        )
-
-
-def _check_selection(selection: Any, temperature: Any, n_samples: int, branch_horizon: Any, estimator: str) -> None:
-    known = get_args(ActionSelection)
-    if selection not in known:
-        raise ValueError(f"Received action_selection={selection!r}: it must be one of {', '.join(map(repr, known))}.")
+def _check_selection(model: Any) -> None:
+    selection, temperature = model.action_selection, model.selection_temperature
+    _check_word(model, "action_selection", ActionSelection)
     if not _is_number(temperature) or not 0 < temperature < np.inf:
-        raise ValueError(f"Received selection_temperature={temperature!r}: it must be a number greater than 0.")
+        raise _error(model, "selection_temperature", "it must be a number greater than 0.")
     if selection != "softmax" and temperature != 1:
-        raise ValueError(
-            f"Received selection_temperature={temperature} with action_selection={selection!r}, where it would do nothing. "
-            "Leave it at 1.0, or use action_selection='softmax'."
-        )
-    if selection == "on_policy":
-        return
-    if n_samples < 2 or branch_horizon != 1:
-        raise ValueError(
-            f"Received action_selection={selection!r} with n_samples={n_samples} and branch_horizon={branch_horizon!r}: it "
-            "chooses among the actions of one state, so there must be two or more (n_samples), and all members must be in "
+        text = "it would do nothing. Leave it at 1.0, or use action_selection='softmax'."
+        raise _error(model, "selection_temperature action_selection", text)
+    if selection != "on_policy" and (model.n_samples < 2 or model.branch_horizon != 1):
+        text = (
+            "it chooses among the actions of one state, so there must be two or more (n_samples), and all members must be in "
             "that state (branch_horizon=1); siblings that go on for longer are somewhere else."
         )
-    if estimator == "grpo":
-        raise ValueError(
-            f"Received action_selection={selection!r} with advantage_estimator='grpo', which has no critic to choose by. "
-            "Use action_selection='on_policy', or an estimator other than 'grpo'."
-        )
+        raise _error(model, "action_selection n_samples branch_horizon", text)
+    if selection != "on_policy" and model.advantage_estimator == "grpo":
+        text = "'grpo' has no critic to choose by. Use action_selection='on_policy', or an estimator other than 'grpo'."
+        raise _error(model, "action_selection advantage_estimator", text)
+
+
+def _error(model: Any, names: str, text: str) -> ValueError:
+    """An error that begins with the values of these arguments, separated by blanks; the first one is at fault."""
+    first, *others = (f"{name}={getattr(model, name)!r}" for name in names.split())
+    return ValueError(f"Received {first}{' with ' if others else ''}{', '.join(others)}: {text}")
+
+
+def _check_word(model: Any, name: str, words: Any) -> None:
+    if getattr(model, name) not in get_args(words):
+        raise _error(model, name, f"it must be one of {', '.join(map(repr, get_args(words)))}.")
 
 
 def _is_number(value: Any) -> bool:

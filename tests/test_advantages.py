@@ -152,13 +152,13 @@ def test_grpo_literal_one_step_segments() -> None:
 
 
 def test_grpo_literal_longer_segments() -> None:
-    # Two rewards that differ have z = -1 and 1, whatever their size. gamma = 0.5, epsilon = 0 for exact numbers.
+    # Two rewards that differ have z = -1 and 1, whatever their size. gamma = 0.5.
     # Fork of the whole group after step 1: step 2 stands alone, A_2 = z = (1, -1)
     # A_1 = z = (-1, 1); A_0 = z + 0.5 * A_1 = (-1 - 0.5, 1 + 0.5)
     rewards_TEN = one_env([3, 5], [0, 100], [2, 1])
     cut_TEN = one_env_mask([0, 0], [0, 1], [0, 0])
-    advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, 0.5, epsilon=0.0)
-    np.testing.assert_array_equal(advantages_TEN, one_env([-1.5, 1.5], [-1, 1], [1, -1]))
+    advantages_TEN = grpo_advantage(rewards_TEN, cut_TEN, 0.5)
+    np.testing.assert_allclose(advantages_TEN, one_env([-1.5, 1.5], [-1, 1], [1, -1]), rtol=1e-6)
 
 
 def test_grpo_literal_one_of_two_siblings_cut() -> None:
@@ -176,7 +176,7 @@ def test_grpo_of_equal_rewards_is_zero(reward: float) -> None:
     assert not grpo_advantage(rewards_TEN, np.zeros((2, 3, 7), dtype=bool), 0.9).any()
 
 
-def slow_grpo(group: Group, gamma: float, epsilon: float) -> npt.NDArray[np.float64]:
+def slow_grpo(group: Group, gamma: float) -> npt.NDArray[np.float64]:
     n_steps, n_envs, n_members = group.rewards_TEN.shape
     result = np.zeros(group.rewards_TEN.shape)
     for e in range(n_envs):
@@ -187,16 +187,16 @@ def slow_grpo(group: Group, gamma: float, epsilon: float) -> npt.NDArray[np.floa
                 mean = math.fsum(rewards) / n_members
                 std = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / n_members)
                 ends = group.cut_TEN[t, e, n] or (n == 0 and all(group.cut_TEN[t, e, 1:]))
-                following = (rewards[n] - mean) / (std + epsilon) + (0.0 if ends else gamma * following)
+                following = (rewards[n] - mean) / (std + 1e-8) + (0.0 if ends else gamma * following)
                 result[t, e, n] = following
     return result
 
 
 @quick
-@given(groups, fractions, st.sampled_from([1e-8, 0.1]))
-def test_grpo_equals_slow_loop(group: Group, gamma: float, epsilon: float) -> None:
-    result_TEN = grpo_advantage(group.rewards_TEN, group.cut_TEN, gamma, epsilon)
-    np.testing.assert_allclose(result_TEN, slow_grpo(group, gamma, epsilon), rtol=1e-8, atol=1e-8)
+@given(groups, fractions)
+def test_grpo_equals_slow_loop(group: Group, gamma: float) -> None:
+    result_TEN = grpo_advantage(group.rewards_TEN, group.cut_TEN, gamma)
+    np.testing.assert_allclose(result_TEN, slow_grpo(group, gamma), rtol=1e-8, atol=1e-8)
 
 
 # ---- group_baseline
@@ -296,17 +296,6 @@ def test_dtype_is_kept(dtype: type) -> None:
 
 
 # ---- errors
-
-
-def test_baseline_needs_two_members() -> None:
-    with pytest.raises(ValueError, match=r"\(4, 2, 1\).*N >= 2.*Use more samples"):
-        group_baseline(np.zeros((4, 2, 1)), "auto")
-
-
-@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan, "learned"])
-def test_baseline_rejects_beta(beta: Any) -> None:
-    with pytest.raises(ValueError, match=r'Received beta=.*"auto"'):
-        group_baseline(np.zeros((4, 2, 2)), beta)
 
 
 @pytest.mark.parametrize("position", range(5))

@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from sb3_hybrid_grpo import buffers
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline, grpo_advantage, paper_advantage
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
-from sb3_hybrid_grpo.transforms import resolve_transform
+from sb3_hybrid_grpo.transforms import Transform
 
 ACTIONS: list[spaces.Space[Any]] = [
     spaces.Box(-1, 1, (2,), dtype=np.float32),
@@ -133,7 +133,7 @@ def test_estimators_get_what_was_stored(shape: Any, seed: int, estimator: Advant
     buffer = rollout.buffer
     n_steps, n_envs, n_members = shape
     beta: Any = 0.5 if n_members > 1 else "auto"
-    rollout.estimate(estimator, beta, resolve_transform(transform, n_members))
+    rollout.estimate(estimator, beta, Transform(transform, n_members))
     rewards, values, next_values, ends, cuts, starts = (np.zeros(shape, dtype=np.float32) for _ in range(6))
     for t, e, m in np.ndindex(*shape):
         column = m * n_envs + e
@@ -168,19 +168,19 @@ def test_estimators_get_what_was_stored(shape: Any, seed: int, estimator: Advant
 
 def test_advantages_computed_again_have_the_changed_rewards_and_the_statistics_of_the_first_time() -> None:
     rollout = Rollout((6, 2, 3))
-    transform = resolve_transform("normalize", 3)
+    transform = Transform("normalize", 3)
     rollout.estimate("hybrid", "auto", transform)
-    first, statistics = rollout.buffer.advantages.copy(), repr(transform)
+    first, statistics = rollout.buffer.advantages.copy(), repr(transform.statistics)
     rollout.estimate("hybrid", "auto", transform)
     np.testing.assert_array_equal(rollout.buffer.advantages, first)
     rollout.buffer.rewards += 5.0
     rollout.estimate("hybrid", "auto", transform)
     assert (rollout.buffer.advantages != first).any()
-    assert repr(transform) == statistics
+    assert repr(transform.statistics) == statistics
     rollout.buffer.begin(6, 2, 3)  # the next rollout teaches it again
     rollout.buffer.pos = 6
     rollout.estimate("hybrid", "auto", transform)
-    assert repr(transform) != statistics
+    assert repr(transform.statistics) != statistics
 
 
 @pytest.mark.parametrize("after", [(4, 2, 3), (12, 2, 1)])
@@ -241,7 +241,7 @@ def test_sequences_begin_at_forks_with_the_memory_of_the_step_and_only_episodes_
         buffer.add(
             np.repeat(numbers[:, None], 3, axis=1), np.zeros((4, 2)), np.zeros(4), starts[t], *values, lstm_states=states
         )
-        buffer.add_forks(forks[t])
+        buffer.forks[t] = forks[t]
         buffer.add_ends(np.zeros(4, bool), starts[(t + 1) % n_steps], np.zeros(int(starts[(t + 1) % n_steps].sum())))
     buffer.compute_returns_and_advantage(th.zeros(4), np.zeros(4, bool))
     seen: list[int] = []

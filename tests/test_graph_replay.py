@@ -1,5 +1,6 @@
 """Recorded graphs: replayed they give the same numbers, and where that cannot be they are not used."""
 
+import contextlib
 import copy
 import functools
 import gc
@@ -18,7 +19,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_hybrid_grpo import graph_replay
-from sb3_hybrid_grpo.graph_replay import GraphReplay, can_be_replayed
+from sb3_hybrid_grpo.graph_replay import GraphReplay, graph_key
 
 VECTOR = spaces.Box(-np.inf, np.inf, (2,), dtype=np.float32)
 
@@ -124,6 +125,17 @@ def test_recording_says_nothing_and_changes_nothing_of_torch(at_once: None) -> N
         th.distributions.Normal(th.tensor([0.0]), th.tensor([-1.0]))
 
 
+@pytest.mark.parametrize("validates", [True, False])
+def test_whether_distributions_validate_stays_as_the_user_has_set_it(validates: bool, at_once: None) -> None:
+    th.distributions.Distribution.set_default_validate_args(validates)
+    try:
+        GraphReplay(lambda rows: (rows * 2,))(th.ones(2))
+        with pytest.raises(ValueError) if validates else contextlib.nullcontext():
+            th.distributions.Normal(th.tensor([0.0]), th.tensor([-1.0]))
+    finally:
+        th.distributions.Distribution.set_default_validate_args(True)
+
+
 def test_threads_record_one_after_the_other(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
     at_work: list[int] = []
     most: list[int] = []
@@ -206,8 +218,8 @@ class OwnTanh(th.nn.Tanh):
 
 
 def test_policies_of_sb3_can_be_replayed() -> None:
-    assert can_be_replayed(policy(), VECTOR)
-    assert can_be_replayed(policy(net_arch=[8], activation_fn=th.nn.ReLU, share_features_extractor=False), VECTOR)
+    assert graph_key(policy(), VECTOR)
+    assert graph_key(policy(net_arch=[8], activation_fn=th.nn.ReLU, share_features_extractor=False), VECTOR)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +233,7 @@ def test_policies_of_sb3_can_be_replayed() -> None:
     ids=["policy", "network", "random", "gSDE"],
 )
 def test_what_may_do_something_else_each_time_cannot(one: Any) -> None:
-    assert not can_be_replayed(one, VECTOR)
+    assert not graph_key(one, VECTOR)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +247,7 @@ def test_what_may_do_something_else_each_time_cannot(one: Any) -> None:
     ids=str,
 )
 def test_nor_can_observations_that_are_encoded_by_their_numbers(space: Any) -> None:
-    assert not can_be_replayed(policy(), space)
+    assert not graph_key(policy(), space)
 
 
 def _on(device: str) -> Any:
@@ -257,16 +269,16 @@ def _on(device: str) -> Any:
 def test_hooks_of_a_user_are_seen(add: Any) -> None:
     one = policy()
     handle = add(one)
-    assert not can_be_replayed(one, VECTOR)
+    assert not graph_key(one, VECTOR)
     handle.remove()
-    assert can_be_replayed(one, VECTOR)
+    assert graph_key(one, VECTOR)
 
 
 def test_other_devices_are_left_to_ppo() -> None:
-    assert not can_be_replayed(_on("meta"), VECTOR)
+    assert not graph_key(_on("meta"), VECTOR)
 
 
 def test_a_copy_of_a_policy_can_be_replayed_too() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert can_be_replayed(copy.deepcopy(policy()), VECTOR)
+        assert graph_key(copy.deepcopy(policy()), VECTOR)

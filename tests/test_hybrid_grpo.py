@@ -135,6 +135,38 @@ def test_shared_noise_is_removed_by_the_baseline() -> None:
     assert tables[-1]["train/group_variance_removed"] > 0.5 and tables[-1]["train/group_beta"] > 0.5
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"branch_horizon": 2},
+        {"n_samples": 2},
+        {"n_samples": 1},
+        {"group_baseline": 0.0},
+        {"reward_transform": "tanh"},
+        {"advantage_estimator": "grpo"},
+        {"branch_horizon": 1, "action_selection": "greedy"},
+    ],
+    ids=str,
+)
+def test_what_is_changed_between_two_trainings_counts(changes: dict[str, Any]) -> None:
+    """As with the attributes of PPO: from there on the model is one that was made with them."""
+
+    def model_of(**arguments: Any) -> HybridGRPO:
+        arguments = {"branch_horizon": 16, **arguments}
+        return HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2, seed=0), **SMALL, adapt_rollouts=False, **arguments)
+
+    changing, made_with = model_of(), model_of(**changes)
+    vars(changing).update(changes)
+    for model in (changing, made_with):
+        model.learn(256)
+    for ours, theirs in zip(changing.policy.parameters(), made_with.policy.parameters(), strict=True):
+        assert th.equal(ours, theirs)
+    before = [one.clone() for one in changing.policy.parameters()]
+    vars(changing).update(branch_horizon=16, **({"action_selection": "on_policy"} if "action_selection" in changes else {}))
+    changing.learn(256, reset_num_timesteps=False)
+    assert not all(map(th.equal, before, changing.policy.parameters()))
+
+
 def test_learn_needs_no_argument() -> None:
     class StopAtOnce(BaseCallback):
         def _on_step(self) -> bool:

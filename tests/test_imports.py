@@ -13,9 +13,8 @@ STANDARD = {"collections", "typing", "dataclasses", "functools", "math", "number
 # modules of pure mathematics: numpy, torch and the errors, nothing else
 PURE = {
     "errors": set(),
-    "advantages": {"numpy", "sb3_hybrid_grpo.errors"},
+    "advantages": {"numpy", "sb3_hybrid_grpo.errors", "sb3_hybrid_grpo.transforms"},
     "transforms": {"numpy", "sb3_hybrid_grpo.errors"},
-    "selection": {"numpy", "sb3_hybrid_grpo.errors"},
     "losses": {"torch", "sb3_hybrid_grpo.errors"},
     "gradient_variance": {"numpy", "sb3_hybrid_grpo.errors"},
     "auto_grouping": {"sb3_hybrid_grpo.gradient_variance"},

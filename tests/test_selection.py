@@ -13,8 +13,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecFrameStac
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.selection import select_actions
-from sb3_hybrid_grpo.value_selection import choose_by_value
+from sb3_hybrid_grpo.selection import choose_by_value, select_actions
 from tests.toy_envs import NoisyWalk, walk
 
 SMALL: dict[str, Any] = {"n_steps": 96, "batch_size": 24, "n_epochs": 1, "seed": 0, "branch_horizon": 1, "n_samples": 4}
@@ -24,10 +23,6 @@ NONE_E = np.empty(0)
 
 def test_greedy_takes_the_best_and_of_equal_ones_the_first() -> None:
     assert select_actions(SCORES_NE, "greedy", 1.0, NONE_E).tolist() == [1, 0]
-
-
-def test_on_policy_takes_the_first() -> None:
-    assert select_actions(SCORES_NE, "on_policy", 1.0, NONE_E).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])

@@ -22,8 +22,6 @@ from sb3_hybrid_grpo.transforms import (
     Normalize,
     Scale,
     Transform,
-    apply_transform,
-    resolve_transform,
 )
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -38,15 +36,13 @@ def rewards_of(*numbers: float, dtype: type = np.float32) -> Floats:
 
 
 def resolved(spec: Any, n_samples: int = 2, statistics: Any = None) -> Transform:
-    transform = resolve_transform(spec, n_samples, statistics)
-    assert transform is not None
-    return transform
+    return Transform(spec, n_samples, statistics)
 
 
-def applied(transform: Transform | None, rewards_TEN: Floats, starts_TEN: Bools | None = None, learn: bool = True) -> Floats:
+def applied(transform: Transform, rewards_TEN: Floats, starts_TEN: Bools | None = None, learn: bool = True) -> Floats:
     """As the rewards of a rollout; without starts, one in the middle of an episode."""
     starts_TEN = np.zeros(rewards_TEN.shape, bool) if starts_TEN is None else starts_TEN
-    return apply_transform(transform, rewards_TEN, starts_TEN, GAMMA, learn)
+    return transform(rewards_TEN, starts_TEN, GAMMA, learn)
 
 
 def scale_of(transform: Transform) -> Scale:
@@ -67,9 +63,8 @@ class Countdown:
 
 
 def test_none_is_raw_rewards() -> None:
-    assert resolve_transform(None, 2) is None
     rewards_TEN = rewards_of(1.0, -3.0, math.nan)
-    np.testing.assert_array_equal(applied(None, rewards_TEN), rewards_TEN)
+    np.testing.assert_array_equal(applied(resolved(None), rewards_TEN), rewards_TEN)
 
 
 def test_tanh_literal() -> None:
@@ -392,7 +387,7 @@ def test_stored_rewards_stay_raw_when_the_function_works_in_place() -> None:
 @pytest.mark.parametrize("spec", ["tahn", "", 3, ["tahn"], ["tanh", None], ["tanh", ["clip"]], {"tanh": 1}])
 def test_unknown_transform_is_named_along_with_what_exists(spec: Any) -> None:
     with pytest.raises(ValueError) as error:
-        resolve_transform(spec, 2)
+        Transform(spec, 2)
     assert f"reward_transform={spec!r}" in str(error.value)
     assert "None" in str(error.value) and "'tanh'" in str(error.value) and "'group'" in str(error.value)
     if isinstance(spec, list):
@@ -402,19 +397,12 @@ def test_unknown_transform_is_named_along_with_what_exists(spec: Any) -> None:
 @pytest.mark.parametrize("spec", [[], ()])
 def test_an_empty_list_is_no_transform(spec: Any) -> None:
     with pytest.raises(ValueError, match=r"has no transform in it\. Use None"):
-        resolve_transform(spec, 2)
-
-
-@pytest.mark.parametrize("spec", ["group", ["tanh", "group"]])
-def test_group_needs_a_group(spec: Any) -> None:
-    with pytest.raises(ValueError, match=r"with n_samples=1: 'group' compares.*n_samples of at least 2"):
-        resolve_transform(spec, 1)
-    assert resolved(spec, n_samples=2).names[-1] == "group"
+        Transform(spec, 2)
 
 
 def test_changed_shape_is_found_before_training() -> None:
     with pytest.raises(ValueError, match=r"<lambda> turned shape \(2, 1, 2\) into \(2, 1\).*one number per reward"):
-        resolve_transform(lambda rewards_TEN: rewards_TEN.mean(axis=2), 2)
+        Transform(lambda rewards_TEN: rewards_TEN.mean(axis=2), 2)
 
 
 def test_changed_shape_is_found_in_training() -> None:
@@ -428,7 +416,7 @@ def test_changed_shape_is_found_in_training() -> None:
 
 def test_nan_is_found_before_training() -> None:
     with pytest.raises(ValueError, match=r"NaN or infinity for 4 of 4 rewards"):
-        resolve_transform(lambda rewards_TEN: np.sqrt(-rewards_TEN), 2)
+        Transform(lambda rewards_TEN: np.sqrt(-rewards_TEN), 2)
 
 
 @pytest.mark.filterwarnings("error")
@@ -452,9 +440,3 @@ def test_the_part_that_failed_is_named() -> None:
 def test_nan_that_was_there_before_is_not_the_functions_fault() -> None:
     result_TEN = applied(resolved(np.sqrt), rewards_of(9.0, math.nan))
     np.testing.assert_array_equal(result_TEN, rewards_of(3.0, math.nan))
-
-
-def test_shapes_other_than_three_equal_axes_are_refused() -> None:
-    for shape in ((2, 1, 2), (2, 2)):
-        with pytest.raises(ValueError, match=r"and starts of shape \(2, 2\): both must have the same shape \(T steps"):
-            applied(resolved("scale"), np.ones(shape), np.ones((2, 2), bool))

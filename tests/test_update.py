@@ -59,7 +59,7 @@ def batches_recorded(model: Any) -> set[int]:
 
 
 def acts_by_replay(model: Any) -> bool:
-    return model._sampling is not None and bool(model._sampling._replay._recordings)
+    return model._sampling is not None and bool(model._sampling._recordings)
 
 
 def everything(model: Any) -> list[np.ndarray]:

@@ -54,6 +54,7 @@ def check(changes: dict[str, Any]) -> None:
         {"group_baseline": np.float64(0.5)},
         {"group_baseline": np.float32(0.5)},
         {"group_baseline": 1},
+        {"n_samples": 1, "adapt_rollouts": False},
     ],
     ids=str,
 )
@@ -89,6 +90,8 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"branching_check": "no"}, "must be True or False"),
         ({"adapt_rollouts": 0}, "Leave it at True"),
         ({"adapt_rollouts": 1.5}, "Leave it at True"),
+        ({"adapt_rollouts": 64, "n_samples": 1}, "would do nothing"),
+        ({"adapt_rollouts": 64, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
         ({"group_baseline": 0.5, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
     ],
     ids=str,
@@ -298,6 +301,19 @@ def test_a_buffer_without_a_place_for_members_is_refused() -> None:
 
 
 @pytest.mark.parametrize("transform", ["group", ["tanh", "group"]])
-def test_rewards_of_a_group_need_a_group(transform: Any) -> None:
+@pytest.mark.parametrize("shape", [{}, {"n_samples": 1, "branch_horizon": 8}], ids=str)
+def test_rewards_of_a_group_need_a_group(transform: Any, shape: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="single rollouts have none"):
-        HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16, reward_transform=transform)
+        HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16, reward_transform=transform, **shape)
+
+
+def test_a_mistyped_argument_is_refused_in_the_name_of_the_class() -> None:
+    with pytest.raises(TypeError, match=r"HybridGRPO has no argument branch_horizn\."):
+        HybridGRPO("MlpPolicy", walk(), branch_horizn=3)
+
+
+def test_what_is_changed_between_two_trainings_is_checked_again() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16).learn(64)
+    model.branch_horizon = "epsiode"  # type: ignore[assignment]
+    with pytest.raises(ValueError, match="Received branch_horizon='epsiode'"):
+        model.learn(64)

@@ -168,6 +168,15 @@ def test_is_logged_for_policies_of_every_kind(algorithm: Any, options: dict[str,
     assert model.auto_grouping.ratio is not None and 0 < model.auto_grouping.ratio < 10
 
 
+def test_is_logged_of_rollouts_that_measured_it_alone() -> None:
+    model = grouped(HybridGRPO, n_steps=64, batch_size=16).learn(64)
+    assert "train/gradient_variance_ratio" in model.logger.name_to_value
+    model._learn_grouping(n_members=1)  # a single rollout
+    model.logger.name_to_value.clear()
+    model.train()
+    assert "train/gradient_variance_ratio" not in model.logger.name_to_value
+
+
 class MaskedWalk(NoisyWalk):
     """A walk with three actions, of which the first is never valid."""
 

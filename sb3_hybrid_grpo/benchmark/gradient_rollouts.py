@@ -16,7 +16,7 @@ from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridRollou
 from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.errors import BranchingError
-from sb3_hybrid_grpo.transforms import resolve_transform
+from sb3_hybrid_grpo.transforms import Transform
 
 GAMMA, LONGEST_START = 0.98, 1000
 ACTOR = ("mlp_extractor.policy_net", "action_net", "log_std")
@@ -161,7 +161,7 @@ def estimate(
     rollout, shape (N * E,), where ``dones`` do not go on.
     """
     n_samples, buffer.baseline = buffer.n_samples, Baseline(np.nan, np.nan)
-    transform = resolve_transform(estimator.transform, n_samples)
+    transform = Transform(estimator.transform, n_samples)
     buffer.estimation = Estimation(estimator.kind, estimator.beta, transform)
     if estimator.own_trace:  # nothing of the group is known
         buffer.n_samples = 1
