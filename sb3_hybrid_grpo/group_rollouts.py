@@ -161,6 +161,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         self.num_executed_steps = 0 if reset_num_timesteps else self.num_executed_steps
+        self._first_timestep = self.num_timesteps
         try:
             self._the_groups().start(env_is_reset, self.branching_check)
         except BranchingError as error:
@@ -251,7 +252,11 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _steps_to_execute(self, n_steps: int, n_envs: int, n_members: int) -> int:
         """Steps of each member in the next rollout."""
         longest = validation.executed_steps(n_steps, n_members)
-        if n_members == 1 or self.adapt_rollouts is False:
+        if n_members == 1:  # groups may have left a part of an update of PPO's
+            done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
+            is_short = done and (n_steps - done) * n_envs < self.batch_size
+            return (2 if is_short else 1) * n_steps - done
+        if self.adapt_rollouts is False:
             return longest
         bound = SHORTEST if self.adapt_rollouts is True else self.adapt_rollouts
         two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))

@@ -181,6 +181,24 @@ def test_a_rollout_has_at_least_two_minibatches() -> None:
     assert min(length for _, length in rollouts) == 128  # of 2 envs with 4 members each
 
 
+class EndGroups(Lengths):
+    """Lets rollouts be single after the second."""
+
+    def _on_rollout_end(self) -> None:
+        super()._on_rollout_end()
+        if len(self.rollouts) == 2:
+            auto: AutoGrouping = self.model.auto_grouping  # type: ignore[attr-defined]
+            auto.grouped, auto.next_probe = False, 100
+
+
+@pytest.mark.parametrize(("adapt", "first"), [(128, 512), (248, 1056)])  # 32 samples would be less than a minibatch
+def test_single_rollouts_after_shorter_groups_end_where_ppo_s_do(adapt: int, first: int) -> None:
+    seen, envs = EndGroups(), make_vec_env(lambda: Path("in step"), n_envs=1)
+    model = HybridGRPO("MlpPolicy", envs, n_steps=1024, n_epochs=1, seed=0, adapt_rollouts=adapt).learn(4096, callback=seen)
+    assert seen.rollouts[:3] == [(4, 256), (4, adapt), (1, first)]
+    assert set(seen.rollouts[3:]) == {(1, 1024)} and model.num_timesteps == 4096
+
+
 @pytest.mark.parametrize("adapt", [0, -3, 1.5, "long"])
 def test_other_lengths_are_refused(adapt: Any) -> None:
     with pytest.raises(ValueError, match=r"Received adapt_rollouts=.*True, False, or the least number of executed steps"):
