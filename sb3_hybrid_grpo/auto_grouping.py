@@ -12,7 +12,7 @@ FIRST_PROBE = 4
 MEMORY = 0.9
 ENOUGH_UNITS = 32  # of few, ρ is anything
 ROUNDED_TO = 8
-SHORTEST = 128
+SHORTEST = 256
 """Executed steps that a grouped rollout has at least, unless ``n_steps`` asks for fewer."""
 
 

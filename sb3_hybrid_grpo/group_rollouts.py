@@ -48,7 +48,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
     :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, and at least
-        128 executed steps; a number is another least length
+        256 executed steps; a number is another least length
     :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
         trains; a sibling that is watched takes a few steps that are not counted
     :param kwargs: As ``args``

@@ -159,15 +159,15 @@ def test_noise_in_steps_is_grouped_from_the_beginning() -> None:
 
 
 def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_with_that(tmp_path: Any) -> None:
-    model, rollouts = trained("in step", rollouts=2, n_steps=1024, branch_horizon=64)
+    model, rollouts = trained("in step", rollouts=2, n_steps=2048, branch_horizon=64)
     lengths = [length for _, length in rollouts]
-    assert lengths[0] == 256 and lengths[-1] == 128
+    assert lengths[0] == 512 and lengths[-1] == 256
     assert len(lengths) > 2  # more updates for as many steps of the simulator
     model.save(tmp_path / "model")
     loaded = HybridGRPO.load(tmp_path / "model", env=model.get_env())
     seen = Lengths()
     loaded.learn(1024, callback=seen, reset_num_timesteps=False)
-    assert seen.rollouts[0] == (4, 128)
+    assert seen.rollouts[0] == (4, 256)
 
 
 @pytest.mark.parametrize(("adapt", "shortest"), [(False, 256), (32, 32), (200, 200)])
