@@ -57,7 +57,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     """
 
     _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
-    _sampling: GraphReplay | None = None
+    _sampling: Any = None
     _steps_said = False
     batch_size: Any
     policy: Any
