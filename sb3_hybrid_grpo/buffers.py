@@ -151,12 +151,13 @@ class _MemoryStorage(HybridRolloutBuffer):
         :param batch_size: Samples in a minibatch (None: all of them)
         :return: Minibatches of sequences
         """
-        self._forks = self.swap_and_flatten(self.forks)  # type: ignore[attr-defined]
-        yield from super(HybridRolloutBuffer, self).get(batch_size)  # type: ignore[misc]
+        self._forks = self.swap_and_flatten(self.forks)
+        yield from super(HybridRolloutBuffer, self).get(batch_size)
 
-    def _get_samples(self, batch_inds: np.ndarray, env_change: np.ndarray, env: Any = None) -> Any:
+    def _get_samples(self, batch_inds: np.ndarray, env_change: np.ndarray, env: Any = None) -> Any:  # type: ignore[override]
         """A fork begins a sequence, but not an episode, before which the policy would clear the memory."""
-        samples = super()._get_samples(batch_inds, env_change, env)  # type: ignore[misc]
+        theirs: Any = super()
+        samples = theirs._get_samples(batch_inds, env_change, env)
         episode_starts = self.episode_starts[batch_inds] * (1 - self._forks[batch_inds])
         return samples._replace(episode_starts=self.pad_and_flatten(episode_starts))  # type: ignore[attr-defined]
 
@@ -173,7 +174,7 @@ class MaskableHybridDictRolloutBuffer(HybridRolloutBuffer, MaskableDictRolloutBu
     __doc__ = HybridRolloutBuffer.__doc__
 
 
-class RecurrentHybridRolloutBuffer(_MemoryStorage, RecurrentRolloutBuffer):  # type: ignore[misc]
+class RecurrentHybridRolloutBuffer(_MemoryStorage, RecurrentRolloutBuffer):
     __doc__ = HybridRolloutBuffer.__doc__
 
 

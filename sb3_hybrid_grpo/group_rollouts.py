@@ -34,7 +34,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     """
     Adds groups to PPO, MaskablePPO or RecurrentPPO, before which it is mixed in.
 
-    :param args: The arguments of that algorithm, in its order
+    :param args, kwargs: The arguments of that algorithm, in its order or by name
     :param n_samples: N, the number of members of a group. 1: that algorithm, to the last parameter
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
         "episode", at the latter only; "auto", grouped rollouts with K = 64 while groups pay, and single ones while they do not
@@ -47,17 +47,15 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
-    :param adapt_rollouts: Whether grouped rollouts are as short as the measured variance of the gradient allows, and at least
-        256 executed steps; a number is another least length
+    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: their least length (True: 256)
     :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
         trains; a sibling that is watched takes a few steps that are not counted
-    :param kwargs: As ``args``
     :raises ValueError: if an argument is not one of these
     :raises BranchingError: if the env cannot be branched
     """
 
     _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
-    _sampling: GraphReplay | None = None
+    _sampling: Any = None
     _steps_said = False
     batch_size: Any
     policy: Any
@@ -296,15 +294,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
                 values = np.concatenate([self._values_reached(rows[batch], columns[batch]) for batch in batches])
         buffer.add_ends(step.terminated_NE.reshape(-1), step.cut_NE.reshape(-1), values)
 
-    def _values_reached(self, rows: list[Any], columns: np.ndarray) -> np.ndarray:
+    def _values_reached(self, rows: list[Any], columns: np.ndarray) -> Any:
         """V of observations that members reached, which have these columns of the buffer."""
-        values: np.ndarray = self.policy.predict_values(tensor_of(rows, self.device)).cpu().numpy().flatten()
-        return values
+        return self.policy.predict_values(tensor_of(rows, self.device)).cpu().numpy().flatten()
 
-    def _last_values(self, obs: Any, groups: Groups, n_members: int) -> th.Tensor:
+    def _last_values(self, obs: Any, groups: Groups, n_members: int) -> Any:
         """V of the states that members act on next."""
-        values: th.Tensor = self.policy.predict_values(obs)
-        return values
+        return self.policy.predict_values(obs)
 
     def _learn_grouping(self, n_members: int) -> None:
         """Measure the gradient of the rollout that is over, and decide about the next ones."""

@@ -75,18 +75,14 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
         buffer.forks[buffer.pos - 1] = buffer.episode_starts[buffer.pos - 1] * (1 - self._starts)
         super()._store_ends(buffer, step)
 
-    def _values_reached(self, rows: list[Any], columns: np.ndarray) -> np.ndarray:
-        hidden, cell = (state[:, columns].contiguous() for state in self._last_lstm_states.vf)
+    def _values_reached(self, rows: list[Any], columns: np.ndarray) -> Any:
+        memory = tuple(state[:, columns].contiguous() for state in self._last_lstm_states.vf)
         no_start = th.zeros(len(columns), device=self.device)
-        values: np.ndarray = (
-            self.policy.predict_values(tensor_of(rows, self.device), (hidden, cell), no_start).cpu().numpy().flatten()
-        )
-        return values
+        return self.policy.predict_values(tensor_of(rows, self.device), memory, no_start).cpu().numpy().flatten()
 
-    def _last_values(self, obs: Any, groups: Groups, n_members: int) -> th.Tensor:
+    def _last_values(self, obs: Any, groups: Groups, n_members: int) -> Any:
         memory, starts = self._memory(groups, n_members)
-        values: th.Tensor = self.policy.predict_values(obs, memory.vf, th.as_tensor(starts, device=self.device))
-        return values
+        return self.policy.predict_values(obs, memory.vf, th.as_tensor(starts, device=self.device))
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:
         """Each row is a sequence of one step, with the memory that it began with."""
