@@ -47,7 +47,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
-    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: the least length (True: 128)
+    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: least length, 128 if True
     :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
         trains; a sibling that is watched takes a few steps that are not counted
     :raises ValueError: if an argument is not one of these
