@@ -95,8 +95,8 @@ class AutoGrouping:
 
     def length(self, longest: int, shortest: int) -> int:
         """
-        Choose how long the next grouped rollout is. ρ times the longest would give a gradient as good as a single rollout's, the
-        longest as many updates. Their geometric mean spends one half of what is saved on more updates, the other on better ones.
+        Choose how long the next grouped rollout is. ρ times the longest would have a gradient as good as that of a single
+        rollout, the longest as many updates as PPO. The geometric mean of both has more updates and better gradients.
 
         :param longest: Executed steps of a rollout with as many samples as a single one
         :param shortest: The least
