@@ -12,7 +12,7 @@ FIRST_PROBE = 4
 MEMORY = 0.9
 ENOUGH_UNITS = 32  # of few, ρ is anything
 ROUNDED_TO = 8
-SHORTEST = 128
+SHORTEST = 256
 """Executed steps that a grouped rollout has at least, unless ``n_steps`` asks for fewer."""
 
 
@@ -95,15 +95,14 @@ class AutoGrouping:
 
     def length(self, longest: int, shortest: int) -> int:
         """
-        Choose how long the next grouped rollout is. ρ times the longest would have a gradient as good as that of a single
-        rollout, the longest as many updates as PPO. The geometric mean of both has more updates and better gradients.
+        Choose how long the next grouped rollout is: as long as it takes for a gradient as good as that of a single rollout.
 
         :param longest: Executed steps of a rollout with as many samples as a single one
         :param shortest: The least
-        :return: √ρ times the longest, at least the shortest
+        :return: ρ times the longest, at least the shortest
         """
         ratio = self.ratio
         if ratio is None:
             return longest
-        wanted = math.ceil(math.sqrt(min(1.0, ratio)) * longest / ROUNDED_TO) * ROUNDED_TO
+        wanted = math.ceil(min(1.0, ratio) * longest / ROUNDED_TO) * ROUNDED_TO
         return min(max(wanted, shortest), longest)
