@@ -6,7 +6,7 @@ that are missing to ``rollout_lengths.csv``, one after another, and prints the t
 
     OMP_NUM_THREADS=1 python benchmarks/rollout_lengths.py --seeds 10
 
-The rows that are committed were made when the variances of each rollout were divided by its scale, which made ρ too large.
+The rows "128, square root" were made with lengths of √ρ times the longest, and at least 128.
 """
 
 import argparse
@@ -28,11 +28,16 @@ from sb3_hybrid_grpo import HybridGRPO, __version__
 VARIANTS: dict[str, dict[str, Any] | None] = {
     "PPO": None,
     "off": {"adapt_rollouts": False},
+    "256": {"adapt_rollouts": 256},
+    "200": {"adapt_rollouts": 200},
     "128": {"adapt_rollouts": 128},
-    "64": {"adapt_rollouts": 64},
-    "32": {"adapt_rollouts": 32},
 }
-ENVS = ("hybrid_grpo/Inventory-v0", "hybrid_grpo/Queue-v0", "hybrid_grpo/GustyCartPoleSwingUp-v0", "CartPole-v1")
+ENVS = (
+    "hybrid_grpo/Inventory-v0",
+    "hybrid_grpo/Queue-v0",
+    "hybrid_grpo/GustyCartPoleSwingUp-v0",
+    "hybrid_grpo/GustyHalfCheetah-v0",
+)
 
 
 class Evaluations(BaseCallback):
