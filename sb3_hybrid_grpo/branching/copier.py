@@ -82,21 +82,6 @@ class Copier:
         return made
 
 
-class Survey:
-    """Looks for an env's generators of random numbers and MjModels, by copying it."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        self.env = env
-        self._reuse: dict[int, tuple[Any, Any]] = {}
-
-    def __call__(self) -> tuple[list[Any], list[Any]]:
-        copier = Copier(self._reuse)
-        copier(self.env)
-        self._reuse = copier.natives
-        natives = copier.natives.values()
-        return [one for one, _ in natives if isinstance(one, native.GENERATORS)], [one for one, made in natives if one is made]
-
-
 def _copy_seed_sequence(c: Copier, obj: Any) -> Any:
     """What generators are seeded with."""
     return copy.deepcopy(obj)

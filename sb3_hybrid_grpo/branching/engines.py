@@ -297,7 +297,8 @@ def _restore_hook(env: Any, state: Any) -> None:
     its_state, generator, numbers = state
     env.restore_state(its_state)
     generator.bit_generator.state = numbers
-    innermost(env)._np_random = generator
+    if innermost(env).np_random is not generator:
+        innermost(env).np_random = generator
 
 
 _OUTSIDE = "share it: what a sibling does with it cannot be taken back"

@@ -150,11 +150,6 @@ def surroundings(parts: list[Any]) -> Surroundings:
     return Surroundings([*kinds, *code], own, copied, tuple(generators.values())[:8], tuple(spaces.values()), refused)
 
 
-def changed(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    """The names of digests that are in both, and differ."""
-    return [name for name in after if name in before and before[name] != after[name]]
-
-
 def digest(value: Any) -> bytes | None:
     """A digest of an object's contents; None where it is too large or cannot be read."""
     file = _Digest(_LARGEST)

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_hybrid_grpo.branching.exactness import first_difference
 from sb3_hybrid_grpo.branching.vec_calls import Fanout, Then, forget_step, send_step, step_env
 from sb3_hybrid_grpo.branching.vec_wrappers import (
     Observations,
@@ -15,6 +16,7 @@ from sb3_hybrid_grpo.branching.vec_wrappers import (
     check_numbers,
     each,
     is_truncated,
+    row_of,
     stages_of,
 )
 from sb3_hybrid_grpo.errors import BranchingError
@@ -307,24 +309,15 @@ class Candidates(Groups):
 
     def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
         """Refuse to go on where the executed action did not lead to what its branch led to."""
-        executed: Any = each(lambda rows: rows.copy(), zero.new_obs)
-        for e in np.flatnonzero(zero.dones):  # those show the next episode already
-            last = zero.infos[e]["terminal_observation"]
-            for key in executed if isinstance(executed, dict) else [None]:
-                (executed if key is None else executed[key])[e] = last if key is None else last[key]
-        for key in executed if isinstance(executed, dict) else [None]:
-            ours, theirs = (executed, branch) if key is None else (executed[key], branch[key])
-            self._refuse("observation" if key is None else f"observation {key!r}", ours, theirs)
-        self._refuse("reward", np.asarray(zero.rewards, np.float32), rewards_E.astype(np.float32))
-
-    def _refuse(self, what: str, executed: np.ndarray, branch: np.ndarray) -> None:
-        same = executed == branch
-        if np.issubdtype(executed.dtype, np.floating):
-            same |= np.isnan(executed) & np.isnan(branch)
-        if not same.all():
-            index = int(np.argwhere(~same)[0][0])
-            raise BranchingError(
-                f"Env {index} is not branched exactly: at step {self._n_steps} of the training the chosen action led to the "
-                f"{what} {executed[index]}, but to {branch[index]} in its branch. The env keeps state where a copy does "
-                "not have its own; give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
-            )
+        for e, done in enumerate(zero.dones):
+            theirs = row_of(branch, e)
+            executed = zero.infos[e]["terminal_observation"] if done else row_of(zero.new_obs, e)
+            executed = each(lambda one, other: np.asarray(one, other.dtype, order="C"), executed, theirs)
+            found = first_difference("observation", executed, theirs)
+            found = found or first_difference("reward", float(np.float32(zero.rewards[e])), float(np.float32(rewards_E[e])))
+            if found is not None:
+                raise BranchingError(
+                    f"Env {e} is not branched exactly: at step {self._n_steps} of the training the chosen action did not lead "
+                    f"where it led in its branch ({found}). The env keeps state where a copy does not have its own; give it the two "
+                    "methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
+                )

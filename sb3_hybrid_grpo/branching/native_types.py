@@ -166,8 +166,7 @@ def copy_mujoco_data(c: Any, obj: Any) -> Any:
 
 
 def copy_mujoco_model(c: Any, obj: Any) -> Any:
-    """MjModel: shared, unless the check has shown that the env changes its own."""
-    c.natives[id(obj)] = (obj, obj)
+    """MjModel: shared, until the check sees siblings differ, which may be because the env changes it."""
     return copy.copy(obj) if c.own_models else obj
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen
+from sb3_hybrid_grpo.branching.exactness import RandomActions
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
 from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder
 from sb3_hybrid_grpo.errors import BranchingError
@@ -135,9 +135,9 @@ def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
             sibling = branching.sibling_maker(sibling)
             if sibling.kind == "forked":  # a process is there when it has answered
                 sibling.get_wrapper_attr("get_wrapper_attr")("action_space")
-            fork, plan = time.perf_counter() - began, actions.draw(2 * STEPS)
-            sibling_step, _ = _timed(sibling, plan[:STEPS])
-            step, ended = _timed(branching.env, plan[STEPS:])
+            fork = time.perf_counter() - began
+            sibling_step, _ = _timed(sibling, actions)
+            step, ended = _timed(branching.env, actions)
             rounds.append((step, fork, sibling_step))
             if ended:
                 branching.reset()
@@ -146,10 +146,12 @@ def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
     return rounds
 
 
-def _timed(env: Any, plan: list[Any]) -> tuple[float, bool]:
+def _timed(env: Any, actions: RandomActions) -> tuple[float, bool]:
     """Seconds of a step, and whether the episode ended."""
-    start, n_steps, ended = time.perf_counter(), 0, False
-    while n_steps < len(plan) and not ended:
-        _, _, terminated, truncated, _ = env.step(chosen(env, plan[n_steps]))
+    seconds, n_steps, ended = 0.0, 0, False
+    while n_steps < STEPS and not ended:
+        action, start = actions(env), time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        seconds += time.perf_counter() - start
         n_steps, ended = n_steps + 1, bool(terminated or truncated)
-    return (time.perf_counter() - start) / n_steps, ended
+    return seconds / n_steps, ended

@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import time
 import types
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -11,7 +10,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, RefusedError, module_of
-from sb3_hybrid_grpo.branching.exactness import RandomActions, chosen, examine
+from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of, lazy_holders
@@ -112,7 +111,8 @@ class SiblingMaker:
             copier.originals += layers_of(env)
         self.around = surroundings(copier.originals)
         self._take_streams([one.name for one in self.around.generators], own)
-        self.noisy = bool(copier.swapped)
+        self.noisy, self._saves_itself = True, bool(copier.swapped)
+        """Whether steps draw random numbers; what was not checked, or saves itself, may do so."""
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -152,23 +152,10 @@ class SiblingMaker:
         return ForkedEnv(self.env, previous, self.streams)
 
     def why_forks(self) -> str:
-        """What forks cost, measured with one that takes two steps, and why copies cannot be used."""
-        costs = "takes milliseconds"
-        (action,) = RandomActions(self.env).draw(1)
-        start = time.perf_counter()
-        sibling = ForkedEnv(self.env, None, self.streams)
-        with contextlib.suppress(Exception):  # the env's own, which the training will show as it is
-            _, _, terminated, truncated, _ = sibling.step(chosen(sibling, action))
-            first = time.perf_counter() - start
-            if terminated or truncated:
-                sibling.reset()
-            start = time.perf_counter()
-            sibling.step(chosen(sibling, action))
-            more = time.perf_counter() - start
-            costs = f"takes {1e6 * first:.0f} µs with a first step, and {1e6 * more:.0f} µs for every step more"
+        """Why copies cannot be used, and what forks cost."""
         return (
-            f"Each sibling of {self.env} is a process, forked from the env's. That {costs}. What is faster cannot be used: "
-            f"{'; '.join(self.reasons)}."
+            f"Each sibling of {self.env} is a process, forked from the env's, which takes milliseconds (check_branching(env) "
+            f"measures how many). What is faster cannot be used: {'; '.join(self.reasons)}."
         )
 
     def check(self, shared: dict[str, Any]) -> None:
@@ -183,7 +170,7 @@ class SiblingMaker:
                 _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
             elif found.draws:
                 self._take_streams(found.draws)
-            elif found.changes_model and not self.own_models:
+            elif found.difference is not None and not self.own_models and not self.forks:
                 self.own_models = True
             elif found.difference is not None and not self.forks:
                 self.take_forks(found.difference)
@@ -191,7 +178,8 @@ class SiblingMaker:
                 break
         else:
             return
-        self.noisy, self.watchable = self.noisy or found.noisy, found.reproducible and not found.shared
+        self.noisy = found.noisy or self._saves_itself
+        self.watchable = found.reproducible and not found.shared
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
             raise self.not_exact(found.difference or f"{self.around.refused}")
         if found.error is not None:

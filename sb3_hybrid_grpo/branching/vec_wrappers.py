@@ -43,43 +43,56 @@ class Rows(NamedTuple):
 
 
 class Stage:
-    """One VecEnv wrapper as siblings see it. By itself it changes nothing: recorders and checks."""
+    """
+    A VecEnv wrapper as siblings see it: its own ``step_wait``, called with their rows, in a shallow copy of it that is thrown
+    away, so that the wrapper itself never sees them.
+    """
 
     def __init__(self, wrapper: Any, n_siblings: int) -> None:
         self.wrapper, self.n_siblings = wrapper, n_siblings
+        self.own: dict[str, Any] = {}
+        """Attributes of the copy that siblings have of their own."""
 
     def fork(self, forks: np.ndarray) -> None:
         """Give these siblings, ``(M, E)``, the state of member 0."""
 
     def step(self, rows: Rows) -> Rows:
         """Transform what siblings saw. The infos are changed in place."""
-        return rows
+        # no row ends an episode here: a VecEnv would show the next one's first observation in it
+        seen = self._step_wait(rows._replace(dones=np.zeros_like(rows.dones)))
+        return rows.showing(seen.observations)._replace(rewards=seen.rewards)
 
     def preview(self, rows: Rows) -> Rows:
         """What :meth:`step` would return now; nothing is kept."""
-        return self.step(rows)
+        before = copy.deepcopy(self.own)
+        seen, self.own = self.step(rows), before
+        return seen
+
+    def _step_wait(self, rows: Rows) -> Rows:
+        wrapper = object.__new__(type(self.wrapper))
+        wrapper.__dict__.update(vars(self.wrapper) | self.own | {"venv": _StepDone(self.wrapper.venv, rows)})
+        return Rows(*wrapper.step_wait())
+
+
+class _StepDone:
+    """A VecEnv whose step has been taken."""
+
+    def __init__(self, venv: VecEnv, rows: Rows) -> None:
+        self._venv, self._rows = venv, rows
+
+    def step_wait(self) -> Rows:
+        return self._rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._venv, name)
 
 
 class Normalize(Stage):
     """VecNormalize, with the statistics in force now."""
 
-    def step(self, rows: Rows) -> Rows:
-        observations = self.wrapper.normalize_obs(rows.observations)
-        return rows.showing(observations)._replace(rewards=self.wrapper.normalize_reward(rows.rewards))
-
-
-class Transpose(Stage):
-    """VecTransposeImage."""
-
-    def step(self, rows: Rows) -> Rows:
-        return rows.showing(self.wrapper.transpose_observations(rows.observations))
-
-
-class ExtractKey(Stage):
-    """VecExtractDictObs."""
-
-    def step(self, rows: Rows) -> Rows:
-        return rows.showing(rows.observations[self.wrapper.key])
+    def __init__(self, wrapper: VecNormalize, n_siblings: int) -> None:
+        super().__init__(wrapper, n_siblings)
+        self.own = {"training": False, "returns": np.zeros(n_siblings * wrapper.num_envs)}
 
 
 class FrameStack(Stage):
@@ -87,81 +100,46 @@ class FrameStack(Stage):
 
     def __init__(self, wrapper: VecFrameStack, n_siblings: int) -> None:
         super().__init__(wrapper, n_siblings)
-        self.stacks = {key: copy.copy(stack) for key, stack in self._of_member_0().items()}
-        for stack in self.stacks.values():
+        self.own = {"stacked_obs": copy.deepcopy(wrapper.stacked_obs)}
+        for stack in _stacks(self.own["stacked_obs"]):
             stack.stacked_obs = np.concatenate([stack.stacked_obs] * n_siblings)
-
-    def _of_member_0(self) -> dict[str | None, StackedObservations[Any]]:
-        stacked = self.wrapper.stacked_obs
-        subs: dict[str | None, StackedObservations[Any]] | None = getattr(stacked, "sub_stacked_observations", None)
-        return subs or {None: stacked}
 
     def fork(self, forks: np.ndarray) -> None:
         _, envs = np.nonzero(forks)
-        for key, stack in self._of_member_0().items():
-            self.stacks[key].stacked_obs[forks.reshape(-1)] = stack.stacked_obs[envs]
+        for mine, theirs in zip(_stacks(self.own["stacked_obs"]), _stacks(self.wrapper.stacked_obs), strict=True):
+            mine.stacked_obs = mine.stacked_obs.copy()  # the array was returned by the last step
+            mine.stacked_obs[forks.reshape(-1)] = theirs.stacked_obs[envs]
 
-    def step(self, rows: Rows) -> Rows:
-        observations = rows.observations
-        for key, stack in self.stacks.items():
-            frames = observations if key is None else observations[key]
-            axis = stack.stack_dimension
-            kept = np.take(stack.stacked_obs, range(frames.shape[axis], stack.stacked_obs.shape[axis]), axis=axis)
-            stack.stacked_obs = np.concatenate([kept, frames], axis=axis)
-        read = {key: stack.stacked_obs.copy() for key, stack in self.stacks.items()}
-        return rows.showing(read[None] if None in read else read)
 
-    def preview(self, rows: Rows) -> Rows:
-        before = {key: stack.stacked_obs for key, stack in self.stacks.items()}
-        seen = self.step(rows)
-        for key, frames in before.items():
-            self.stacks[key].stacked_obs = frames
-        return seen
+def _stacks(stacked: StackedObservations[Any]) -> list[Any]:
+    """The stack of frames, or one for each key."""
+    subs: dict[str, Any] | None = getattr(stacked, "sub_stacked_observations", None)
+    return list(subs.values()) if subs else [stacked]
 
 
 class Stateless(Stage):
-    """A wrapper of the user's that keeps no state from step to step: its ``step_wait`` is called with siblings' rows."""
+    """A wrapper of the user's that keeps no state from step to step. It gets the rows of one member after the other's."""
 
     def step(self, rows: Rows) -> Rows:
-        n_envs = self.wrapper.num_envs
         parts = []
-        for m in range(self.n_siblings):
-            mine = slice(m * n_envs, (m + 1) * n_envs)
-            below = _StepDone(self.wrapper.venv, each(lambda its, mine=mine: its[mine], rows.observations), rows, mine)
-            wrapper = object.__new__(type(self.wrapper))
-            wrapper.__dict__.update(vars(self.wrapper) | {"venv": below})
-            parts.append(wrapper.step_wait())
-        observations = each(lambda *its: np.concatenate(its), *(part[0] for part in parts))
+        for start in range(0, len(rows.infos), self.wrapper.num_envs):
+            mine = slice(start, start + self.wrapper.num_envs)
+            observations = each(lambda its, mine=mine: its[mine], rows.observations)
+            parts.append(self._step_wait(Rows(observations, rows.rewards[mine], rows.dones[mine], rows.infos[mine])))
         return Rows(
-            observations,
-            np.concatenate([part[1] for part in parts]),
-            np.concatenate([part[2] for part in parts]),
-            [info for part in parts for info in part[3]],
+            each(lambda *its: np.concatenate(its), *(part.observations for part in parts)),
+            np.concatenate([part.rewards for part in parts]),
+            np.concatenate([part.dones for part in parts]),
+            [info for part in parts for info in part.infos],
         )
 
 
-class _StepDone:
-    """A VecEnv whose step has been taken."""
-
-    def __init__(self, venv: VecEnv, observations: Observations, rows: Rows, mine: slice) -> None:
-        self._venv = venv
-        self._step = observations, rows.rewards[mine], rows.dones[mine], rows.infos[mine]
-
-    def step_wait(self) -> Any:
-        return self._step
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._venv, name)
-
-
-_STAGES: dict[type[VecEnvWrapper], type[Stage]] = {
+_STAGES: dict[type[VecEnvWrapper], type[Stage] | None] = {
     VecNormalize: Normalize,
     VecFrameStack: FrameStack,
-    VecTransposeImage: Transpose,
-    VecExtractDictObs: ExtractKey,
-    VecMonitor: Stage,
-    VecVideoRecorder: Stage,
-    VecCheckNan: Stage,  # what a sibling gives is always checked
+    **dict.fromkeys((VecTransposeImage, VecExtractDictObs), Stage),
+    **dict.fromkeys((VecMonitor, VecVideoRecorder), None),  # they record
+    VecCheckNan: None,  # what a sibling gives is always checked
 }
 _OWN_METHODS = ("step", "step_async", "step_wait", "reset")
 
@@ -191,29 +169,22 @@ def register_vec_wrapper(wrapper_class: type[VecEnvWrapper]) -> None:
     _STAGES[wrapper_class] = Stateless
 
 
-def _stage_of(kind: type[VecEnvWrapper]) -> type[Stage] | None:
-    """What stands for a wrapper: its own class's stage, or that of a base of which it overrides nothing that counts."""
-    for base in kind.__mro__:
-        if base in _STAGES:
-            same = all(getattr(kind, name) is getattr(base, name) for name in _OWN_METHODS)
-            return _STAGES[base] if same else None
-    return None
-
-
 def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
     """Find what the siblings' observations and rewards go through."""
     stages: list[Stage] = []
     while isinstance(env, VecEnvWrapper):
-        stage = _stage_of(type(env))
-        if stage is None:
+        kind = type(env)
+        base = next((base for base in kind.__mro__ if base in _STAGES), None)
+        if base is None or any(getattr(kind, name) is not getattr(base, name) for name in _OWN_METHODS):
             known = ", ".join(sorted(kind.__name__ for kind in _STAGES))
             raise ValueError(
-                f"Received an env wrapped in {type(env).__name__}; what it does to the observations and rewards of siblings "
+                f"Received an env wrapped in {kind.__name__}; what it does to the observations and rewards of siblings "
                 f"is not known. Known VecEnv wrappers: {known}. If it keeps no state from step to step, say so: "
-                f"register_vec_wrapper({type(env).__name__}), from sb3_hybrid_grpo.branching. Else write it as a "
+                f"register_vec_wrapper({kind.__name__}), from sb3_hybrid_grpo.branching. Else write it as a "
                 "gymnasium.Wrapper around each env, or use n_samples=1 (plain PPO)."
             )
-        stages.append(stage(env, n_siblings))
+        stage = _STAGES[base]
+        stages += [] if stage is None else [stage(env, n_siblings)]
         env = env.venv
     return stages[::-1]
 

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.copier import Copier, Survey
-from sb3_hybrid_grpo.branching.exactness import difference, read_state, shown
+from sb3_hybrid_grpo.branching.copier import Copier
+from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
-from sb3_hybrid_grpo.branching.native_types import state_of
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
-from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, generators_of_spaces, is_recorder, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
@@ -61,8 +60,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__siblings: dict[int, Sibling] = {}
         self.__watch: Sibling | None = None
         self.__forks_of_all, self.__steps_of_watch = 0, 0
-        self.__survey = Survey(env)
-        self.__numbers: list[bytes | None] = []
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -120,28 +117,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool:
-        """Whether a step was seen to draw random numbers. What a reset draws does not count."""
-        self.__look_for_noise()
-        self.__note_numbers()
+        """Whether the check saw a step draw random numbers, or there was none. What a reset draws does not count."""
         return self.__maker.noisy
-
-    def __look_for_noise(self) -> None:
-        """Compare the generators with what they were after the last reset."""
-        if self.__numbers and not self.__maker.noisy:
-            before, self.__numbers = self.__numbers, []
-            self.__note_numbers()
-            self.__maker.noisy |= self.__numbers != before
-
-    def __note_numbers(self) -> None:
-        if self.__maker.noisy:
-            return
-        streams = self.__maker.streams
-        try:
-            theirs = generators_of_spaces(self.env)
-            own = [state_of(one) for one in self.__survey()[0] if id(one) not in theirs]
-            self.__numbers = [read_state(one) for one in [*own, *([] if streams is None else streams.states)]]
-        except Exception:  # what is forked may hide its generators
-            self.__maker.noisy = True
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
@@ -160,11 +137,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__watch = None
-        self.__look_for_noise()
-        with self.__maker.streams or _NOTHING:
-            result = self.env.reset(**kwargs)
-        self.__note_numbers()
-        return result
+        with self.__maker.streams or nullcontext():
+            return self.env.reset(**kwargs)
 
     def close(self) -> None:
         for sibling in self.__siblings.values():
@@ -246,9 +220,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         except Exception as error:
             return SiblingFailure(wanted[len(masks)] + 1, error)
         return masks
-
-
-_NOTHING = nullcontext()
 
 
 def _copied(observation: Any) -> Any:

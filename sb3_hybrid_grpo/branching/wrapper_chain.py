@@ -65,9 +65,17 @@ def skip_in_chain(env: Any) -> Any:
     return env
 
 
+def generator_of(holder: Any) -> Any:
+    """
+    The generator that an env or a space has, or None: the one place that reads gymnasium's private name, because ``np_random``
+    makes a generator where there is none, and with it a trace of the look.
+    """
+    return getattr(holder, "_np_random", None)
+
+
 def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
     """The innermost env and spaces of its layers that have no generator of random numbers yet, in a fixed order."""
-    holders = [one for one in [innermost(env), *spaces_of(env)] if getattr(one, "_np_random", 0) is None]
+    holders = [one for one in [innermost(env), *spaces_of(env)] if generator_of(one) is None]
     return list({id(one): one for one in holders}.values())
 
 
@@ -79,13 +87,5 @@ def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
 
 def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
     """Ids of the generators of those spaces. Draws from them sample actions or observations: no noise of the env."""
-    made = [one._np_random for one in spaces_of(env) if one._np_random is not None]
-    return {id(its) for one in made for its in (one, one.bit_generator)}
-
-
-def is_masked(env: gym.Env[Any, Any]) -> bool:
-    """Whether an env says which actions are valid."""
-    try:
-        return callable(env.get_wrapper_attr("action_masks"))
-    except AttributeError:
-        return False
+    made = [generator_of(one) for one in spaces_of(env)]
+    return {id(its) for one in made if one is not None for its in (one, one.bit_generator)}
