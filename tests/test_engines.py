@@ -24,11 +24,11 @@ from tests.stateful_envs import Noisy, play
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("_ENGINES", "_COPIERS", "_CONSTANTS"):
+    for name in ("_REGISTERED", "_CONSTANTS"):
         monkeypatch.setattr(engines, name, dict(getattr(engines, name)))
     yield
-    for clear in engines._forget:
-        clear()
+    for one in engines.CACHES:
+        one.cache_clear()
 
 
 class NativeWorld(ctypes.Structure):
@@ -237,7 +237,7 @@ def test_an_engine_that_forgets_state_is_found_out() -> None:
 
 def test_an_engine_that_fails_is_named() -> None:
     register_engine(name_of(World), lambda world: world.missing(), World.load)
-    with pytest.warns(UserWarning, match=r"worlds\[0\] is a .*World, and the function that saves it raised AttributeError"):
+    with pytest.warns(UserWarning, match=r"worlds\[0\] is a .*World, and copying or saving it raised AttributeError"):
         assert kind_of(lambda: in_world(World)) == "forked"
 
 

@@ -7,7 +7,6 @@ in another state. Here every object is copied by what it is made of, and an obje
 
 import array
 import collections
-import copy
 import datetime
 import decimal
 import enum
@@ -35,8 +34,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_hybrid_grpo.branching import engines
 from sb3_hybrid_grpo.branching import native_types as native
 from sb3_hybrid_grpo.branching import python_types as python
-from sb3_hybrid_grpo.branching.engines import ATOMS, module_of, name_of
-from sb3_hybrid_grpo.branching.python_types import Rule
+from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule, module_of, name_of, never
 from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped
 
 
@@ -70,7 +68,17 @@ class Copier:
         if made is not self:
             return made
         rule = _RULES.get(kind)
-        made = (_rule_of(kind) if rule is None else rule)(self, obj)
+        try:
+            made = (_rule_of(kind) if rule is None else rule)(self, obj)
+        except CannotCopyError as error:
+            error.holders.append(obj)
+            raise
+        except RecursionError:
+            raise
+        except Exception as error:
+            refusal = CannotCopyError(f"is a {name_of(kind)}, and copying or saving it raised {error!r}")
+            refusal.holders.append(obj)
+            raise refusal from error
         if made is not obj:
             made = self.memo.setdefault(id(obj), made)  # what it leads to may have led back to it
             self.originals.append(obj)
@@ -82,47 +90,33 @@ class Copier:
         return made
 
 
-def _copy_seed_sequence(c: Copier, obj: Any) -> Any:
-    """What generators are seeded with."""
-    return copy.deepcopy(obj)
-
-
-def _copy_bit_generator(c: Copier, obj: Any) -> Any:
+def _copy_bit_generator(c: Any, obj: Any) -> Any:
     """A bit generator, with what it spawns others from."""
-
-    known, seeds = c.reuse.get(id(obj)), obj.seed_seq
-    spawned = getattr(seeds, "n_children_spawned", None)
-    if known is not None and known[0] is obj and getattr(known[1].seed_seq, "n_children_spawned", None) == spawned:
+    known = c.reuse.get(id(obj))
+    if known is not None and known[0] is obj and _n_spawned(known[1]) == _n_spawned(obj):
         made = known[1]
+        made.state = obj.state
     else:
-        made = type(obj)(c(seeds)) if type(seeds) is np.random.SeedSequence else copy.deepcopy(obj)
-    made.state = obj.state
+        made = native.deep(c, obj)
     c.natives[id(obj)] = (obj, made)
     return made
 
 
-def _copy_generator(c: Copier, obj: Any) -> Any:
-    """A Generator. Two that share a bit generator do so in the copy."""
-    bits = c(obj.bit_generator)
-    known: Any = c.reuse.get(id(obj))
-    is_fit = known is not None and known[0] is obj and known[1].bit_generator is bits
-    made = known[1] if is_fit else np.random.Generator(bits)
-    c.natives[id(obj)] = (obj, made)
-    return made
+def _n_spawned(bits: Any) -> Any:
+    return getattr(bits.seed_seq, "n_children_spawned", None)
 
 
-def _copy_old_generator(c: Copier, obj: Any) -> Any:
+def _copy_old_generator(c: Any, obj: Any) -> Any:
     """A RandomState or a Random; those of the whole process are shared, see :mod:`global_state`."""
-    if obj is native.PROCESS_WIDE_NUMPY or obj is native.PROCESS_WIDE_PYTHON:
-        return obj
 
     def make(generator: Any, reuse: Any) -> Any:
         if reuse is None:
-            return copy.deepcopy(generator)
+            return native.deep(c, generator)
         native.set_state(reuse, native.state_of(generator))
         return reuse
 
-    return native.remember_native(c, obj, make)
+    is_shared = obj is native.PROCESS_WIDE_NUMPY or obj is native.PROCESS_WIDE_PYTHON
+    return obj if is_shared else native.remember_native(c, obj, make)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,7 +130,7 @@ def _rule_of(kind: Any) -> Rule:
         return rule
     refusal = engines.refusal_of(kind)
     if refusal is not None:
-        return python.refuse(*refusal)
+        return never(*refusal)
     for base, base_rule in _BASES.items():
         if issubclass(kind, base):
             return base_rule
@@ -145,16 +139,16 @@ def _rule_of(kind: Any) -> Rule:
     if kind.__name__ == "cython_function_or_method":
         return python.copy_bound_builtin
     if hasattr(kind, "__del__"):
-        return python.never(f"is a {name_of(kind)}, which does something when it is thrown away (__del__)")
+        return never(f"is a {name_of(kind)}, which does something when it is thrown away (__del__)")
     fields = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + len(python.slots_of(kind))
     if kind.__basicsize__ > object.__basicsize__ + 8 * fields or kind.__itemsize__:
         if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
-            return python.copy_iterator
-        return python.never(f"is a {name_of(kind)}, written in C: say how it is copied (register_copier, register_engine)")
+            return python.copy_by_reduce
+        return never(f"is a {name_of(kind)}, written in C: say how it is copied (register_copier, register_engine)")
     return lambda c, obj: python.fill(c, obj, object.__new__(kind))
 
 
-engines.on_registration(_rule_of.cache_clear)
+engines.CACHES.append(_rule_of)
 
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys((dict, collections.OrderedDict), python.copy_mapping),
@@ -162,14 +156,14 @@ _RULES: dict[Any, Rule] = {
     tuple: python.copy_tuple,
     **dict.fromkeys((set, frozenset), python.copy_set),
     np.ndarray: native.copy_array,
-    np.random.Generator: _copy_generator,
+    np.random.Generator: lambda c, obj: np.random.Generator(c(obj.bit_generator)),
     types.FunctionType: python.copy_function,
     types.MethodType: python.copy_method,
     types.CellType: python.copy_cell,
     **dict.fromkeys((types.BuiltinFunctionType, types.MethodWrapperType), python.copy_bound_builtin),
     types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(obj.copy())),
     types.SimpleNamespace: lambda c, obj: python.fill(c, obj, types.SimpleNamespace()),
-    types.GeneratorType: python.never("is a generator, whose place in its code cannot be copied"),
+    types.GeneratorType: never("is a generator, whose place in its code cannot be copied"),
     type(functools.lru_cache(len)): python.copy_cached_function,
     weakref.ref: python.copy_weak_reference,
     **dict.fromkeys(
@@ -178,9 +172,9 @@ _RULES: dict[Any, Rule] = {
     ),
     memoryview: native.copy_memoryview,
     **dict.fromkeys((bytearray, array.array), lambda c, obj: obj[:]),
-    **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), python.copy_plain_space),
+    **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), python.copy_space),
     **dict.fromkeys((python.LOCK, python.RLOCK), python.copy_lock),
-    np.random.SeedSequence: _copy_seed_sequence,
+    np.random.SeedSequence: native.deep,
     np.random.RandomState: _copy_old_generator,
 }
 _BASES: dict[Any, Rule] = {
@@ -201,10 +195,9 @@ _BASES: dict[Any, Rule] = {
         base: python.subclass_of(base)
         for base in (collections.OrderedDict, collections.defaultdict, dict, list, set, collections.deque)
     },
-    functools.partial: python.copy_partial,
+    **dict.fromkeys((functools.partial, io.StringIO, io.BytesIO), python.copy_by_reduce),
     **dict.fromkeys((weakref.WeakSet, weakref.WeakKeyDictionary, weakref.WeakValueDictionary), python.copy_weak_container),
-    **dict.fromkeys((io.StringIO, io.BytesIO), python.copy_text_stream),
     io.IOBase: python.copy_file,
     threading.local: python.copy_local,
-    VecEnv: python.never("is a VecEnv, which leads to all envs"),
+    VecEnv: never("is a VecEnv, which leads to all envs"),
 }

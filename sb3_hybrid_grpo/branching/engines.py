@@ -1,6 +1,5 @@
 """How objects of a type are copied, as far as users say so; and types of which no copy can be made."""
 
-import functools
 import mmap
 import multiprocessing.connection
 import multiprocessing.process
@@ -16,27 +15,26 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching.wrapper_chain import innermost
 
+Rule = Callable[[Any, Any], Any]
+"""``rule(copier, obj)`` returns the copy, or the object itself where it is shared."""
 ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
 """Types whose objects never change and lead to nothing: a copy has them, too."""
 
 
 class CannotCopyError(TypeError):
-    """An object that no rule copies, and why: the end of a sentence that begins with the path to it. A fork has it, too."""
+    """
+    An object that no rule copies.
 
-    def __init__(self, reason: str, obj: Any = None) -> None:
+    :param reason: Why: the end of a sentence that begins with the path to it
+    :param advice: What to do instead, where a forked process would share it with its parent, or lack it; empty where it can be
+        forked
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.obj = reason, obj
-
-
-class RefusedError(CannotCopyError):
-    """An object that a forked process would share with its parent, or lack, and what to do instead."""
-
-    def __init__(self, reason: str, obj: Any, advice: str) -> None:
-        super().__init__(reason, obj)
-        self.advice = advice
-
-    def __reduce__(self) -> Any:
-        return type(self), (self.reason, None, self.advice)
+        self.reason, self.advice = reason, advice
+        self.holders: list[Any] = []
+        """The object, what holds it, what holds that, and so on up to the env."""
 
 
 @runtime_checkable
@@ -126,15 +124,15 @@ def module_of(kind: type) -> str:
     return module if isinstance(module, str) else ""
 
 
-_COPIERS: dict[str, Callable[[Any], Any]] = {}
-_ENGINES: dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]] = {}
+_REGISTERED: dict[str, tuple[Callable[..., Any], ...]] = {}
+"""By the name of a type, the function that copies it, or those that save and restore it."""
 _CONSTANTS: dict[str, frozenset[str]] = {
     "gymnasium.envs.toy_text.taxi.TaxiEnv": frozenset({"P", "initial_state_distrib", "desc", "locs", "locs_colors"}),
     "gymnasium.envs.toy_text.frozen_lake.FrozenLakeEnv": frozenset({"P", "initial_state_distrib", "desc"}),
     "gymnasium.envs.toy_text.cliffwalking.CliffWalkingEnv": frozenset({"P", "initial_state_distrib"}),
 }
-_forget: list[Callable[[], None]] = []
-"""Caches of what was registered before."""
+CACHES: list[Any] = []
+"""Functions with a cache of what was registered before."""
 
 
 def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = False) -> None:
@@ -155,7 +153,7 @@ def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = 
     :raises TypeError: for an argument of another type
     :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
     """
-    _register(_COPIERS, type_name, copy, {"copy": (copy, "obj")}, replace)
+    _register(type_name, {"copy(obj)": copy}, replace)
 
 
 def register_engine(
@@ -183,7 +181,7 @@ def register_engine(
     :raises TypeError: for an argument of another type
     :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
     """
-    _register(_ENGINES, type_name, (save, restore), {"save": (save, "obj"), "restore": (restore, "obj, state")}, replace)
+    _register(type_name, {"save(obj)": save, "restore(obj, state)": restore}, replace)
 
 
 def declare_constant(type_name: str, *attributes: str) -> None:
@@ -203,25 +201,24 @@ def declare_constant(type_name: str, *attributes: str) -> None:
     if not attributes or not all(isinstance(one, str) for one in attributes):
         raise ValueError(f'attributes must be one or more names, such as "table", got {attributes!r}.')
     _CONSTANTS[type_name] = _CONSTANTS.get(type_name, frozenset()).union(attributes)
-    for clear in _forget:
-        clear()
+    for function in CACHES:
+        function.cache_clear()
 
 
-def _register(registry: dict[str, Any], type_name: str, entry: Any, functions: dict[str, Any], replace: bool) -> None:
+def _register(type_name: str, functions: dict[str, Any], replace: bool) -> None:
     _check_name(type_name)
-    for name, (function, parameters) in functions.items():
+    for call, function in functions.items():
         if not callable(function):
-            raise TypeError(f"{name} must be a function {name}({parameters}), got {function!r}.")
-    other = _COPIERS if registry is _ENGINES else _ENGINES
-    if not replace and (registry.get(type_name, entry) != entry or type_name in other):
+            raise TypeError(f"{call.partition('(')[0]} must be a function {call}, got {function!r}.")
+    entry = tuple(functions.values())
+    if not replace and _REGISTERED.get(type_name, entry) != entry:
         raise ValueError(
             f"{type_name!r} is registered already. Register a type once, with the same functions each time, or pass "
             "replace=True to replace them."
         )
-    other.pop(type_name, None)
-    registry[type_name] = entry
-    for clear in _forget:
-        clear()
+    _REGISTERED[type_name] = entry
+    for one in CACHES:
+        one.cache_clear()
 
 
 def _check_name(type_name: Any) -> None:
@@ -242,50 +239,38 @@ def _check_name(type_name: Any) -> None:
         )
 
 
-def on_registration(clear: Callable[[], None]) -> None:
-    """
-    :param clear: Is called whenever something is registered
-    """
-    _forget.append(clear)
-
-
 def constants_of(kind: type) -> frozenset[str]:
     """The attributes that were declared constant for a class, not for its bases."""
     return _CONSTANTS.get(name_of(kind), frozenset())
 
 
-def registered_rule(kind: type) -> Callable[[Any, Any], Any] | None:
+def registered_rule(kind: type) -> Rule | None:
     """Find what users said about a type or one of its bases."""
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
         return lambda copier, obj: _swap(copier, obj, _save_hook, _restore_hook)
     for base in kind.__mro__:
         name = name_of(base)
-        if name not in _COPIERS and name not in _ENGINES:
+        if name not in _REGISTERED:
             continue
         if base is not kind and kind.__dictoffset__:
-            reason = f"is a {name_of(kind)}, a subclass of {name}: register the subclass by its own name"
-            return functools.partial(_raise, reason)
-        if name in _COPIERS:
-            copy = _COPIERS[name]
-            return lambda copier, obj: copy(obj)
-        save, restore = _ENGINES[name]
-        return lambda copier, obj: _swap(copier, obj, save, restore)
+            return never(f"is a {name_of(kind)}, a subclass of {name}: register the subclass by its own name")
+        first, *restore = _REGISTERED[name]
+        return lambda copier, obj: _swap(copier, obj, first, *restore) if restore else first(obj)
     return None
 
 
 def _swap(copier: Any, obj: Any, save: Callable[[Any], Any], restore: Callable[[Any, Any], None]) -> Any:
-    try:
-        state = save(obj)
-    except CannotCopyError as error:
-        raise type(error)(error.reason, obj) from error
-    except Exception as error:
-        raise CannotCopyError(f"is a {name_of(type(obj))}, and the function that saves it raised {error!r}", obj) from error
-    copier.swapped.append((Shared(obj, save, restore), state))
+    copier.swapped.append((Shared(obj, save, restore), save(obj)))
     return copier.remember(obj, obj)
 
 
-def _raise(reason: str, copier: Any, obj: Any) -> Any:
-    raise CannotCopyError(reason, obj)
+def never(reason: str, advice: str = "") -> Rule:
+    """The rule for what cannot be copied, see :class:`CannotCopyError`."""
+
+    def rule(c: Any, obj: Any) -> Any:
+        raise CannotCopyError(reason, advice)
+
+    return rule
 
 
 def _save_hook(env: Any) -> Any:

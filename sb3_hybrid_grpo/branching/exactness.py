@@ -1,8 +1,9 @@
 """
 Whether siblings are exact, shown on the very env: in a fork of the process, where nothing can reach it.
 
-From several states one sibling plays other actions, another one plays a plan, then the env plays the plan. All must see what a
-twin sees, a fork of the process in which nobody else played. Where two twins differ, the difference is the env's own.
+From several states a first sibling plays a plan, before anybody else has played. A second one plays other actions. Then a
+third one and the env itself play the plan: both must see what the first one saw. Where they do not, two forks in which nobody
+else plays tell whether the difference is the env's own.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
-from sb3_hybrid_grpo.branching.native_types import GENERATORS, state_of
+from sb3_hybrid_grpo.branching.native_types import is_generator, state_of
 from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, lazy_holders
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
@@ -31,6 +32,7 @@ POINTS, STEPS, SECONDS = 4, 10, 1.0
 LONGEST = 2000
 """Steps of an episode that is played to its end."""
 ANSWER_WITHIN = 180.0
+_RESET = "observation after a reset"
 Play = list[dict[str, Any]]
 """What each step showed, by name."""
 
@@ -48,13 +50,15 @@ class Finding:
     noisy: bool = False
     """Whether steps draw random numbers."""
     reproducible: bool = True
-    """Whether all twins played the same."""
+    """Whether two forks of the env alone played the same."""
     draws: tuple[str, ...] = ()
     """Process-wide generators that were drawn from and have no stream of the env's own."""
     lazy: tuple[int, ...] = ()
     """Which of :func:`lazy_holders` made a generator of random numbers while they played."""
     shared: tuple[str, ...] = ()
     """Which objects that other envs hold, too, changed."""
+    points: int = 0
+    """From how many states the env has played."""
 
 
 def examine(
@@ -71,13 +75,20 @@ def examine(
     :return: What was found
     :raises BranchingError: if the env hangs or dies in a fork
     """
-    check = _Check(env, make, streams, around, shared)
-    fork = Fork(check.run, ANSWER_WITHIN, functools.partial(_show_progress, env))
-    try:
-        finding: Finding = fork.call()
-    finally:
-        fork.close()
-    return finding
+    for resets in (True, False):
+        check = _Check(env, make, streams, around, shared, resets)
+        found: Finding = check.in_fork(check.run)
+        if found.difference is None or found.lazy or found.draws:
+            return found
+        (one, numbers), (other, its_numbers) = (check.in_fork(check.play_alone, found.points) for _ in range(2))
+        if difference(one, other) is None and numbers == its_numbers:
+            return found
+        found.difference = None
+        found.own_difference = difference(*([step for step in play if _RESET not in step] for play in (one, other)))
+        found.reproducible = found.own_difference is None
+        if not found.reproducible:
+            break
+    return found  # with a difference that is the env's own; one in resets alone leaves the steps to be compared
 
 
 def _show_progress(env: Any, seconds: float) -> None:
@@ -90,15 +101,29 @@ def _show_progress(env: Any, seconds: float) -> None:
 class _Check:
     """The check itself; see :func:`examine`."""
 
-    def __init__(self, env: Any, make: Any, streams: MemberState | None, around: Surroundings, shared: dict[str, Any]) -> None:
-        self.env, self.make, self.around, self.shared = env, make, around, shared
+    def __init__(self, env: Any, make: Any, streams: MemberState | None, around: Any, shared: Any, resets: bool) -> None:
+        self.env, self.make, self.around, self.shared, self.resets = env, make, around, shared, resets
         self.member_0 = Member0(env, streams)
         mine = [] if streams is None else [id(one.obj) for one in streams.shared]
-        wide = [*process_wide_generators().values(), *around.spaces]
-        self.watched = [one for one in wide if id(one.shared.obj) not in mine]
+        self.n_streams = len(mine)
+        wide = process_wide_generators() | around.spaces
+        self.watched = {name: one for name, one in wide.items() if id(one) not in mine}
         self.siblings: list[Any] = [None, None, None]
         self.reuse: Any = None
         self.found = Finding()
+
+    def in_fork(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call one of the methods below in a fork."""
+        fork = Fork(function, ANSWER_WITHIN, functools.partial(_show_progress, self.env))
+        try:
+            return fork.call(*arguments)
+        finally:
+            fork.close()
+
+    def play_alone(self, points: int) -> tuple[Play, list[bytes | None]]:
+        """Play as the env did, without siblings."""
+        plays = [self._play_plan(self.member_0, point) for point in range(points)]
+        return [step for play in plays for step in play], self._numbers(self.member_0)
 
     def run(self) -> Finding:
         found, end = self.found, time.perf_counter() + SECONDS
@@ -106,9 +131,7 @@ class _Check:
         for point in range(POINTS):
             self._play_from_here(point)
             found.lazy = tuple(place for place, holder in enumerate(holders) if generator_of(holder) is not None)
-            found.draws = tuple(
-                one.name for one, before, now in zip(self.watched, wide, self._wide(), strict=True) if before != now
-            )
+            found.draws = tuple(name for name, now in self._wide().items() if now != wide[name])
             if found.lazy or found.draws or found.difference or found.error:
                 return found
             if time.perf_counter() > end:
@@ -119,71 +142,59 @@ class _Check:
         found.shared = tuple(one for one in shared if shared[one] != now[one])
         return found
 
-    def _wide(self) -> list[bytes | None]:
-        objects = [(one.shared.obj, one.shared.save) for one in self.watched]
-        made = [None if isinstance(obj, gym.Space) and generator_of(obj) is None else save(obj) for obj, save in objects]
-        return [read_state(one) for one in made]
+    def _wide(self) -> dict[str, Any]:
+        return {name: digest(state_of(one)) for name, one in self.watched.items()}
 
     def _digests_of_shared(self) -> dict[str, Any]:
-        return {name: digest(state_of(one) if isinstance(one, GENERATORS) else one) for name, one in self.shared.items()}
+        return {name: digest(state_of(one) if is_generator(one) else one) for name, one in self.shared.items()}
 
     def _play_from_here(self, point: int) -> None:
-        """Play from the state in which the env is; from the first one with a reset at the end."""
-        found, reset, plan, other = self.found, point == 0, 2 * point, 2 * point + 1
-        twins = [Fork(functools.partial(self._of_twin, plan, reset)) for _ in range(2)]
-        twins[0].send()
-        self.siblings = [self.make(one) for one in self.siblings]
-        is_forked = self.siblings[0].kind == "forked"
-        self._play(self.siblings[0], other)
-        seen = self._play(self.siblings[1], plan, reset=reset)
-        outside = {} if is_forked else self.around.digests()
-        self._play(self.siblings[2], other)
-        numbers = self._numbers(self.member_0, of_spaces=False)
-        truth, truths_numbers = twins[0].receive()
-        if truth and "exception" in truth[-1]:
-            found.error = truth[-1]["exception"]
+        """Play from the state in which the env is."""
+        self.found.points = point + 1
+        first, second, third = self.siblings = [self.make(one) for one in self.siblings]
+        is_copied = first.kind == "copied"  # what a fork changes is its own
+        truth = self._play_plan(first, point)
+        numbers = self._numbers(first)
+        self._play(second, 2 * point + 1)
+        self.found.noisy |= self._numbers(second, of_spaces=False) != self._numbers(self.member_0, of_spaces=False)
+        # from here on all actions were played before: a counter goes on every time, a cache has had all that it needed
+        outside = self.around.digests() if is_copied else {}
+        again, last = self._play_plan(third, point), self._play_plan(self.member_0, point)
+        if "exception" in truth[-1] and truth[-1] == last[-1]:
+            self.found.error = truth[-1]["exception"]
             return
-        played_last = self._play(self.member_0, plan)
-        found.noisy |= numbers != self._numbers(self.member_0, of_spaces=False)
-        played_last += self._play(self.member_0, plan, steps=0, reset=reset)
-        # these actions were played before: a counter goes on every time, a cache has had all that it needed
-        changes = None if is_forked else _outside(outside, self.around.digests())
-        differs = difference(truth, seen) or difference(truth, played_last)
-        if differs is None and truths_numbers != self._numbers(self.member_0):
+        differs = difference(truth, again) or difference(truth, last)
+        if differs is None and is_copied and numbers != self._numbers(self.member_0):
             differs = "the state of its random numbers: a cache outside of the env holds what siblings drew"
-        found.own_difference = None
-        if differs is not None:
-            again, its_numbers = twins[1].call()
-            if difference(truth, again) is not None or its_numbers != truths_numbers:
-                found.own_difference = difference(truth[: len(truth) - reset], again[: len(again) - reset])
-                found.reproducible &= found.own_difference is None
-                return
-        if truth and (truth[-1].get("terminated") or truth[-1].get("truncated")):
-            self.env.reset()
-        parts = [f"played the same actions differently: {differs}" if differs else None, changes]
-        found.difference = "; ".join(filter(None, parts)) or None
+        parts = [f"played the same actions differently: {differs}" if differs else None]
+        parts += [_outside(outside, self.around.digests())] if is_copied else []
+        self.found.difference = "; ".join(filter(None, parts)) or None
 
-    def _of_twin(self, plan: int, reset: bool) -> tuple[Play, Any]:
-        return self._play(self.member_0, plan, reset=reset), self._numbers(self.member_0)
+    def _play_plan(self, env: Any, point: int) -> Play:
+        """Play the plan that belongs to a state; with a reset after the first one, and where the episode ends."""
+        seen = self._play(env, 2 * point, reset=self.resets and point == 0)
+        if env is self.member_0 and (seen[-1].get("terminated") or seen[-1].get("truncated")):
+            env.reset()
+        return seen
 
     def _play(self, env: Any, seed: int, steps: int = STEPS, reset: bool = False, end: float = np.inf) -> Play:
         return played(env, RandomActions(self.env, seed), steps, reset, end)
 
     def _numbers(self, member: Any, of_spaces: bool = True) -> list[bytes | None]:
-        """The states of the generators of the env or a copy, and of its spaces if so asked."""
-        streams = [read_state(one) for one in getattr(member.shared_state, "states", [])]
+        """The states of the generators of the env or a copy, and of its spaces if so asked; none of a fork."""
         with contextlib.suppress(Exception):  # what forks need not be copied
+            states = getattr(member.shared_state, "states", [])
             copier = Copier(self.reuse)
             copier(member.env)
             self.reuse = copier.natives
             left_out = set() if of_spaces else generators_of_spaces(member.env)
-            generators = [one for one, _ in copier.natives.values() if isinstance(one, GENERATORS) and id(one) not in left_out]
-            return [read_state(state_of(one)) for one in generators] + streams
-        return streams
+            generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
+            return [digest(one) for one in (*map(state_of, generators), *states[len(states) - self.n_streams :])]
+        return []
 
     def _play_to_the_end(self, end: float) -> str | None:
         """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
-        if self.siblings[0].kind == "forked":  # what a fork changes is its own
+        if self.siblings[0].kind == "forked":
             return None
         siblings = [self.make(one) for one in self.siblings[:2]]
         numbers = self._numbers(siblings[0], of_spaces=False)
@@ -192,11 +203,6 @@ class _Check:
         outside = self.around.digests()
         self._play(siblings[1], -1, len(first))
         return _outside(outside, self.around.digests())
-
-
-def read_state(state: Any) -> bytes | None:
-    """A digest of the state of a generator of random numbers."""
-    return digest(state.numpy() if hasattr(state, "numpy") else state)
 
 
 def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:
@@ -230,7 +236,7 @@ def played(env: Any, actions: "RandomActions", steps: int, reset: bool = False, 
             if seen[-1]["terminated"] or seen[-1]["truncated"] or time.perf_counter() > end:
                 break
         if reset:
-            seen.append({"observation after a reset": copy.deepcopy(env.reset()[0])})
+            seen.append({_RESET: copy.deepcopy(env.reset()[0])})
     except BaseException as error:  # an interrupt, too, is the env's own: Ctrl-C is for the parent
         seen.append({"exception": f"{type(error).__name__}: {error}"})
     return seen

@@ -33,10 +33,6 @@ class HungForkError(BranchingError):
     """A fork gave no answer in time."""
 
 
-class DeadForkError(BranchingError):
-    """A fork has died."""
-
-
 class ForeignTraceback(Exception):
     """The traceback of an exception that was raised in another process."""
 
@@ -110,7 +106,7 @@ class Fork:
         raise error
 
     def _receive(self) -> Any:
-        kind: type[BranchingError]
+        kind: type[BranchingError] = HungForkError
         start = time.monotonic()
         try:
             while (waited := time.monotonic() - start) < self.seconds:
@@ -119,9 +115,8 @@ class Fork:
                 if self.on_wait is not None:
                     self.on_wait(time.monotonic() - start)
             status = f"has not answered for {self.seconds:g} s (it may wait for a thread, which a fork does not have)"
-            kind = HungForkError
         except (EOFError, ConnectionError):
-            status, kind = "died", DeadForkError
+            status, kind = "died", BranchingError
             with contextlib.suppress(ChildProcessError):
                 code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
                 self.pid = 0

@@ -14,20 +14,21 @@ import pickle
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 
-from sb3_hybrid_grpo.branching.engines import MemberState, Shared, refusal_of
+from sb3_hybrid_grpo.branching.engines import MemberState, Shared, name_of, refusal_of
 from sb3_hybrid_grpo.branching.native_types import (
-    GENERATORS,
     PROCESS_WIDE_NUMPY,
     PROCESS_WIDE_PYTHON,
+    bits_of,
+    is_generator,
     set_state,
     state_of,
+    torch_generator,
 )
 
 _LIBRARIES = (
@@ -39,58 +40,32 @@ _LIBRARIES = (
 _MAKE_GENERATORS = frozenset({"default_rng", "Generator", "RandomState", "SeedSequence", "PCG64", "MT19937", "Random"})
 _TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like"})
 _CACHED: Any = type(functools.lru_cache(len))
-_LARGEST, _ALL, _MOST_CODE = 2**20, 2**23, 4000
-"""Bytes of a value and of all values that are looked at (larger tables hardly change), and how many functions and classes."""
+_LARGEST, _MOST_CODE = 2**20, 4000
+"""Bytes of a value that are looked at (larger tables hardly change), and how many functions and classes."""
 
 
-class Generator(NamedTuple):
-    """A generator that envs of a process share."""
-
-    name: str
-    shared: Shared
-    reseed: Callable[[], Any]
-    """Draws a seed from it, and goes on from there: no other stream goes on so."""
-
-
-def _generator(name: str, obj: Any) -> Generator:
-    def reseed() -> None:
-        if isinstance(obj, np.random.Generator):
-            obj.bit_generator.state = type(obj.bit_generator)(int(obj.integers(2**63))).state
-        elif isinstance(obj, np.random.BitGenerator):
-            obj.state = type(obj)(int(obj.random_raw())).state
-        else:
-            obj.seed(int(obj.randint(2**31)) if isinstance(obj, np.random.RandomState) else obj.getrandbits(64))
-
-    return Generator(name, Shared(obj, state_of, set_state), reseed)
-
-
-def process_wide_generators() -> dict[str, Generator]:
+def process_wide_generators() -> dict[str, Any]:
     """The generators of the whole process, by name: numpy's, Python's, and torch's where it is loaded."""
-    found = {"np.random": _generator("np.random", PROCESS_WIDE_NUMPY), "random": _generator("random", PROCESS_WIDE_PYTHON)}
-    torch: Any = sys.modules.get("torch")
-    if hasattr(torch, "default_generator"):
-        shared = Shared(torch.default_generator, lambda _: torch.get_rng_state(), lambda _, state: torch.set_rng_state(state))
-        found["torch"] = Generator("torch", shared, lambda: torch.manual_seed(int(torch.randint(2**62, (1,)))))
-    return found
+    found = {"np.random": PROCESS_WIDE_NUMPY, "random": PROCESS_WIDE_PYTHON, "torch": torch_generator()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
-def _of_space(name: str, space: gym.Space[Any]) -> Generator:
-    """The generator of a space that is an attribute of a class: all envs of the class draw from it."""
+def own_streams(generators: Iterable[Any], begin_others: bool = True) -> MemberState:
+    """
+    Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is.
 
-    def restore(_: Any, state: Any) -> None:
-        space.np_random.bit_generator.state = state
-
-    shared = Shared(space, lambda _: space.np_random.bit_generator.state, restore)
-    return Generator(name, shared, lambda: space.seed(int(space.np_random.integers(2**31))))
-
-
-def own_streams(generators: Iterable[Generator], reseed: bool = True) -> MemberState:
-    """Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is."""
-    generators = list(generators)
-    states = [one.shared.save(one.shared.obj) for one in generators]
-    for one in generators if reseed else ():
-        one.reseed()
-    return MemberState([one.shared for one in generators], states)
+    :param generators: The generators
+    :param begin_others: Whether the generators then begin anew, so that no other env's stream is the same
+    """
+    shared = [Shared(one, state_of, set_state) for one in generators]
+    states = [state_of(one.obj) for one in shared]
+    for one, state in zip(shared, states, strict=True) if begin_others else ():
+        bits, seed = bits_of(one.obj), int.from_bytes((digest(state) or b"")[:4], "big")
+        if hasattr(bits, "manual_seed"):
+            bits.manual_seed(seed)
+        else:
+            set_state(bits, state_of(type(bits)(seed)))
+    return MemberState(shared, states)
 
 
 class Surroundings(NamedTuple):
@@ -102,23 +77,20 @@ class Surroundings(NamedTuple):
     """The packages that are looked into."""
     copied: set[int]
     """The ids of functions of which a copy of the env has its own."""
-    generators: tuple[Generator, ...]
-    """Generators of random numbers that are found, and those of the process that the code draws from."""
-    spaces: tuple[Generator, ...]
-    """Those of spaces that are found."""
+    generators: dict[str, Any]
+    """Generators of random numbers that are found, and those of the process that the code draws from, by name."""
+    spaces: dict[str, Any]
+    """Those of spaces that are found: all envs of a class draw from them, if any does."""
     refused: tuple[str, Any] | None
     """Something that neither copies nor forks can have."""
 
     def digests(self) -> dict[str, bytes]:
         """Read attributes of classes, globals of modules, and what functions keep."""
         found: dict[str, bytes] = {}
-        left = _ALL
         for name, value in _named(self.code, self.own, self.copied):
-            file = _Digest(min(left, _LARGEST))
-            if not isinstance(value, (*GENERATORS, gym.Space, Generator)) and _digested(value, file):
-                left -= file.size
-                # two closures of one function share a name
-                found[name if name not in found else f"{name} ({len(found)})"] = file.hash.digest()
+            seen = None if is_generator(value) or isinstance(value, gym.Space) else digest(value)
+            if seen is not None:  # two closures of one function share a name
+                found[name if name not in found else f"{name} ({len(found)})"] = seen
         return found
 
 
@@ -133,27 +105,37 @@ def surroundings(parts: list[Any]) -> Surroundings:
         code += [value for value in values if isinstance(value, types.FunctionType | type)]
         code += [type(value) for value in values if isinstance(value, enum.Enum)]
     own = {_package(kind) for kind in kinds if issubclass(kind, gym.Env)}
-    generators: dict[int, Generator] = {}
-    spaces: dict[int, Generator] = {}
+    generators: dict[str, Any] = {}
+    spaces: dict[str, Any] = {}
     refused = None
     for name, value in _named([*kinds, *code], own, copied):
         items = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list | tuple) else []
         for one in (value, *items[:50]):
-            if isinstance(one, GENERATORS):
-                generators.setdefault(id(one), _generator(name, one))
+            if is_generator(one) and all(one is not known for known in generators.values()):
+                generators[name if one is value else f"{name} ({len(generators)})"] = one
             elif refused is None and refusal_of(type(one)) is not None:
                 refused = name, one
-        if isinstance(value, Generator):
-            generators.setdefault(id(value.shared.obj), value)
-        elif isinstance(value, gym.Space):
-            spaces.setdefault(id(value), _of_space(name, value))
-    return Surroundings([*kinds, *code], own, copied, tuple(generators.values())[:8], tuple(spaces.values()), refused)
+        if isinstance(value, gym.Space):
+            spaces[name] = value.np_random
+    return Surroundings([*kinds, *code], own, copied, dict(list(generators.items())[:8]), spaces, refused)
 
 
 def digest(value: Any) -> bytes | None:
     """A digest of an object's contents; None where it is too large or cannot be read."""
-    file = _Digest(_LARGEST)
-    return file.hash.digest() if _digested(value, file) else None
+    file = _Digest()
+    try:
+        value = _contents(value)
+        _Pickler(file, 5).dump(value)
+    except OverflowError:
+        return None
+    except Exception:  # anything may refuse to be pickled, in any way
+        if not isinstance(value, dict | list | tuple | set | frozenset):
+            return None
+        try:
+            file.write(repr(value).encode(errors="replace"))
+        except Exception:
+            return None
+    return file.hash.digest()
 
 
 def _contents(value: Any) -> Any:
@@ -163,26 +145,9 @@ def _contents(value: Any) -> Any:
         return {name: its for name, its in vars(value).items() if not name.startswith("_")}
     if value is os.environ:
         return dict(os.environ)
+    if name_of(type(value)) == "torch.Tensor":
+        return value.detach().numpy()
     return vars(value) if type(value).__name__ == "local" and hasattr(value, "__dict__") else value
-
-
-def _digested(value: Any, file: "_Digest") -> bool:
-    """Write all of a value to a file; False where it is too large, or lets nobody look."""
-    value = _contents(value)
-    if isinstance(value, np.ndarray) and value.nbytes > file.largest:
-        return False
-    try:
-        _Pickler(file, 5).dump(value)
-    except _TooLargeError:
-        return False
-    except Exception:  # anything may refuse to be pickled, in any way
-        if not isinstance(value, dict | list | tuple | set | frozenset):
-            return False
-        try:
-            file.write(repr(value).encode(errors="replace"))
-        except Exception:
-            return False
-    return True
 
 
 class _Pickler(pickle.Pickler):
@@ -192,21 +157,17 @@ class _Pickler(pickle.Pickler):
         return "env" if isinstance(obj, gym.Env) else None
 
 
-class _TooLargeError(Exception):
-    """A value is larger than what is looked at."""
-
-
 class _Digest(io.RawIOBase):
     """A file that keeps of what is written to it a digest alone, and takes so many bytes."""
 
-    def __init__(self, largest: int) -> None:
-        self.hash, self.size, self.largest = hashlib.blake2b(digest_size=16), 0, largest
+    def __init__(self) -> None:
+        self.hash, self.left = hashlib.blake2b(digest_size=16), _LARGEST
 
     def write(self, data: Any) -> int:
         view = memoryview(data)
-        self.size += view.nbytes
-        if self.size > self.largest:
-            raise _TooLargeError
+        self.left -= view.nbytes
+        if self.left < 0:
+            raise OverflowError
         self.hash.update(view)
         return view.nbytes
 
@@ -281,12 +242,11 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
         if value.__name__ in ("random", "numpy.random", "torch") and attribute in _MAKE_GENERATORS:
             return
         if value.__name__ == "torch" and attribute in _TORCH_DRAWS:
-            yield "torch", process_wide_generators()["torch"]
+            yield "torch", torch_generator()
         name, value = f"{value.__name__}.{attribute}", getattr(value, attribute, None)
     owner = value.__self__ if isinstance(value, types.BuiltinFunctionType | types.MethodType) else None
     if owner is not None and (owner is PROCESS_WIDE_NUMPY or owner is PROCESS_WIDE_PYTHON):
-        wide = "np.random" if owner is PROCESS_WIDE_NUMPY else "random"
-        yield wide, process_wide_generators()[wide]
+        yield "np.random" if owner is PROCESS_WIDE_NUMPY else "random", owner
     elif path[0] in module and not isinstance(value, types.ModuleType):
         yield name, value
 

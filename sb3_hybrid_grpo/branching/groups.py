@@ -114,11 +114,11 @@ class Groups:
         self._checked, self._stepping = True, False
 
     def saw_noise(self) -> bool:
-        """Find out whether there is a noise that members could share."""
+        """Whether an env draws random numbers while it steps: then members share noise, and groups may pay."""
         return self.n_samples > 1 and self._fanout.saw_noise()
 
     def fork_reasons(self) -> str:
-        """Find out whether siblings cost milliseconds."""
+        """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""
         return self._fanout.fork_reasons() if self.n_samples > 1 else ""
 
     def _fork_all(self) -> None:
@@ -166,11 +166,11 @@ class Groups:
 
     def step(self, actions_NE: np.ndarray) -> GroupStep:
         """
-        Step every member once: the siblings, then member 0 through ``env.step``. Or member 0 alone; then all siblings fork
-        from it when they are stepped again.
+        Step every member once: first the siblings, then member 0 through ``env.step``. With the actions of member 0 alone,
+        only that is stepped, and all siblings fork from it at the next step.
 
         :param actions_NE: Actions within the action space, ``(N, E, ...)``, or ``(1, E, ...)`` for member 0 alone
-        :return: What happened
+        :return: Observations, rewards, ends and infos of each member
         :raises BranchingError: if a sibling's step fails, or gives NaN; with candidates, if what is executed leads elsewhere
         """
         self._stepping = True
@@ -318,6 +318,6 @@ class Candidates(Groups):
             if found is not None:
                 raise BranchingError(
                     f"Env {e} is not branched exactly: at step {self._n_steps} of the training the chosen action did not lead "
-                    f"where it led in its branch ({found}). The env keeps state where a copy does not have its own; give it the two "
-                    "methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
+                    f"where it led in its branch ({found}). The env keeps state where a copy does not have its own; give it "
+                    "the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
                 )

@@ -1,5 +1,6 @@
 """How objects that are written in C are copied: numpy's, and those of libraries that envs use, each by its public API."""
 
+import array
 import copy
 import functools
 import random
@@ -13,30 +14,44 @@ from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, module_of,
 
 PROCESS_WIDE_NUMPY: Any = getattr(np.random.random_sample, "__self__", None)
 PROCESS_WIDE_PYTHON: Any = getattr(random.random, "__self__", None)
-GENERATORS = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
-"""Types of generators whose state can be read."""
+
+
+def torch_generator() -> Any:
+    """torch's default generator; None where torch is not loaded."""
+    return getattr(sys.modules.get("torch"), "default_generator", None)
+
+
+def is_generator(obj: Any) -> bool:
+    """Whether something is a generator of random numbers whose state can be read."""
+    known = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+    return isinstance(obj, known) or type(obj) is type(torch_generator() or ...)
+
+
+def bits_of(generator: Any) -> Any:
+    """What has the state of a generator: of numpy's Generator, its bit generator."""
+    return generator.bit_generator if isinstance(generator, np.random.Generator) else generator
 
 
 def state_of(generator: Any) -> Any:
-    """Its state, which :func:`set_state` takes and pickle writes."""
-    if isinstance(generator, np.random.Generator | np.random.BitGenerator):
-        bits: Any = getattr(generator, "bit_generator", generator)
+    """Its state, which :func:`set_state` takes."""
+    bits = bits_of(generator)
+    if isinstance(bits, np.random.BitGenerator):
         return bits.state
-    return generator.get_state(legacy=False) if isinstance(generator, np.random.RandomState) else generator.getstate()
+    if isinstance(bits, np.random.RandomState):
+        return bits.get_state(legacy=False)
+    return bits.getstate() if isinstance(bits, random.Random) else bits.get_state()
 
 
 def set_state(generator: Any, state: Any) -> None:
     """
-    :param generator: One of :data:`GENERATORS`
+    :param generator: What :func:`is_generator` is true for
     :param state: What :func:`state_of` returned
     """
-    if isinstance(generator, np.random.Generator | np.random.BitGenerator):
-        bits: Any = getattr(generator, "bit_generator", generator)
+    bits = bits_of(generator)
+    if isinstance(bits, np.random.BitGenerator):
         bits.state = state
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
     else:
-        generator.setstate(state)
+        (bits.setstate if isinstance(bits, random.Random) else bits.set_state)(state)
 
 
 def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
@@ -49,25 +64,22 @@ def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
 
 def copy_array(c: Any, obj: Any) -> Any:
     """An array of any kind. A view is a view of its owner's copy; what nobody can write to is shared."""
-    kind = type(obj)
+    kind, writeable = type(obj), obj.flags.writeable
     if obj.base is None and kind is np.ndarray and not obj.dtype.hasobject:
-        return obj.copy(order="K") if obj.flags.writeable else obj
-    root = obj
-    writeable = obj.flags.writeable
-    while isinstance(_base_of(root), np.ndarray):
-        root = _base_of(root)
-        writeable |= root.flags.writeable
-    base = _base_of(root)
-    if isinstance(base, bytes) or (not writeable and base is None and not root.dtype.hasobject):
+        return obj.copy(order="K") if writeable else obj
+    owner = obj
+    while (base := _base_of(owner)) is not None:
+        owner = base
+        writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
+    if isinstance(owner, bytes) or (isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject):
         return obj
-    if root is obj and base is None:
-        made = c.remember(
-            obj, np.empty_like(obj, subok=False) if obj.dtype.hasobject else np.array(obj, order="K", subok=False)
-        )
-        if obj.dtype.hasobject:
-            _copy_objects(c, obj, made)
+    if owner is not obj:
+        made = _same_view(obj, owner, c(owner))
+    elif obj.dtype.hasobject:
+        made = c.remember(obj, np.empty_like(obj, subok=False))
+        _copy_objects(c, obj, made)
     else:
-        made = _view(obj, root, c(root) if root is not obj else _foreign_root(c, obj))
+        made = np.array(obj, order="K", subok=False)
     if kind is not np.ndarray:
         made = c.remember(obj, made.view(kind))
         vars(made).update({name: c(value) for name, value in vars(obj).items()})
@@ -76,42 +88,39 @@ def copy_array(c: Any, obj: Any) -> Any:
     return made
 
 
-def _base_of(array: Any) -> Any:
-    """What an array is a view of."""
-    base = array.base
+def _base_of(obj: Any) -> Any:
+    """What an array is a view of; None for an owner of memory."""
+    base: Any = obj.base if isinstance(obj, np.ndarray) else obj.obj if isinstance(obj, memoryview) else None
     return base.base if type(base).__name__ == "DummyArray" else base  # of np.lib.stride_tricks
 
 
 def _copy_objects(c: Any, obj: Any, made: Any) -> None:
     if obj.dtype != object:
-        raise CannotCopyError("is an array of records that refer to Python objects", obj)
+        raise CannotCopyError("is an array of records that refer to Python objects")
     for place, one in enumerate(obj.flat):
         made.flat[place] = c(one)  # one by one: numpy would take a nested list apart
 
 
-def _foreign_root(c: Any, obj: Any) -> Any:
-    """The copy of what an array lies in that is no array."""
-    base = obj.base
-    base = base.obj if isinstance(base, memoryview) else base
-    if name_of(type(base)) == "torch.Tensor":
-        return c(base).numpy()
-    if type(base).__name__ != "bytearray" and name_of(type(base)) != "array.array":
-        raise CannotCopyError(f"is a view of memory that belongs to a {name_of(type(base))}", obj)
-    return np.frombuffer(c(base), np.uint8)
-
-
-def _view(obj: Any, root: Any, made: Any) -> Any:
-    """The view of a copy that another array is of the original."""
-    base = obj.base
-    whole = root if root is not obj else np.frombuffer(base, np.uint8) if not hasattr(base, "numpy") else base.numpy()
-    offset = _address(obj) - _address(whole)
+def _same_view(obj: Any, owner: Any, made: Any) -> Any:
+    """The view of an owner's copy that an array is of the owner."""
+    offset = _address(obj) - _address(_flat(owner, obj))
     if obj.dtype.hasobject:
-        flat = made.ravel(order="K")[offset // obj.itemsize :]
-        return np.lib.stride_tricks.as_strided(flat, obj.shape, obj.strides)
-    flat = made.ravel(order="K") if type(made) is np.ndarray else np.asarray(made).ravel(order="K")
-    if not np.may_share_memory(flat, made):
-        raise CannotCopyError("is a view of an array with gaps", obj)
-    return np.ndarray(obj.shape, obj.dtype, flat.view(np.uint8).data, offset, obj.strides)
+        return np.lib.stride_tricks.as_strided(_flat(made, obj)[offset // obj.itemsize :], obj.shape, obj.strides)
+    return np.ndarray(obj.shape, obj.dtype, _flat(made, obj).view(np.uint8).data, offset, obj.strides)
+
+
+def _flat(owner: Any, obj: Any) -> Any:
+    """All that an owner of memory holds, in the order in which it lies there."""
+    if name_of(type(owner)) == "torch.Tensor":
+        owner = owner.numpy()
+    elif isinstance(owner, bytearray | array.array):
+        return np.frombuffer(owner, np.uint8)
+    elif not isinstance(owner, np.ndarray):
+        raise CannotCopyError(f"is a view of memory that belongs to a {name_of(type(owner))}")
+    flat = np.asarray(owner).ravel(order="K")
+    if not np.may_share_memory(flat, owner):
+        raise CannotCopyError("is a view of an array with gaps")
+    return flat
 
 
 def _address(array: Any) -> int:
@@ -122,14 +131,11 @@ def _address(array: Any) -> int:
 def copy_record(c: Any, obj: Any) -> Any:
     """A row of a structured array, which shares the array's memory."""
     if obj.dtype.hasobject:
-        raise CannotCopyError("is a record that refers to Python objects", obj)
-    root = obj.base
-    while isinstance(root, np.ndarray) and isinstance(_base_of(root), np.ndarray):
-        root = _base_of(root)
-    if not isinstance(root, np.ndarray):
-        return obj.copy()
-    flat, offset = c(root).ravel(order="K").view(np.uint8), _address(np.asarray(obj)) - _address(root)
-    return np.ndarray(1, obj.dtype, flat.data, offset)[0]
+        raise CannotCopyError("is a record that refers to Python objects")
+    owner = obj.base
+    while (base := _base_of(owner)) is not None:
+        owner = base
+    return obj.copy() if owner is None else _same_view(np.asarray(obj).reshape(1), owner, c(owner))[0]
 
 
 def copy_memoryview(c: Any, obj: Any) -> Any:
@@ -137,12 +143,16 @@ def copy_memoryview(c: Any, obj: Any) -> Any:
     if isinstance(obj.obj, bytes) or not obj.contiguous:
         if obj.contiguous:
             return obj
-        raise CannotCopyError("is a memoryview with gaps", obj)
-    whole = memoryview(c(obj.obj)).cast("B")
+        raise CannotCopyError("is a memoryview with gaps")
     start = _address(np.frombuffer(obj, np.uint8)) - _address(np.frombuffer(obj.obj, np.uint8)) if obj.nbytes else 0
-    part = whole[start : start + obj.nbytes]
+    part = memoryview(c(obj.obj)).cast("B")[start : start + obj.nbytes]
     part = part if obj.format == "B" and obj.ndim == 1 else part.cast(obj.format, list(obj.shape))
     return part.toreadonly() if obj.readonly else part
+
+
+def deep(c: Any, obj: Any) -> Any:
+    """What ``copy.deepcopy`` copies whole. What both copy is one object in the copy."""
+    return copy.deepcopy(obj, c.memo)
 
 
 def copy_mujoco_data(c: Any, obj: Any) -> Any:
@@ -183,13 +193,12 @@ def copy_ale(c: Any, obj: Any) -> Any:
         raise CannotCopyError(
             "repeats actions at random by itself, and its state does not tell which action it repeats. Make the env with "
             "repeat_action_probability=0.0, or take an id that ends in NoFrameskip-v4; Stable-Baselines3's "
-            "AtariWrapper(env, action_repeat_probability=0.25) repeats actions in a way that can be copied",
-            obj,
+            "AtariWrapper(env, action_repeat_probability=0.25) repeats actions in a way that can be copied"
         )
     if any(map(obj.getString, ("record_screen_dir", "record_sound_filename"))) or any(
         map(obj.getBool, ("display_screen", "sound"))
     ):
-        raise CannotCopyError("shows or records what it does", obj)
+        raise CannotCopyError("shows or records what it does")
 
     def make(ale: Any, reuse: Any) -> Any:
         settings = [(kind, name, getattr(ale, f"get{kind}")(name)) for kind, name in _ALE_SETTINGS]
@@ -223,28 +232,15 @@ def _copy_table(c: Any, obj: Any) -> Any:
 
 def _copy_tensor(c: Any, obj: Any) -> Any:
     """A torch tensor. Tensors that share memory do so in the copy."""
-    torch = sys.modules["torch"]
-    if obj.grad_fn is not None or obj.layout != torch.strided:
-        raise CannotCopyError("is a tensor that belongs to a graph of gradients, or is not dense", obj)
-    storage = c(obj.untyped_storage())
-    made = torch.empty(0, dtype=obj.dtype, device=obj.device).set_(storage, obj.storage_offset(), obj.size(), obj.stride())
-    made = (
-        type(obj)(made, requires_grad=obj.requires_grad)
-        if type(obj) is not torch.Tensor
-        else made.requires_grad_(obj.requires_grad)
-    )
+    if obj.grad_fn is not None:
+        raise CannotCopyError("is a tensor that belongs to a graph of gradients")
+    made = deep(c, obj.data)  # a Parameter's own copy would have memory of its own
+    parameter = type(obj) is not sys.modules["torch"].Tensor
+    made = type(obj)(made, requires_grad=obj.requires_grad) if parameter else made.requires_grad_(obj.requires_grad)
     c.remember(obj, made)
     if obj.grad is not None:
         made.grad = c(obj.grad)
     return made
-
-
-def _copy_storage(c: Any, obj: Any) -> Any:
-    """The memory of tensors, which Python meets as another object each time."""
-    key = -obj.data_ptr() - 1  # no id is negative
-    if key not in c.memo:
-        c.memo[key] = obj.clone()
-    return c.memo[key]
 
 
 def _copy_surface(c: Any, obj: Any) -> Any:
@@ -282,8 +278,7 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     "pandas._libs.indexing.NDFrameIndexerBase": lambda c, obj: getattr(c(obj.obj), obj.name),
     "pandas.core.arrays.base.ExtensionArray": lambda c, obj: obj.copy(),
     "torch.Tensor": _copy_tensor,
-    "torch.storage.UntypedStorage": _copy_storage,
-    "torch._C.Generator": lambda c, obj: obj if obj is sys.modules["torch"].default_generator else obj.clone_state(),
+    "torch.storage.UntypedStorage": deep,
     **{f"torch.{part}": share for part in ("device", "dtype", "layout", "memory_format")},
 }
 _CONSTANT_PACKAGES = ("jax", "jaxlib")
@@ -295,6 +290,8 @@ def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
     """How it is copied, ``rule(copier, obj)``, if it is one of those above or a subclass without attributes of its own."""
     if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
         return share
+    if kind is type(torch_generator() or ...):
+        return lambda c, obj: obj if obj is torch_generator() else obj.clone_state()
     for base in kind.__mro__:
         rule = _BY_NAME.get(name_of(base))
         if rule is not None:
@@ -307,6 +304,6 @@ def _with_attributes(rule: Callable[[Any, Any], Any], c: Any, obj: Any) -> Any:
     """An object of a subclass written in Python."""
     made = rule(c, obj)
     if type(made) is not type(obj):
-        raise CannotCopyError(f"is a {name_of(type(obj))}, whose base copies itself as another type", obj)
+        raise CannotCopyError(f"is a {name_of(type(obj))}, whose base copies itself as another type")
     c.remember(obj, made).__dict__.update({name: c(value) for name, value in vars(obj).items()})
     return made

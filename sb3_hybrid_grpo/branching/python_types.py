@@ -8,18 +8,18 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
+from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching import engines
-from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, RefusedError, name_of
+from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 
-Rule = Callable[[Any, Any], Any]
-"""``rule(copier, obj)`` returns the copy, or the object itself where it is shared."""
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "spec", "_cached_spec"})
 """How an env was made. No step reads it."""
+_PLAIN_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 
@@ -57,20 +57,21 @@ def _shared_attributes(kind: Any) -> frozenset[str]:
 
 def copy_space(c: Any, obj: Any) -> Any:
     """A space: constant but for its generator, and spaces in it."""
-    inner = [name for name, value in obj.__dict__.items() if name == "spaces" or isinstance(value, gym.Space)]
-    return obj if obj._np_random is None and not inner else _with_generator(c, obj, inner)
-
-
-def copy_plain_space(c: Any, obj: Any) -> Any:
-    return obj if obj._np_random is None else _with_generator(c, obj, ())
-
-
-def _with_generator(c: Any, obj: Any, inner: Sequence[str]) -> Any:
+    attributes = vars(obj)
+    inner = () if type(obj) in _PLAIN_SPACES else [name for name in attributes if _holds_spaces(name, attributes[name])]
+    generator = generator_of(obj)
+    if generator is None and not inner:
+        return obj
     made = c.remember(obj, object.__new__(type(obj)))
-    made.__dict__.update(obj.__dict__)
-    for name in ("_np_random", *inner):
-        made.__dict__[name] = c(obj.__dict__[name])
+    made.__dict__.update(attributes)
+    for name in inner:
+        made.__dict__[name] = c(attributes[name])
+    set_generator(made, c(generator))
     return made
+
+
+def _holds_spaces(name: str, value: Any) -> bool:
+    return name == "spaces" or isinstance(value, gym.Space)
 
 
 def copy_mapping(c: Any, obj: Any) -> Any:
@@ -192,18 +193,13 @@ def copy_bound_builtin(c: Any, obj: Any) -> Any:
     return obj if made is owner else getattr(made, obj.__name__)
 
 
-def copy_partial(c: Any, obj: Any) -> Any:
-    parts = c((obj.func, obj.args, obj.keywords))
-    return c.memo.get(id(obj)) or fill(c, obj, type(obj)(parts[0], *parts[1], **parts[2]))
-
-
 def copy_cached_function(c: Any, obj: Any) -> Any:
     """``lru_cache``: what it holds cannot be copied, but an empty one can be made again."""
     function = c(obj.__wrapped__)
     if _is_global(obj) or (function is obj.__wrapped__ and obj.cache_info().currsize == 0):
         return obj
     if obj.cache_info().currsize:
-        raise CannotCopyError("is a function with a cache (lru_cache) of its own, which holds results", obj)
+        raise CannotCopyError("is a function with a cache (lru_cache) of its own, which holds results")
     return functools.lru_cache(**obj.cache_parameters())(function)
 
 
@@ -224,12 +220,11 @@ def copy_weak_container(c: Any, obj: Any) -> Any:
     return made
 
 
-def copy_iterator(c: Any, obj: Any) -> Any:
+def copy_by_reduce(c: Any, obj: Any) -> Any:
+    """An object of Python's own in C, of the parts that it names (``__reduce__``)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which cannot be copied from Python 3.14 on
-        make, arguments, *state = obj.__reduce__()
-        if make.__module__ == "copyreg":
-            raise CannotCopyError(f"is an iterator ({name_of(type(obj))}) that does not tell where it is", obj)
+        make, arguments, *state = obj.__reduce_ex__(2)
         arguments = [c(one) for one in arguments]
         if id(obj) in c.memo:
             return c.memo[id(obj)]
@@ -239,46 +234,25 @@ def copy_iterator(c: Any, obj: Any) -> Any:
     return made
 
 
-def copy_text_stream(c: Any, obj: Any) -> Any:
-    made = type(obj)()
-    made.__setstate__(obj.__getstate__())
-    return made
-
-
 def copy_file(c: Any, obj: Any) -> Any:
     if obj in (sys.stdout, sys.stderr, sys.stdin, sys.__stdout__, sys.__stderr__) or obj.closed:
         return obj
-    raise RefusedError(
+    raise CannotCopyError(
         "is an open file: all siblings would share its position, and what one writes cannot be taken back",
-        obj,
         "Read what the env needs of it before the training, and close it; write from a callback, or with SB3's Monitor",
     )
 
 
 def copy_lock(c: Any, obj: Any) -> Any:
     if isinstance(obj, LOCK) and obj.locked():
-        raise CannotCopyError("is a lock that is held", obj)
+        raise CannotCopyError("is a lock that is held")
     return threading.Lock() if isinstance(obj, LOCK) else threading.RLock()
 
 
 def copy_ufunc(c: Any, obj: Any) -> Any:
     if obj.__name__.endswith("(vectorized)"):  # np.frompyfunc, of any function
-        raise CannotCopyError("is a function of np.frompyfunc, which does not tell what it calls", obj)
+        raise CannotCopyError("is a function of np.frompyfunc, which does not tell what it calls")
     return obj
-
-
-def never(reason: str) -> Rule:
-    def rule(c: Any, obj: Any) -> Any:
-        raise CannotCopyError(reason, obj)
-
-    return rule
-
-
-def refuse(reason: str, advice: str) -> Rule:
-    def rule(c: Any, obj: Any) -> Any:
-        raise RefusedError(reason, obj, advice)
-
-    return rule
 
 
 def copy_local(c: Any, obj: Any) -> Any:
@@ -288,4 +262,4 @@ def copy_local(c: Any, obj: Any) -> Any:
     return made
 
 
-engines.on_registration(_shared_attributes.cache_clear)
+engines.CACHES.append(_shared_attributes)

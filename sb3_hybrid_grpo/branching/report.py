@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.exactness import RandomActions
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
-from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder
+from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder, require_env
 from sb3_hybrid_grpo.errors import BranchingError
 
 SECONDS, MOST_SECONDS = 0.6, 3.0
@@ -86,8 +86,10 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     :param n_samples: N, the members of a group
     :param branch_horizon: K, the steps between two forks
     :return: The report
-    :raises ValueError: if one of them is no whole number of at least 1
+    :raises TypeError: for something else than an env, such as its id
+    :raises ValueError: if one of the numbers is no whole number of at least 1
     """
+    require_env(env)
     for name, value in (("n_samples", n_samples), ("branch_horizon", branch_horizon)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(

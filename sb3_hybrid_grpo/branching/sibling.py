@@ -1,40 +1,20 @@
 """Siblings: live copies of an env, or else forked processes; and what decides which."""
 
 import contextlib
-import gc
-import types
-from collections.abc import Sequence
-from typing import Any, Protocol
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
-from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, RefusedError, module_of
+from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, module_of, never
 from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
-from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped, layers_of, lazy_holders
+from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
-
-
-class Sibling(Protocol):
-    """An env that began in the state of another one, and is stepped beside it."""
-
-    kind: str
-    """"copied" or "forked"."""
-
-    def step(self, action: Any) -> Any:
-        """As the env's."""
-
-    def reset(self, **keywords: Any) -> Any:
-        """As the env's."""
-
-    def get_wrapper_attr(self, name: str) -> Any:
-        """An attribute of the env or of one of its wrappers; of a fork, a method."""
-
-    def close(self) -> None:
-        """Throw it away."""
 
 
 class CopiedEnv:
@@ -94,6 +74,10 @@ class CopiedEnv:
         return getattr(self.env, name)
 
 
+Sibling = CopiedEnv | ForkedEnv
+"""An env that began in the state of another one, and is stepped beside it."""
+
+
 class SiblingMaker:
     """Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks."""
 
@@ -110,7 +94,7 @@ class SiblingMaker:
             self.take_forks(self._reason(error))
             copier.originals += layers_of(env)
         self.around = surroundings(copier.originals)
-        self._take_streams([one.name for one in self.around.generators], own)
+        self._take_streams(self.around.generators, own)
         self.noisy, self._saves_itself = True, bool(copier.swapped)
         """Whether steps draw random numbers; what was not checked, or saves itself, may do so."""
 
@@ -119,14 +103,14 @@ class SiblingMaker:
             return "it holds objects that lead to one another in too long a chain"
         if not isinstance(error, CannotCopyError):
             return f"copying it raised {error!r}"
-        path = path_to(self.env, error.obj)
-        if isinstance(error, RefusedError):
+        path = path_along(self.env, error.holders)
+        if error.advice:
             message = f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, or use n_samples=1 (plain PPO)."
             raise BranchingError(message) from error
         return f"{path} {error.reason}"
 
-    def _take_streams(self, names: Sequence[str], own: bool = True) -> None:
-        known = {one.name: one for one in self.around.generators + self.around.spaces} | process_wide_generators()
+    def _take_streams(self, names: Iterable[str], own: bool = True) -> None:
+        known = self.around.generators | self.around.spaces | process_wide_generators()
         streams = own_streams([known[name] for name in names], own)
         if self.streams is not None:
             streams = MemberState(self.streams.shared + streams.shared, self.streams.states + streams.states)
@@ -191,9 +175,10 @@ class SiblingMaker:
         if found.own_difference is not None:
             notice(
                 f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
-                "it reads a clock, or draws random numbers without a seed. Members of a group do not see the same noise there."
+                "it reads a clock, or draws random numbers without a seed, so members do not see the same noise. Draw from "
+                "self.np_random, which reset(seed=...) seeds, and count steps in the place of a clock."
             )
-        for name in sorted((path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
+        for name in sorted((_path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
             notice(
                 f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another "
                 "env does to it. Give each env its own, or put the envs into a SubprocVecEnv."
@@ -213,32 +198,37 @@ class SiblingMaker:
         )
 
 
-def path_to(env: gym.Env[Any, Any], culprit: Any) -> str:
-    """Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects."""
-    starts = [(layer, type(layer).__name__) for layer in layers_of(env) if not is_skipped(type(layer))]
-    own = {module_of(type(layer)).split(".")[0] for layer, _ in starts}
-    known = {id(layer): layer for layer, _ in starts}
-    waiting = [(layer, name, True) for layer, name in reversed(starts)]
-    for obj, path, is_own in waiting:  # breadth first; the list grows
-        if obj is culprit:
-            return str(path)
-        goes_on = is_own and (isinstance(obj, dict | list | tuple) or module_of(type(obj)).split(".")[0] in own)
-        for child, name in _children(obj):
-            if id(child) not in known and len(known) < 100_000:
-                known[id(child)] = child
-                waiting.append((child, path + name if goes_on else path, goes_on))
-    return starts[-1][1]
+def path_along(env: gym.Env[Any, Any], holders: Sequence[Any]) -> str:
+    """
+    Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects.
+
+    :param env: The env
+    :param holders: The object, what holds it, and so on up to the env
+    """
+    layers = list(layers_of(env))
+    own = {module_of(type(layer)).split(".")[0] for layer in layers}
+    chain = list(itertools.takewhile(lambda one: all(one is not layer for layer in layers), holders))
+    chain = [*holders[len(chain) : len(chain) + 1], *reversed(chain)] or [layers[-1]]
+    path = type(chain[0]).__name__
+    for holder, one in itertools.pairwise(chain):
+        if not (isinstance(holder, dict | list | tuple) or module_of(type(holder)).split(".")[0] in own):
+            break
+        items = holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list | tuple) else ()
+        named = [(f"[{key!r}]", value) for key, value in items]
+        named += [(f".{name}", value) for name, value in getattr(holder, "__dict__", {}).items()]
+        path += next((name for name, value in named if value is one), "")
+    return path
 
 
-def _children(obj: Any) -> list[tuple[Any, str]]:
-    """What an object refers to, and by what name."""
-    if isinstance(obj, type | types.ModuleType):
-        return []
-    if isinstance(obj, types.FunctionType):  # not its module, which leads anywhere
-        return [(one, "") for one in (*(obj.__closure__ or ()), obj.__defaults__, obj.__kwdefaults__, obj.__dict__)]
-    held = getattr(obj, "__dict__", None)
-    items = list(obj.items()) if isinstance(obj, dict) else list(enumerate(obj)) if isinstance(obj, list | tuple) else []
-    named = [(value, f"[{key!r}]") for key, value in items]
-    if isinstance(held, dict):
-        named += [(value, f".{name}") for name, value in held.items()]
-    return [*named, *((one, "") for one in gc.get_referents(obj))]
+def _path_to(env: gym.Env[Any, Any], sought: Any) -> str:
+    class Finder(Copier):
+        """Stops where it meets the object."""
+
+        def __call__(self, obj: Any) -> Any:
+            return super().__call__(obj) if obj is not sought else never("")(self, obj)
+
+    try:
+        Finder()(env)
+    except CannotCopyError as error:
+        return path_along(env, [sought, *error.holders])
+    return path_along(env, [])

@@ -15,7 +15,8 @@ from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, 
 from sb3_hybrid_grpo.errors import BranchingError
 
 Then = Callable[[], object] | None
-"""What is to be done when commands are sent, before their answers are read."""
+"""A function that :func:`call` calls after it has sent all commands and before it reads the answers: it sends member 0's step,
+which the processes take as soon as they have stepped the siblings."""
 _PATIENCE = 30.0
 """How long an answer that nobody wants any more is waited for, in seconds."""
 
@@ -96,7 +97,11 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
 
 
 def forget_step(env: VecEnv) -> bool:
-    """Read what came of a step that was sent and is not waited for any more, lest the next command take it for its answer."""
+    """
+    After an error or an interrupt: read the answers to a step that was sent, lest the next command take them for its own.
+
+    :return: Whether the envs are in processes, so that nobody knows where the step has led
+    """
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv):
         return False

@@ -15,7 +15,7 @@ from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
-from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, require_env
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
@@ -129,7 +129,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         else:
             with streams:
                 result = self.env.step(action)
-        if result[2] or result[3]:  # to be kept, while the env writes the next one where this one may lie
+        if result[2] or result[3]:  # the VecEnv keeps it as terminal_observation, and the reset may write over a buffer
             result = (copy.deepcopy(result[0]), *result[1:])
         if watch is not None:
             self.__compare(watch, taken, result)
@@ -241,7 +241,9 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     :param env: The env; its recorders are kept, and changed to hold the new wrapper
     :return: The env, branchable
     :raises BranchingError: if the env cannot be branched
+    :raises TypeError: for something else than an env, such as its id
     """
+    require_env(env)
     if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
         return env
     lowest: Any = None
@@ -272,8 +274,10 @@ def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     :param n: How many
     :return: n envs, each with ``step``, ``reset``, ``get_wrapper_attr`` and ``close``, and a ``kind``: "copied" or "forked"
     :raises BranchingError: if no copy can have what the env holds
+    :raises TypeError: for something else than an env, such as its id
     :raises ValueError: for a negative number
     """
+    require_env(env)
     if n < 0:
         raise ValueError(f"n must be a number of copies, at least 0, got {n}.")
     maker = SiblingMaker(env, own=False)

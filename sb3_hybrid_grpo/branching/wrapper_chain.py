@@ -27,6 +27,14 @@ def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
+def require_env(env: Any) -> None:
+    """
+    :raises TypeError: for something else than an env, an env's id above all
+    """
+    if not callable(getattr(env, "step", None)):
+        raise TypeError(f"env must be a gymnasium env, got {env!r}. Make it first: env = gymnasium.make({str(env)!r}).")
+
+
 def innermost(env: gym.Env[Any, Any]) -> Any:
     """The innermost layer that is a gymnasium env, whatever its ``unwrapped`` says."""
     return list(layers_of(env))[-1]
@@ -67,10 +75,15 @@ def skip_in_chain(env: Any) -> Any:
 
 def generator_of(holder: Any) -> Any:
     """
-    The generator that an env or a space has, or None: the one place that reads gymnasium's private name, because ``np_random``
-    makes a generator where there is none, and with it a trace of the look.
+    The generator that an env or a space has, or None. This and :func:`set_generator` alone use gymnasium's private name:
+    ``np_random`` makes a generator where there is none, and a space's cannot be set.
     """
     return getattr(holder, "_np_random", None)
+
+
+def set_generator(holder: Any, generator: Any) -> None:
+    """Give an env or a space a generator."""
+    holder._np_random = generator
 
 
 def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
