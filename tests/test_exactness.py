@@ -139,7 +139,7 @@ def test_what_is_refused_by_its_type_is_named_at_once(make: Any, path: str) -> N
 
 
 def test_a_difference_of_the_envs_own_is_no_reason_to_fork() -> None:
-    with pytest.warns(UserWarning, match="reads a clock, or draws random numbers without a seed"):
+    with pytest.warns(UserWarning, match=r"reads a clock, or draws random numbers without a seed.*Draw from self\.np_random"):
         assert not checked(outside_envs.clock()).sibling_maker.forks
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -192,6 +192,7 @@ def test_a_slow_env_takes_a_few_seconds_with_a_sign_of_life(capsys: pytest.Captu
 
 def test_it_takes_no_time() -> None:
     env = checked(gym.make("CartPole-v1"))
+    assert not env.sibling_maker.forks
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -211,6 +212,47 @@ def test_a_crash_does_not_reach_the_env() -> None:
     env = Noisy(lambda env: os._exit(7) if os.getpid() != process else 0.0)
     with pytest.raises(BranchingError, match="died with exit code 7"):
         checked(env)
+
+
+class LateEntropy(Noisy):
+    """Its first reset without a seed, after the first plan, takes fresh entropy; so does no step."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        self.start = 0.0 if seed is not None else float(np.random.default_rng().normal())
+        observation, info = super().reset(seed=seed)
+        return observation + self.start, info
+
+
+def test_steps_are_compared_also_where_resets_differ() -> None:
+    env = LateEntropy(lambda one: Late.count(one))
+    with pytest.warns(UserWarning, match="is a process, forked"):
+        maker = checked(env).sibling_maker
+        maker()
+    assert "Late.n" in maker.reasons[0]
+
+
+class Late:
+    """Counts all steps of all envs."""
+
+    n = 0
+
+    @classmethod
+    def count(cls, env: Any) -> float:
+        cls.n += 1
+        return float(cls.n)
+
+
+def test_a_model_of_mujoco_that_the_env_changes_is_copied() -> None:
+    pytest.importorskip("mujoco")
+
+    class Heavier(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            self.unwrapped.model.body_mass[1] *= 1.05  # type: ignore[attr-defined]
+            return super().step(action)
+
+    maker = checked(Heavier(gym.make("HalfCheetah-v5"))).sibling_maker
+    assert maker.own_models and not maker.forks
+    assert not checked(gym.make("HalfCheetah-v5")).sibling_maker.own_models
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Siblings step beside an env, below its recorders, and leave it where it was."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from gymnasium import spaces
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from stable_baselines3.common.monitor import Monitor
 
-from sb3_hybrid_grpo import make_branchable
-from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo import check_branching, make_branchable
+from sb3_hybrid_grpo.branching import fork_env, wrapper_chain
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 from tests import outside_envs
 from tests.stateful_envs import Noisy
 
@@ -264,3 +266,31 @@ def test_envs_whose_unwrapped_is_something_else() -> None:
     assert env.get_wrapper_attr("check_siblings")() is None
     assert isinstance(_step(env, [1, 2]), SiblingSteps)
     assert isinstance(env.unwrapped, Core)
+
+
+@pytest.mark.parametrize("call", [make_branchable, check_branching, lambda env: fork_env(env, 2)])
+def test_an_id_is_no_env(call: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"must be a gymnasium env, got 'CartPole-v1'\. Make it first: .*make\('CartPole-v1'\)"
+    ):
+        call("CartPole-v1")
+
+
+def test_that_siblings_are_forks_is_said_once() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        env = outside_envs.generator()
+        for _ in range(3):
+            for one in fork_env(env, 1):
+                one.close()
+    assert len([one for one in caught if "is a process" in str(one.message)]) == 1
+
+
+def test_one_place_reads_the_private_name_of_a_generator() -> None:
+    env = gym.make("CartPole-v1")
+    assert generator_of(env.unwrapped) is None and generator_of(env.action_space) is None
+    made = np.random.default_rng(0)
+    set_generator(env.action_space, made)
+    assert generator_of(env.action_space) is env.action_space.np_random is made
+    folder = Path(wrapper_chain.__file__).parent
+    assert [one.name for one in folder.glob("*.py") if "._np_random" in one.read_text()] == ["wrapper_chain.py"]

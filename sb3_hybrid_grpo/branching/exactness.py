@@ -110,6 +110,7 @@ class _Check:
         self.watched = {name: one for name, one in wide.items() if id(one) not in mine}
         self.siblings: list[Any] = [None, None, None]
         self.reuse: Any = None
+        self.last: Play = []
         self.found = Finding()
 
     def in_fork(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -122,8 +123,15 @@ class _Check:
 
     def play_alone(self, points: int) -> tuple[Play, list[bytes | None]]:
         """Play as the env did, without siblings."""
-        plays = [self._play_plan(self.member_0, point) for point in range(points)]
-        return [step for play in plays for step in play], self._numbers(self.member_0)
+        plays: Play = []
+        for point in range(points):
+            self._begin_anew_after(plays)
+            plays += self._play_plan(self.member_0, point)
+        return plays, self._numbers(self.member_0)
+
+    def _begin_anew_after(self, play: Play) -> None:
+        if play and (play[-1].get("terminated") or play[-1].get("truncated")):
+            self.member_0.reset()
 
     def run(self) -> Finding:
         found, end = self.found, time.perf_counter() + SECONDS
@@ -150,6 +158,7 @@ class _Check:
 
     def _play_from_here(self, point: int) -> None:
         """Play from the state in which the env is."""
+        self._begin_anew_after(self.last)
         self.found.points = point + 1
         first, second, third = self.siblings = [self.make(one) for one in self.siblings]
         is_copied = first.kind == "copied"  # what a fork changes is its own
@@ -160,6 +169,7 @@ class _Check:
         # from here on all actions were played before: a counter goes on every time, a cache has had all that it needed
         outside = self.around.digests() if is_copied else {}
         again, last = self._play_plan(third, point), self._play_plan(self.member_0, point)
+        self.last = last
         if "exception" in truth[-1] and truth[-1] == last[-1]:
             self.found.error = truth[-1]["exception"]
             return
@@ -171,11 +181,8 @@ class _Check:
         self.found.difference = "; ".join(filter(None, parts)) or None
 
     def _play_plan(self, env: Any, point: int) -> Play:
-        """Play the plan that belongs to a state; with a reset after the first one, and where the episode ends."""
-        seen = self._play(env, 2 * point, reset=self.resets and point == 0)
-        if env is self.member_0 and (seen[-1].get("terminated") or seen[-1].get("truncated")):
-            env.reset()
-        return seen
+        """Play the plan that belongs to a state, after the first one with a reset."""
+        return self._play(env, 2 * point, reset=self.resets and point == 0)
 
     def _play(self, env: Any, seed: int, steps: int = STEPS, reset: bool = False, end: float = np.inf) -> Play:
         return played(env, RandomActions(self.env, seed), steps, reset, end)
@@ -196,6 +203,7 @@ class _Check:
         """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
         if self.siblings[0].kind == "forked":
             return None
+        self._begin_anew_after(self.last)
         siblings = [self.make(one) for one in self.siblings[:2]]
         numbers = self._numbers(siblings[0], of_spaces=False)
         first = self._play(siblings[0], -1, LONGEST, end=end)

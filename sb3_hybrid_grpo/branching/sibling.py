@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -78,12 +79,16 @@ Sibling = CopiedEnv | ForkedEnv
 """An env that began in the state of another one, and is stepped beside it."""
 
 
+_TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""Envs, by their ids, of which it was said that their siblings are forks."""
+
+
 class SiblingMaker:
     """Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks."""
 
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
         self.env = env
-        self.forks, self.own_models, self.watchable, self._told = False, False, False, False
+        self.forks, self.own_models, self.watchable = False, False, False
         self.reasons: list[str] = []
         """Why copies cannot be used."""
         self.streams: MemberState | None = None
@@ -130,8 +135,8 @@ class SiblingMaker:
                 return CopiedEnv(self.env, previous, self.own_models, self.streams)
             except Exception as error:  # the env holds something that it did not hold before
                 self.take_forks(self._reason(error))
-        if not self._told:
-            self._told = True
+        if _TOLD.get(id(self.env)) is not self.env:
+            _TOLD[id(self.env)] = self.env
             notice(self.why_forks())
         return ForkedEnv(self.env, previous, self.streams)
 
@@ -185,7 +190,7 @@ class SiblingMaker:
             )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
-        self._told = True  # in the process of the check
+        _TOLD[id(self.env)] = self.env  # in the process of the check
         return self(previous)
 
     def not_exact(self, found: str) -> BranchingError:
