@@ -21,7 +21,6 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching.copier import Copier
-from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
 from sb3_hybrid_grpo.branching.native_types import is_generator, state_of
@@ -61,22 +60,19 @@ class Finding:
     """From how many states the env has played."""
 
 
-def examine(
-    env: Any, make: Callable[[Any], Any], streams: MemberState | None, around: Surroundings, shared: dict[str, Any]
-) -> Finding:
+def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, shared: dict[str, Any]) -> Finding:
     """
     Check siblings of an env, which is afterwards what it was.
 
-    :param env: The env, without recorders on top
+    :param member_0: The env, without recorders on top, as a :class:`~sb3_hybrid_grpo.branching.sibling.SteppedEnv`
     :param make: Makes a sibling of it, given an earlier one that is not needed any more
-    :param streams: The env's own streams of random numbers
     :param around: What its code refers to
     :param shared: Objects that other envs hold, too, by name
     :return: What was found
     :raises BranchingError: if the env hangs or dies in a fork
     """
     for resets in (True, False):
-        check = _Check(env, make, streams, around, shared, resets)
+        check = _Check(member_0, make, around, shared, resets)
         found: Finding = check.in_fork(check.run)
         if found.difference is None or found.lazy or found.draws:
             return found
@@ -101,10 +97,10 @@ def _show_progress(env: Any, seconds: float) -> None:
 class _Check:
     """The check itself; see :func:`examine`."""
 
-    def __init__(self, env: Any, make: Any, streams: MemberState | None, around: Any, shared: Any, resets: bool) -> None:
-        self.env, self.make, self.around, self.shared, self.resets = env, make, around, shared, resets
-        self.member_0 = Member0(env, streams)
-        mine = [] if streams is None else [id(one.obj) for one in streams.shared]
+    def __init__(self, member_0: Any, make: Any, around: Surroundings, shared: dict[str, Any], resets: bool) -> None:
+        self.member_0, self.make, self.around, self.shared, self.resets = member_0, make, around, shared, resets
+        self.env = member_0.env
+        mine = [id(one.obj) for one in getattr(member_0.shared_state, "shared", ())]
         self.n_streams = len(mine)
         wide = process_wide_generators() | around.spaces
         self.watched = {name: one for name, one in wide.items() if id(one) not in mine}
@@ -217,22 +213,6 @@ def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:
     """The values outside of the env that have changed."""
     changes = [name for name in after if name in before and before[name] != after[name]]
     return f"playing changes {', '.join(changes[:5])}, outside of the env" if changes else None
-
-
-class Member0:
-    """The env itself, with its streams if it has some, as what steps like a sibling."""
-
-    def __init__(self, env: Any, streams: MemberState | None) -> None:
-        self.env, self.shared_state = env, contextlib.nullcontext() if streams is None else streams
-        self.get_wrapper_attr = env.get_wrapper_attr
-
-    def step(self, action: Any) -> Any:
-        with self.shared_state:
-            return self.env.step(action)
-
-    def reset(self, **keywords: Any) -> Any:
-        with self.shared_state:
-            return self.env.reset(**keywords)
 
 
 def played(env: Any, actions: "RandomActions", steps: int, reset: bool = False, end: float = np.inf) -> Play:

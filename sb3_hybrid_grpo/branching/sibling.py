@@ -18,35 +18,17 @@ from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
 
 
-class CopiedEnv:
+class SteppedEnv:
     """
-    A live copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env
-    what never changes, and nothing else. Recorders are left out.
+    An env that is stepped with its own state of what it shares with others.
 
     :param env: The env
-    :param previous: An earlier copy that is not needed any more: its simulators and generators are written over
-    :param own_models: Whether it needs an MjModel of its own, because the env changes its one
-    :param streams: The env's streams in the place of generators that it shares
-    :raises CannotCopyError: if the env holds an object that no rule copies
+    :param shared_state: That state, if it shares something
     """
 
-    kind = "copied"
-    shared_state: Any = contextlib.nullcontext()
-
-    def __init__(
-        self, env: gym.Env[Any, Any], previous: Any = None, own_models: bool = False, streams: MemberState | None = None
-    ) -> None:
-        reuse = previous.natives if isinstance(previous, CopiedEnv) else None
-        copier = Copier(reuse, own_models, () if streams is None else [one.obj for one in streams.shared])
-        self.env: Any = copier(env)
-        self.natives: dict[int, tuple[Any, Any]] = copier.natives
-        self.alive = copier.alive
-        if not copier.swapped and streams is None:
-            self.step, self.reset = self.env.step, self.env.reset  # type: ignore[method-assign]
-            return
-        of_env = MemberState([], []) if streams is None else streams
-        shared, states = zip(*copier.swapped, strict=True) if copier.swapped else ((), ())
-        self.shared_state = MemberState([*shared, *of_env.shared], [*states, *of_env.states])
+    def __init__(self, env: Any, shared_state: MemberState | None) -> None:
+        self.env: Any = env
+        self.shared_state: Any = shared_state or contextlib.nullcontext()
 
     def step(self, action: Any) -> Any:
         with self.shared_state:
@@ -65,6 +47,36 @@ class CopiedEnv:
 
         return call if callable(found) else found
 
+
+class CopiedEnv(SteppedEnv):
+    """
+    A live copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env
+    what never changes, and nothing else. Recorders are left out.
+
+    :param env: The env
+    :param previous: An earlier copy that is not needed any more: its simulators and generators are written over
+    :param own_models: Whether it needs an MjModel of its own, because the env changes its one
+    :param streams: The env's streams in the place of generators that it shares
+    :raises CannotCopyError: if the env holds an object that no rule copies
+    """
+
+    kind = "copied"
+
+    def __init__(
+        self, env: gym.Env[Any, Any], previous: Any = None, own_models: bool = False, streams: MemberState | None = None
+    ) -> None:
+        reuse = previous.natives if isinstance(previous, CopiedEnv) else None
+        streams = streams or _NO_STREAMS
+        copier = Copier(reuse, own_models, [one.obj for one in streams.shared])
+        made = copier(env)
+        self.natives: dict[int, tuple[Any, Any]] = copier.natives
+        self.alive = copier.alive
+        shared = [*(one for one, _ in copier.swapped), *streams.shared]
+        states = [*(state for _, state in copier.swapped), *streams.states]
+        super().__init__(made, MemberState(shared, states) if shared else None)
+        if not shared:  # faster
+            self.step, self.reset = made.step, made.reset  # type: ignore[method-assign]
+
     def close(self) -> None:
         """Nothing: what a copy shares with the env is the env's to close."""
 
@@ -75,6 +87,7 @@ class CopiedEnv:
         return getattr(self.env, name)
 
 
+_NO_STREAMS = MemberState([], [])
 Sibling = CopiedEnv | ForkedEnv
 """An env that began in the state of another one, and is stepped beside it."""
 
@@ -151,7 +164,7 @@ class SiblingMaker:
         """Show that siblings of this very env are exact: copies, or else forks."""
         while can_fork():
             try:
-                found = examine(self.env, self._make_for_check, self.streams, self.around, shared)
+                found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
             except HungForkError as error:
                 notice(f"Whether siblings of {self.env} are exact could not be shown before the training. {error}")
                 return
