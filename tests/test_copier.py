@@ -116,7 +116,7 @@ def test_frozen_tables_are_shared() -> None:
     env.frozen = np.zeros(1000)
     env.frozen.flags.writeable = False
     (copy,) = fork_env(env, 1)
-    copy_env: Any = copy.env  # type: ignore[attr-defined]
+    copy_env: Any = copy.env  # type: ignore[union-attr]
     assert copy_env.frozen is env.frozen
     assert copy_env.array is not env.array
     assert copy_env.table is not env.table

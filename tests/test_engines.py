@@ -145,7 +145,7 @@ def test_a_copier_is_the_fast_way() -> None:
     check_against_twin(lambda: in_world(World))
     env.reset(seed=0)
     (sibling,) = fork_env(env, 1)
-    assert sibling.env.worlds[0] is not env.worlds[0]  # type: ignore[attr-defined]
+    assert sibling.env.worlds[0] is not env.worlds[0]  # type: ignore[union-attr]
 
 
 class ClosedEnv(Noisy):
@@ -188,7 +188,7 @@ def test_an_env_that_saves_itself_is_shared() -> None:
     env = SavesItself()
     env.reset(seed=0)
     (sibling,) = fork_env(TimeLimit(env, 5), 1)
-    assert sibling.env.env is env  # type: ignore[attr-defined]
+    assert sibling.env.env is env  # type: ignore[union-attr]
 
 
 def test_tables_that_are_declared_constant_are_shared() -> None:
@@ -197,10 +197,10 @@ def test_tables_that_are_declared_constant_are_shared() -> None:
     declare_constant(name_of(Noisy), "table")
     env.reset(seed=0)
     (sibling,) = fork_env(env, 1)
-    assert sibling.env.table is env.table and sibling.env.state is not env.state  # type: ignore[attr-defined]
+    assert sibling.env.table is env.table and sibling.env.state is not env.state  # type: ignore[union-attr]
     taxi: Any = gym.make("Taxi-v4").unwrapped
     taxi.reset(seed=0)
-    assert fork_env(taxi, 1)[0].env.P is taxi.P  # type: ignore[attr-defined]
+    assert fork_env(taxi, 1)[0].env.P is taxi.P  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="must be one or more names"):
         declare_constant(name_of(Noisy))
 

@@ -236,7 +236,7 @@ def test_fork_env_gives_envs_that_go_on_alone() -> None:
     env = TimeLimit(Monitor(Walk()), 12)
     env.reset(seed=0)
     one, other = fork_env(env, 2)
-    assert one.kind == "copied" and one.action_space == env.action_space  # type: ignore[attr-defined]
+    assert one.kind == "copied" and one.action_space == env.action_space
     for action in (1, 2, 3):
         np.testing.assert_array_equal(one.step(action)[0], other.step(action)[0].copy())
     assert env.env.rewards == []  # type: ignore[attr-defined]
