@@ -145,7 +145,7 @@ def test_a_copier_is_the_fast_way() -> None:
     check_against_twin(lambda: in_world(World))
     env.reset(seed=0)
     (sibling,) = fork_env(env, 1)
-    assert sibling.env.worlds[0] is not env.worlds[0]  # type: ignore[union-attr]
+    assert sibling.env.worlds[0] is not env.worlds[0]  # type: ignore[union-attr, attr-defined]
 
 
 class ClosedEnv(Noisy):

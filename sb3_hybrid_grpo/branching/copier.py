@@ -95,9 +95,9 @@ def _copy_bit_generator(c: Any, obj: Any) -> Any:
     known = c.reuse.get(id(obj))
     if known is not None and known[0] is obj and _n_spawned(known[1]) == _n_spawned(obj):
         made = known[1]
-        made.state = obj.state
     else:
-        made = native.deep(c, obj)
+        made = type(obj)(c(obj.seed_seq)) if type(obj.seed_seq) is np.random.SeedSequence else native.deep(c, obj)
+    made.state = obj.state
     c.natives[id(obj)] = (obj, made)
     return made
 
