@@ -234,14 +234,12 @@ class Groups:
         infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
         for info in infos:
             info.pop("episode", None)
-        terminated_ME = ended_ME = np.zeros(self._shape, dtype=bool)
-        if any(True in one.terminated or True in one.truncated for one in steps):
-            terminated_ME = np.array([one.terminated for one in steps]).T
-            ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
-        rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
-        for row in np.flatnonzero(ended_ME) if ended_ME is not terminated_ME else ():
+        terminated_ME = np.array([one.terminated for one in steps]).T
+        ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
+        for row in np.flatnonzero(ended_ME):
             infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
-        return SiblingStep(rows.showing(observations) if ended_ME is not terminated_ME else rows, terminated_ME, ended_ME)
+        rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
+        return SiblingStep(rows.showing(observations), terminated_ME, ended_ME)
 
     def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
         """Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on."""
@@ -272,7 +270,6 @@ class Candidates(Groups):
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
-        every_env = np.ones(n_envs, dtype=bool)
         tried = self._step_siblings(actions_NE.copy())  # an env may change them in place
         previewed = tried.rows._replace(infos=[dict(info) for info in tried.rows.infos])
         for stage in self._stages:
@@ -280,14 +277,13 @@ class Candidates(Groups):
         chosen_E = self._choose(previewed.observations, previewed.rewards.reshape(self._shape), tried.terminated_ME)
         envs = np.arange(n_envs)
         zero = self._step_member_0(actions_NE[chosen_E, envs])
-        settled = self._settle(tried, every_env)
+        settled = self._settle(tried, np.ones(n_envs, dtype=bool))
         rewards_NE = settled.rewards.reshape(self._shape)
         self._compare(
             zero, each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME), rewards_NE[chosen_E, envs]
         )
 
-        others = np.array([[n for n in range(n_samples) if n != chosen] for chosen in chosen_E], dtype=int).T
-        order_NE = np.concatenate([chosen_E[None], others.reshape(n_samples - 1, n_envs)])
+        order_NE = np.argsort(np.arange(n_samples)[:, None] != chosen_E, axis=0, kind="stable")
         terminated_NE, dones_NE = tried.terminated_ME[order_NE, envs], tried.ended_ME[order_NE, envs]
         terminated_NE[0], dones_NE[0] = zero.terminated_E, zero.dones
         new_obs = self._replaced(tried.ended_ME, zero.new_obs)
