@@ -39,6 +39,7 @@ _LIBRARIES = (
 """Code that is not looked at: what these keep is no state of an env, the name of an object that was last printed, say."""
 _MAKE_GENERATORS = frozenset({"default_rng", "Generator", "RandomState", "SeedSequence", "PCG64", "MT19937", "Random"})
 _TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like"})
+_INSTALLED = tuple(sysconfig.get_path(kind) + os.sep for kind in ("purelib", "platlib"))
 _CACHED: Any = type(functools.lru_cache(len))
 _LARGEST, _MOST_CODE = 2**20, 4000
 """Bytes of a value that are looked at (larger tables hardly change), and how many functions and classes."""
@@ -184,8 +185,7 @@ def _is_library(code: Any, own: set[str]) -> bool:
     if package in sys.stdlib_module_names or any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES):
         return True
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    folders = [sysconfig.get_path(kind) + os.sep for kind in ("purelib", "platlib")]
-    return package not in own and any(map(file.startswith, folders))
+    return package not in own and file.startswith(_INSTALLED)
 
 
 def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tuple[str, Any]]:
