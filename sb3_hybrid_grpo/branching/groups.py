@@ -314,6 +314,6 @@ class Candidates(Groups):
             if found is not None:
                 raise BranchingError(
                     f"Env {e} is not branched exactly: at step {self._n_steps} of the training the chosen action did not lead "
-                    f"where it led in its branch ({found}). The env keeps state where a copy does not have its own; give it "
+                    f"where it led in its branch: {found}. The env keeps state where a copy does not have its own; give it "
                     "the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
                 )
