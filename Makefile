@@ -22,4 +22,14 @@ check-codestyle:
 
 commit-checks: format type lint
 
-.PHONY: pytest mypy type lint format check-codestyle commit-checks
+# From the top folder, so that links between docs/, benchmarks/ and the README are the same on GitHub and in the site.
+docs:
+	$(PYTHON) -m sphinx -E -W --keep-going -q -c docs . docs/_build/html
+
+pictures:
+	$(PYTHON) docs/pictures/draw.py
+
+screenshots: docs
+	$(PYTHON) docs/screenshots.py docs/_build/html docs/_build/screenshots
+
+.PHONY: pytest mypy type lint format check-codestyle commit-checks docs pictures screenshots
