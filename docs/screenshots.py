@@ -18,12 +18,12 @@ from html import unescape
 from pathlib import Path
 
 WIDTHS = (1280, 390)
-FRAME = """<!doctype html><title>measure</title><body style="margin:0">
-<iframe id="page" src="{page}" style="width:{width}px;height:900px;border:0"></iframe>
+FRAME = """<!doctype html><title>measure</title><body style="margin:0;overflow:hidden">
+<iframe id="page" src="{page}" style="width:{width}px;height:30000px;border:0"></iframe>
 <script>
 page.onload = () => setTimeout(() => {{
   const inside = page.contentDocument, root = inside.documentElement;
-  const broken = [...inside.images].filter(one => one.complete && !one.naturalWidth).map(one => one.src);
+  const broken = [...inside.images].filter(one => !one.complete || !one.naturalWidth).map(one => one.src);
   const wide = [...inside.querySelectorAll("article *")].filter(one => {{
     const right = one.getBoundingClientRect().right;
     for (let up = one; up && up !== root; up = up.parentElement)
@@ -66,10 +66,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def measure(browser: str, address: str, page: str, width: int, wait: int = 300) -> dict[str, object]:
-    """Open a page in a frame of that width, and read what it measures."""
-    measuring = f"{address}/measure?{width}?{wait}?/{page}"
-    printed = chromium(browser, "--window-size=1400,1000", f"--virtual-time-budget={wait + 5_000}", "--dump-dom", measuring)
+def measure(browser: str, address: str, page: str, width: int, *also: str, wait: int = 300) -> dict[str, object]:
+    """Open a page in a frame of that width, and read what it measures. Chromium's own window is not narrower than 500 px."""
+    size, budget = f"--window-size={max(width, 500)},900", f"--virtual-time-budget={wait + 5_000}"
+    printed = chromium(browser, size, budget, *also, "--dump-dom", f"{address}/measure?{width}?{wait}?/{page}")
     found = re.search(r'data-measured="([^"]*)"', printed)
     if found is None:
         raise SystemExit(f"{page} was not measured at {width} px.")
@@ -92,25 +92,23 @@ def look(site: Path, folder: Path, only: list[str]) -> list[str]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html")) if "_" not in path.parts[0][:1]]
+    found = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
+    pages = only or [page for page in found if page != "index.html" and not page.startswith("_")]
     faults = []
     folder.mkdir(parents=True, exist_ok=True)
-    for page in only or [page for page in pages if page != "index.html"]:
+    for page in pages:
         for width in WIDTHS:
-            seen = measure(browser, address, page, width)
+            target = folder / f"{page.removesuffix('.html').replace('/', '-')}-{width}.png"
+            seen = measure(browser, address, page, width, f"--screenshot={target}")
             if seen["width"] != seen["window"] or seen["wide"]:
                 faults.append(f"{page} at {width} px is {seen['width']} wide, by {seen['wide']}")
             if seen["broken"] or seen["formulas"]:
                 faults.append(f"{page} at {width} px lacks {seen['broken']} and {seen['formulas']} formulas")
-            target = folder / f"{page.removesuffix('.html').replace('/', '-')}-{width}.png"
-            # Chromium's own window is not narrower than 500 px: the frame is
-            shown = f"{address}/measure?{width}?100?/{page}"
-            chromium(browser, f"--window-size={max(width, 500)},900", f"--screenshot={target}", shown)
-    found = measure(browser, address, "search.html?q=gradient_variance_ratio", 1280, wait=2_000)["results"]
-    if not found:
+    results = measure(browser, address, "search.html?q=gradient_variance_ratio", 1280, wait=2_000)["results"]
+    if not results:
         faults.append("The search for gradient_variance_ratio found nothing.")
     server.shutdown()
-    print(f"{len(only or pages)} pages; the search finds: {found}")
+    print(f"{len(pages)} pages; the search finds: {results}")
     return faults
 
 
