@@ -24,6 +24,7 @@ commit-checks: format type lint
 
 # From the top folder, so that links between docs/, benchmarks/ and the README are the same on GitHub and in the site.
 docs:
+	rm -rf docs/_build/html
 	$(PYTHON) -m sphinx -E -W --keep-going -q -c docs . docs/_build/html
 
 pictures:
