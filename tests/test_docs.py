@@ -14,7 +14,11 @@ from sb3_hybrid_grpo.group_rollouts import GroupRollouts
 
 PACKAGE = Path(sb3_hybrid_grpo.__file__).parent
 DOCS = PACKAGE.parent / "docs"
-PUBLIC = ("sb3_hybrid_grpo", "sb3_hybrid_grpo.branching", "sb3_hybrid_grpo.envs", "sb3_hybrid_grpo.zoo")
+PUBLIC = [
+    ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+    for path in sorted(PACKAGE.rglob("__init__.py"))
+    if "__all__" in path.read_text()
+]
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="runs without the docs")
 
