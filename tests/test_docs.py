@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import sb3_hybrid_grpo
+from sb3_hybrid_grpo.auto_grouping import GROUPED_BELOW, SHORTEST, SINGLE_ABOVE
 from sb3_hybrid_grpo.group_rollouts import GroupRollouts
 
 PACKAGE = Path(sb3_hybrid_grpo.__file__).parent
@@ -88,6 +89,13 @@ def test_messages_in_troubleshooting_are_those_of_the_package() -> None:
     texts = strings()
     unknown = [part for part in quoted if not any(part in text for text in texts)]
     assert not unknown
+
+
+def test_the_rule_of_auto_has_its_numbers() -> None:
+    assert f"at least {SHORTEST} executed steps" in page("choosing.md")
+    for text in (page("choosing.md"), (DOCS.parent / "README.md").read_text(encoding="utf-8")):
+        assert re.search(rf"ρ below {GROUPED_BELOW}\b", text)
+        assert re.search(rf"above {SINGLE_ABOVE}\b", text)
 
 
 def test_the_readme_is_one_screen() -> None:

@@ -114,7 +114,7 @@ def draw_rollouts() -> None:
     kinds = [
         ("single: PPO", 1, [16, 16], "2 updates"),
         ("grouped, N = 4", 4, [4, 4], "2 updates"),
-        ("grouped, ρ = 0.25", 4, [2, 2, 2, 2], "4 updates"),
+        ("grouped, ρ = 0.5", 4, [2, 2, 2, 2], "4 updates"),
     ]
     figure, axes = plt.subplots(figsize=(6, 3.3), layout="constrained")
     bottom = 0.0
