@@ -210,7 +210,7 @@ def test_the_watch_finds_what_shows_late() -> None:
     env.close()
 
 
-@pytest.mark.parametrize("change", ["method", "attribute", "unwrapped"])
+@pytest.mark.parametrize("change", ["method", "set_wrapper_attr", "attribute", "unwrapped"])
 def test_who_changes_the_env_does_not_trip_the_watch(change: str) -> None:
     env = make_branchable(TimeLimit(Noisy(lambda one: vars(one)["gain"]), 50))
     inner: Any = env.unwrapped
@@ -221,6 +221,9 @@ def test_who_changes_the_env_does_not_trip_the_watch(change: str) -> None:
     env.step(0)
     if change == "method":
         env.get_wrapper_attr("set_gain")(2.0)
+    elif change == "set_wrapper_attr":
+        env.set_wrapper_attr("gain", 2.0)
+        assert inner.gain == 2.0
     elif change == "attribute":
         env.env.env.gain = 2.0  # type: ignore[attr-defined]
         env.other = 3.0  # type: ignore[attr-defined]

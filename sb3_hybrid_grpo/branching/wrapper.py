@@ -70,6 +70,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             self.__watch = None
             setattr(self.env, name, value)
 
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        """Set an attribute of the env. Siblings have it from their next fork on."""
+        self.__watch = None
+        return super().set_wrapper_attr(name, value, force=force)
+
     def get_wrapper_attr(self, name: str) -> Any:
         """An attribute of the env. Who calls a method may change the env, and siblings see that at their next fork."""
         if name not in _ONLY_READ and not hasattr(type(self), name):

@@ -1,0 +1,90 @@
+"""How much of what an agent earns is noise that the members of a group have in common."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching.exactness import RandomActions
+
+N_STATES, N_NOISES, N_MEMBERS = 64, 4, 4
+Act = Callable[[Any, Any], Any]
+"""Chooses an action for an env, given what the env has shown last."""
+
+
+def random_actions(env: gym.Env[Any, Any]) -> Act:
+    """Draw actions from the action space; valid ones, where the env has ``action_masks()``."""
+    actions = RandomActions(env)
+    return lambda at, _: actions(at)
+
+
+def actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:
+    """Draw the actions of a saved policy, which sees what ``VecNormalize`` saved beside it makes of the observations."""
+    model = HybridGRPO.load(path, device="cpu")
+    saved = next(path.parent.glob("*/vecnormalize.pkl"), None)
+    normalize: Any = (
+        (lambda obs: obs) if saved is None else VecNormalize.load(str(saved), DummyVecEnv([lambda: env])).normalize_obs
+    )
+    return lambda _, obs: model.predict(normalize(obs), deterministic=False)[0]
+
+
+def noise_share(env: gym.Env[Any, Any], act: Act, n_steps: int = 64, seconds: float = 5.0) -> float:
+    r"""
+    Estimate which share of the variance of returns is due to the noise that an env draws in its steps. From each of several
+    states go on members with the same future noise and other actions, and members with another noise:
+
+    .. math:: share = \frac{\sigma^2_{noise}}{\sigma^2_{noise} + \sigma^2_{actions}}, \qquad
+        \sigma^2_{noise} = \frac{MS_{between} - MS_{within}}{M}
+
+    with the mean squares between noises and within one, of M members (analysis of variance with random effects, e.g.
+    Montgomery, *Design and Analysis of Experiments*). A group whose members share their noise can remove this share.
+
+    :param env: An env of which copies can be made; it is reset and played
+    :param act: Chooses actions
+    :param n_steps: Steps of a return, which is not discounted; the end of the episode ends it, too
+    :param seconds: After which no further state is begun, but for a second one
+    :return: The share, from 0 to 1
+    """
+    start, between, within = time.perf_counter(), [], []
+    for state in range(N_STATES):
+        if state >= 2 and time.perf_counter() - start > seconds:
+            break
+        obs, _ = _play(env, env.reset(seed=state)[0], act, 8 * (state % 8))
+        returns = np.zeros((N_NOISES, N_MEMBERS))
+        for noise, member in np.ndindex(returns.shape):
+            (copy,) = fork_env(env, 1)
+            _seed(copy, N_NOISES * state + noise)
+            _, returns[noise, member] = _play(copy, obs, act, n_steps)
+        between.append(N_MEMBERS * returns.mean(axis=1).var(ddof=1))
+        within.append(returns.var(axis=1, ddof=1).mean())
+    of_noise = max(0.0, float(np.mean(between) - np.mean(within)) / N_MEMBERS)
+    return of_noise / max(of_noise + float(np.mean(within)), 1e-12)
+
+
+def _seed(copy: Any, seed: int) -> None:
+    """Give a copy of an env another future noise: seed its own generators, and its streams in the place of the process's."""
+    for _, generator in copy.natives.values():
+        its = getattr(generator, "bit_generator", generator)
+        if isinstance(its, np.random.BitGenerator):
+            its.state = type(its)(seed).state
+        elif isinstance(its, np.random.RandomState | random.Random):
+            its.seed(seed)
+    with copy.shared_state:
+        np.random.seed(seed)
+        random.seed(seed)
+
+
+def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float]:
+    """Take up to so many steps, to the end of the episode at most: what the env shows last, and the sum of the rewards."""
+    total, ended = 0.0, False
+    while n_steps and not ended:
+        obs, reward, terminated, truncated, _ = env.step(act(env, obs))
+        total, ended, n_steps = total + float(reward), bool(terminated or truncated), n_steps - 1
+    return obs, total

@@ -1,0 +1,68 @@
+"""``check``: which share of the variance of returns is noise that a group has in common."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.__main__ import main
+from sb3_hybrid_grpo.commands.noise import noise_share, random_actions
+
+
+class Earnings(gym.Env[Any, Any]):
+    """
+    The reward is a noise, and the action times a factor; both have a variance of 1.
+
+    :param draws: "own", "numpy" or "python": the generator of the noise; "none": there is no noise
+    """
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+    action_space = spaces.Box(-(3**0.5), 3**0.5, (1,), np.float32)
+
+    def __init__(self, draws: str = "own", factor: float = 1.0) -> None:
+        self.draws, self.factor, self.t = draws, factor, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        import random
+
+        draw: Any = {"own": self.np_random.normal, "numpy": np.random.normal, "python": lambda: random.gauss(0, 1)}
+        self.t += 1
+        noise = 0.0 if self.draws == "none" else draw[self.draws]()
+        return np.zeros(1, np.float32), noise + self.factor * float(action[0]), False, self.t >= 100, {}
+
+
+@pytest.mark.parametrize(
+    ("draws", "factor", "share"),
+    [("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("numpy", 1.0, 0.5), ("python", 0.0, 1.0), ("none", 1.0, 0.0)],
+)
+def test_shares_of_known_variances(draws: str, factor: float, share: float) -> None:
+    env = Earnings(draws, factor)
+    assert noise_share(env, random_actions(env), n_steps=8, seconds=30) == pytest.approx(share, abs=0.12)
+
+
+def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gym.register("test/Earnings-v0", Earnings)  # type: ignore[arg-type]
+    try:
+        model = HybridGRPO("MlpPolicy", VecNormalize(DummyVecEnv([Earnings])), n_steps=64, n_epochs=1).learn(64)
+        model.save(tmp_path / "best_model")
+        normalize: Any = model.get_vec_normalize_env()
+        (tmp_path / "test-Earnings-v0").mkdir()
+        normalize.save(str(tmp_path / "test-Earnings-v0" / "vecnormalize.pkl"))
+        assert main(["check", "test/Earnings-v0"]) == 0
+        assert "With random actions, " in capsys.readouterr().out
+        assert main(["check", "test/Earnings-v0", "--model", str(tmp_path / "best_model.zip")]) == 0
+        assert "With the model's actions, " in capsys.readouterr().out
+    finally:
+        gym.registry.pop("test/Earnings-v0")
+    assert main(["check", "CartPole-v1"]) == 0
+    assert "no step draws random numbers" in capsys.readouterr().out
