@@ -262,8 +262,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """Observations that members act on next, and where a new episode or, for siblings, a fork begins."""
-        obs: Any = self._last_obs
-        starts = np.asarray(self._last_episode_starts)
+        obs, starts = self._last_obs, np.asarray(self._last_episode_starts)
         if n_members == 1:
             return obs, starts
         return groups.observations(obs), np.concatenate([starts, groups.starts_ME[: n_members - 1].reshape(-1)])
@@ -327,4 +326,5 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)
+        self.logger.record_mean("rollout/worker_restarts", getattr(self.env, "worker_restarts", None))  # of a RayVecEnv
         super().dump_logs(iteration)

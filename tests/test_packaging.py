@@ -1,7 +1,9 @@
 """What the installed package carries besides its modules."""
 
 import configparser
+import importlib
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,3 +41,11 @@ def test_setup_cfg_lists_every_package() -> None:
 
 def test_py_typed() -> None:
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_without_ray_it_says_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("sb3_hybrid_grpo.distributed")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match=r'RayVecEnv needs ray; install with: pip install "sb3-hybrid-grpo\[ray\]"'):
+        importlib.import_module("sb3_hybrid_grpo.distributed")

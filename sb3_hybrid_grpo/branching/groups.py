@@ -279,9 +279,9 @@ class Candidates(Groups):
         zero = self._step_member_0(actions_NE[chosen_E, envs])
         settled = self._settle(tried, np.ones(n_envs, dtype=bool))
         rewards_NE = settled.rewards.reshape(self._shape)
-        self._compare(
-            zero, each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME), rewards_NE[chosen_E, envs]
-        )
+        led_to = each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME)
+        if not any("worker_restarted" in info for info in zero.infos):  # a RayVecEnv has lost the step
+            self._compare(zero, led_to, rewards_NE[chosen_E, envs])
 
         order_NE = np.argsort(np.arange(n_samples)[:, None] != chosen_E, axis=0, kind="stable")
         terminated_NE, dones_NE = tried.terminated_ME[order_NE, envs], tried.ended_ME[order_NE, envs]

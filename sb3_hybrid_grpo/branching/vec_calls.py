@@ -137,6 +137,16 @@ def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
     return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), guess)
 
 
+def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any]]:
+    """For each env of this process, the objects that another one holds, too, by their ids."""
+    held = [{id(one): one for one in its} for its in held_objects]
+    shared = []
+    for e, its in enumerate(held):
+        others = set().union(*(other for place, other in enumerate(held) if place != e))
+        shared.append({str(key): one for key, one in its.items() if key in others})
+    return shared
+
+
 class Fanout:
     """Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own."""
 
@@ -152,6 +162,8 @@ class Fanout:
             names = ("step_siblings", "mask_siblings", "check_siblings", "saw_noise", "fork_reasons", "held_objects")
             self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
+            if hasattr(self.base, "make_branchable"):  # a RayVecEnv
+                self.base.make_branchable()
             if not all(self.base.env_is_wrapped(BranchingWrapper)):
                 raise ValueError(
                     "Received a SubprocVecEnv whose envs cannot be branched from outside their processes. "
@@ -189,10 +201,7 @@ class Fanout:
         n_envs = self.base.num_envs
         shared: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         if n_envs > 1 and not isinstance(self.base, SubprocVecEnv):
-            held = [{id(one): one for one in its} for its in self._call("held_objects", [()] * n_envs)]
-            for e, its in enumerate(held):
-                others = set().union(*(other for place, other in enumerate(held) if place != e))
-                shared[e] = {str(key): one for key, one in its.items() if key in others}
+            shared = objects_shared_by(self._call("held_objects", [()] * n_envs))
         self._call("check_siblings", [(one,) for one in shared])
 
     def fork_reasons(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo.commands.cli import CommandError, require_modules
-from sb3_hybrid_grpo.errors import BranchingError
+from sb3_hybrid_grpo.errors import BranchingError, FleetError
 from sb3_hybrid_grpo.zoo import ALGORITHM, register
 
 COMMANDS = {
@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="hybrid-grpo-zoo",
         description="RL Baselines3 Zoo with HybridGRPO.",
-        epilog="\n".join(f"{name:<16}{text}" for name, (_, text) in COMMANDS.items()),
+        epilog="\n".join(f"{name:<16}{text}" for name, (_, text) in COMMANDS.items())
+        + "\n\ntrain --vec-env ray --vec-env-kwargs \"address:'auto'\" envs_per_worker:4 has its envs on a Ray cluster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, help="one of those below, each with --help of its own")
@@ -48,12 +49,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         require_modules(("rl_zoo3", "requests", "seaborn"), extra="zoo")
         register()
+        options = choose_vec_env(typed.options) if typed.command == "train" else typed.options
         # what the user types comes later, and wins
-        sys.argv = [f"{parser.prog} {typed.command}", *algorithm, *typed.options]
+        sys.argv = [f"{parser.prog} {typed.command}", *algorithm, *options]
         run(typed.command)
-    except (CommandError, BranchingError) as error:
+    except (CommandError, BranchingError, FleetError) as error:
         parser.error(str(error))
     return 0
+
+
+def choose_vec_env(options: Sequence[str]) -> list[str]:
+    """
+    Take out of the options what the Zoo does not know: ``--vec-env ray``, and ``--vec-env-kwargs``, arguments of the VecEnv.
+
+    :param options: Options of ``train``.
+    :return: The others.
+    """
+    import rl_zoo3.train
+    from rl_zoo3.utils import StoreDict
+
+    from sb3_hybrid_grpo.zoo.manager import experiment_manager
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--vec-env", default="dummy")
+    parser.add_argument("--vec-env-kwargs", nargs="+", action=StoreDict)
+    found, others = parser.parse_known_args(options)
+    vec_env_class: Any = None
+    if found.vec_env == "ray":
+        require_modules(("ray",), extra="ray")
+        from sb3_hybrid_grpo.distributed import RayVecEnv as vec_env_class
+    else:
+        others += ["--vec-env", found.vec_env]
+    manager = functools.partial(experiment_manager, vec_env_class=vec_env_class, vec_env_kwargs=found.vec_env_kwargs)
+    rl_zoo3.train.ExperimentManager = manager  # type: ignore[attr-defined, assignment]
+    return others
 
 
 def run(command: str) -> None:

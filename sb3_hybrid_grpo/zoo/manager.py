@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 
 from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file
@@ -15,17 +15,29 @@ from sb3_hybrid_grpo.zoo import ALGORITHM, config_file
 _CORRECTABLE = (ValueError, TypeError, AssertionError, NotImplementedError, OSError, ImportError, SyntaxError, yaml.YAMLError)
 
 
-def experiment_manager(args: Any, algo: str, *positional: Any, **named: Any) -> ExperimentManager:
+def experiment_manager(
+    args: Any,
+    algo: str,
+    *positional: Any,
+    vec_env_class: type[VecEnv] | None = None,
+    vec_env_kwargs: dict[str, Any] | None = None,
+    **named: Any,
+) -> ExperimentManager:
     """
     Make what the Zoo trains with.
 
     :param args: The command line, as read by the Zoo
     :param algo: Name of the algorithm
     :param positional: Other arguments of :class:`ExperimentManager`
-    :param named: As above
+    :param vec_env_class: Class of the VecEnvs; None: the one that the Zoo chooses
+    :param vec_env_kwargs: Its arguments
+    :param named: As ``positional``
     :return: The Zoo's own for other algorithms than HybridGRPO
     """
-    return (HybridExperimentManager if algo == ALGORITHM else ExperimentManager)(args, algo, *positional, **named)
+    manager = (HybridExperimentManager if algo == ALGORITHM else ExperimentManager)(args, algo, *positional, **named)
+    manager.vec_env_class = vec_env_class or manager.vec_env_class
+    manager.vec_env_kwargs = vec_env_kwargs or {}
+    return manager
 
 
 class HybridExperimentManager(ExperimentManager):
@@ -59,7 +71,7 @@ class HybridExperimentManager(ExperimentManager):
                 f"Received {key}={given[key]!r} with --optimize-hyperparameters, which tries values of branch_horizon and "
                 "group_baseline that not every one is legal with. Leave it out."
             )
-        if self.vec_env_class is not DummyVecEnv and (self.optimize_hyperparameters or given.get("n_samples") != 1):
+        if self.vec_env_class is SubprocVecEnv and (self.optimize_hyperparameters or given.get("n_samples") != 1):
             own = given.get("env_wrapper") or []
             hyperparams["env_wrapper"] = [
                 *(own if isinstance(own, list) else [own]),

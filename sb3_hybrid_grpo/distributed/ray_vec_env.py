@@ -1,0 +1,260 @@
+"""Envs in workers on a Ray cluster."""
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
+
+from sb3_hybrid_grpo.commands.cli import install_command
+from sb3_hybrid_grpo.distributed.env_worker import EnvWorker
+from sb3_hybrid_grpo.distributed.worker_handles import WorkerHandle
+from sb3_hybrid_grpo.errors import BranchingError, FleetError
+from sb3_hybrid_grpo.notices import notice
+
+try:
+    ray: Any = importlib.import_module("ray")
+except ImportError as error:
+    raise ImportError(f"RayVecEnv needs ray; install with: {install_command('ray')}") from error
+
+_CLOSE_WITHIN = 10.0
+"""Seconds that envs have to close."""
+_STARTS = 5
+"""How often a worker that is lost while it starts is started."""
+_NOTICE_AFTER, _PLACED_WITHIN = 60.0, 300.0
+"""Seconds after which workers that have not started are a notice, and an error: a cluster may have to start machines."""
+
+
+class _Connection:
+    """The process's connection with Ray. The last RayVecEnv that is closed ends it, unless it was there before the first."""
+
+    def __init__(self) -> None:
+        self.users, self.is_own, self.is_local = 0, False, False
+
+    def open(self, address: str | None) -> None:
+        if not ray.is_initialized():
+            address = address or os.environ.get("RAY_ADDRESS")
+            self.is_own, self.is_local = True, not address
+            if address:
+                ray.init(address=address)
+            else:
+                os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+                ray.init(address="local", include_dashboard=False)
+        self.users += 1
+
+    def close(self) -> None:
+        self.users -= 1
+        if self.users == 0 and self.is_own:
+            ray.shutdown()
+            self.is_own = self.is_local = False
+
+
+_connection = _Connection()
+
+
+class RayVecEnv(SubprocVecEnv):
+    """
+    Envs in workers on a Ray cluster: to its user a SubprocVecEnv, whose envs may be on other machines. HybridGRPO makes them
+    branchable by itself. A step of all envs, or of all their groups, is one remote call to each worker.
+
+    **A worker that is lost** (its process died, its node is gone, a step took longer than ``step_timeout``) is started again,
+    where the cluster has room. Its envs begin new episodes. In the step that was lost, the old ones end as truncated, with the
+    reward 0 and the last observation as ``terminal_observation``; ``info["worker_restarted"]`` says so. The same goes for the
+    siblings of a group. A new env's seed is made from the old one and the number of restarts; what ``set_attr`` had set is set
+    again. An env that raises an exception is an error.
+
+    Example::
+
+        make_vec_env("CartPole-v1", n_envs=64, vec_env_cls=RayVecEnv, vec_env_kwargs={"address": "auto"})
+
+    :param env_fns: Functions that make the envs. They are pickled; the workers must be able to import what they need
+    :param envs_per_worker: Envs in each worker, stepped one after another
+    :param address: Address of a cluster, "auto" on its machines; by default the environment variable ``RAY_ADDRESS``, and if
+        that is not set, a Ray of its own on this machine. Of no effect where ``ray.init`` was called before
+    :param worker_options: Options of the actors (``ray.remote``'s): ``num_cpus``, 1 unless it is Ray's own on this machine,
+        ``num_gpus``, ``resources``, ``runtime_env``, ...
+    :param max_restarts: How often each worker is started again
+    :param step_timeout: Seconds that a step of an env may take, resets included; None: any time
+    :raises ValueError: if an argument is not one of these
+    :raises FleetError: if an env raises, a worker is lost once more, or the cluster has no room
+    """
+
+    worker_restarts = 0
+    """How often workers were started again, all in all."""
+
+    def __init__(
+        self,
+        env_fns: list[Callable[[], gym.Env[Any, Any]]],
+        envs_per_worker: int = 1,
+        address: str | None = None,
+        worker_options: dict[str, Any] | None = None,
+        max_restarts: int = 3,
+        step_timeout: float | None = None,
+    ) -> None:
+        options = dict(worker_options or {})
+        _check(len(env_fns), envs_per_worker, options, max_restarts, step_timeout)
+        self.max_restarts, self.step_timeout = max_restarts, step_timeout
+        self.waiting = self.closed = False
+        _connection.open(address)
+        # like SubprocVecEnv's processes, workers on one machine ask for no cores
+        self._actor_options = {"num_cpus": 0 if _connection.is_local else 1, "scheduling_strategy": "SPREAD", **options}
+        self._workers: list[WorkerHandle] = []
+        try:
+            actor_class = ray.remote(EnvWorker).options(**self._actor_options)
+            for number, first in enumerate(range(0, len(env_fns), envs_per_worker)):
+                its = env_fns[first : first + envs_per_worker]
+                timeout = np.inf if step_timeout is None else step_timeout
+                self._workers.append(WorkerHandle(number, first, its, actor_class.remote, self._exchange, timeout))
+            self._spaces: list[gym.Space[Any]] = []
+            self._start(self._workers)
+            self.remotes: Any = tuple(env for worker in self._workers for env in worker.envs)
+            self.processes: Any = self.remotes
+            VecEnv.__init__(self, len(env_fns), *self._spaces)
+        except BaseException:
+            self.close()
+            raise
+
+    def make_branchable(self) -> None:
+        """Make the envs branchable, where they are."""
+        for remote in self.remotes:
+            remote.send(("make_branchable", None))
+        for remote in self.remotes:
+            remote.recv()
+
+    def close(self) -> None:
+        """Close the envs, and end the workers."""
+        if self.closed:
+            return
+        self.closed = True
+        started = [worker for worker in self._workers if worker.actor is not None]
+        for worker in started:
+            worker.forget()
+        closing = [worker.actor.close.remote() for worker in started]
+        if closing:
+            ray.wait(closing, num_returns=len(closing), timeout=_CLOSE_WITHIN)
+        for worker in started:
+            ray.kill(worker.actor)
+        _connection.close()
+
+    def _exchange(self, timeout: float) -> None:
+        """Send the commands that wait, one call to a worker, and take the answers. Start workers that are lost again."""
+        end = time.monotonic() + timeout
+        try:
+            while busy := [worker for worker in self._workers if worker.send()]:
+                wait_until = min(end, *(worker.deadline for worker in busy))
+                causes = self._receive(busy, max(0.0, wait_until - time.monotonic()))
+                if causes:
+                    self._restart(causes)
+                    for worker in causes:
+                        worker.send_again()
+                elif time.monotonic() >= end:
+                    return
+        except BaseException:  # an answer that nobody waits for any more is no answer to the next command
+            for worker in self._workers:
+                worker.forget()
+            self.waiting = False
+            raise
+
+    def _receive(self, busy: list[WorkerHandle], timeout: float) -> dict[WorkerHandle, str]:
+        """Take answers. Return the workers that are lost, and why."""
+        answers = [worker.answer for worker in busy]
+        try:
+            for worker, answer in zip(busy, ray.get(answers, timeout=timeout), strict=True):
+                worker.receive(answer)
+            return {}
+        except ray.exceptions.RayError:  # not all are there: one by one
+            pass
+        there, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
+        causes = {}
+        for worker in [worker for worker in busy if worker.answer is not None]:
+            if worker.answer in there:
+                try:
+                    worker.receive(ray.get(worker.answer))
+                except ray.exceptions.RayError as error:
+                    causes[worker] = _cause_of(error)
+            elif time.monotonic() >= worker.deadline:
+                causes[worker] = f"a step took longer than step_timeout={self.step_timeout:g} s"
+        return causes
+
+    def _restart(self, causes: dict[WorkerHandle, str]) -> None:
+        """Start lost workers again, all at once."""
+        lost = {worker: f"{worker.name} on {worker.node}: {cause}" for worker, cause in causes.items()}
+        for worker, cause in causes.items():
+            ray.kill(worker.actor)
+            if worker.restarts >= self.max_restarts:
+                raise FleetError(
+                    f"{worker.name} on {worker.node} is lost: {cause}. It was started again {worker.restarts} times before "
+                    f"(max_restarts={self.max_restarts}). The model can be saved; make new envs to go on."
+                )
+        for worker in causes:
+            worker.restarts += 1
+            self.worker_restarts += 1
+        self._start(list(causes))
+        found = "\n".join(f"{text}. It was started again on {worker.node}." for worker, text in lost.items())
+        notice(f"Workers were lost. The episodes of their envs end as truncated, and new ones begin.\n{found}")
+
+    def _start(self, workers: list[WorkerHandle]) -> None:
+        """Start workers. One that is put on a node that is gone, but not yet known to be, is lost and starts once more."""
+        causes = dict.fromkeys(workers, "")
+        try:
+            for _ in range(_STARTS):
+                starting = {worker.start(): worker for worker in causes}
+                self._wait_for_places(list(starting))
+                causes = {}
+                for answer, worker in starting.items():
+                    try:
+                        self._spaces = worker.started(ray.get(answer))
+                    except ray.exceptions.RayError as error:
+                        causes[worker] = _cause_of(error)
+                if not causes:
+                    return
+            worker, cause = next(iter(causes.items()))
+            raise FleetError(f"{worker.name} was lost each of {_STARTS} times that it was started: {cause}.")
+        except BaseException:  # an interrupt, too: what has not started in full is to be started again
+            for worker in workers:
+                if worker.actor is not None:
+                    ray.kill(worker.actor)
+            raise
+
+    def _wait_for_places(self, starting: list[Any]) -> None:
+        """Wait until workers have started, or are lost."""
+        _, late = ray.wait(starting, num_returns=len(starting), timeout=_NOTICE_AFTER)
+        if late:
+            notice(self._why_late(len(late), _NOTICE_AFTER))
+            _, late = ray.wait(starting, num_returns=len(starting), timeout=_PLACED_WITHIN - _NOTICE_AFTER)
+        if late:
+            raise FleetError(self._why_late(len(late), _PLACED_WITHIN))
+
+    def _why_late(self, number: int, seconds: float) -> str:
+        there = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+        return (
+            f"{number} of the workers did not start within {seconds:g} s. Each asks for {self._actor_options}; the cluster "
+            f"has {there}, for all that run on it. Add machines, or ask for less: worker_options={{'num_cpus': 0.5}}."
+        )
+
+
+def _cause_of(error: Exception) -> str:
+    """Why a worker is lost; if it is not, but raised an exception, that one is raised."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        if isinstance(error.cause, BranchingError | FleetError):
+            raise error.cause from error
+        raise error
+    return " ".join(str(error).split()).rstrip(".")
+
+
+def _check(n_envs: int, envs_per_worker: int, options: dict[str, Any], max_restarts: int, step_timeout: float | None) -> None:
+    """Refuse arguments that make no sense."""
+    if n_envs == 0:
+        raise ValueError("Received no env_fns: RayVecEnv needs one function for each env.")
+    if not isinstance(envs_per_worker, int) or envs_per_worker < 1:
+        raise ValueError(f"Received envs_per_worker={envs_per_worker!r}: it must be a whole number of at least 1.")
+    if not isinstance(max_restarts, int) or max_restarts < 0:
+        raise ValueError(f"Received max_restarts={max_restarts!r}: it must be a whole number, 0 or more.")
+    if step_timeout is not None and not step_timeout > 0:
+        raise ValueError(f"Received step_timeout={step_timeout!r}: it must be a number of seconds above 0, or None.")
+    if "max_restarts" in options:
+        raise ValueError("Received max_restarts in worker_options: workers start again by RayVecEnv(max_restarts=...).")
