@@ -47,7 +47,7 @@ class Breakable(NoisyWalk):
     def __init__(self) -> None:
         super().__init__()
         self.breaks, self.mark, self.seeds, self.options = "", 0, list[int | None](), list[Any]()
-        self.render_mode = "rgb_array"
+        self.render_mode, self.own_id = "rgb_array", id(self)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         self.seeds.append(seed)
@@ -56,7 +56,7 @@ class Breakable(NoisyWalk):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         breaks, self.breaks = self.breaks, ""
-        if breaks == "killed":
+        if breaks == "killed" or (breaks == "killed, but no sibling" and id(self) == self.own_id):
             os.kill(os.getpid(), signal.SIGKILL)
         elif breaks == "hangs":
             time.sleep(600)
@@ -221,6 +221,21 @@ def test_training_goes_on_without_a_worker_that_is_lost(fault: str, cluster: Any
         env.close()
 
 
+def test_an_executed_choice_that_is_lost_is_compared_with_nothing(cluster: Any) -> None:
+    env = RayVecEnv([Breakable])
+    try:
+        model = HybridGRPO(
+            "MlpPolicy", env, n_samples=2, branch_horizon=1, action_selection="greedy", n_steps=32, device="cpu"
+        )
+        model.learn(32)
+        env.env_method("arm", "killed, but no sibling")
+        with pytest.warns(UserWarning, match="Workers were lost"):
+            model.learn(64, reset_num_timesteps=False)
+        assert env.worker_restarts == 1
+    finally:
+        env.close()
+
+
 def test_an_exception_is_an_error_and_one_restart_too_many_is(cluster: Any, tmp_path: Path) -> None:
     env = RayVecEnv([Breakable] * 2, max_restarts=0)
     try:
@@ -253,8 +268,11 @@ def test_what_cannot_start_is_an_error(cluster: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("sb3_hybrid_grpo.distributed.ray_vec_env._NOTICE_AFTER", 0.5)
     monkeypatch.setattr("sb3_hybrid_grpo.distributed.ray_vec_env._PLACED_WITHIN", 1.0)
     with (
-        pytest.warns(UserWarning, match="1 of the workers did not start within 0.5 s. Each asks for {'num_cpus': 64"),
-        pytest.raises(FleetError, match=r"within 1 s.*the cluster has {'CPU': .*worker_options={'num_cpus': 0.5}"),
+        pytest.warns(
+            UserWarning,
+            match="1 of the workers did not start within 0.5 s. Each asks for {'CPU': 64}; the cluster has {'CPU': ",
+        ),
+        pytest.raises(FleetError, match=r"within 1 s.*worker_options={'num_cpus': 0.5}"),
     ):
         RayVecEnv([walk], worker_options={"num_cpus": 64})
 

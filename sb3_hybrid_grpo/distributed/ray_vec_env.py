@@ -26,7 +26,7 @@ _CLOSE_WITHIN = 10.0
 _STARTS = 5
 """How often a worker that is lost while it starts is started."""
 _NOTICE_AFTER, _PLACED_WITHIN = 60.0, 300.0
-"""Seconds after which workers that have not started are a notice, and an error: a cluster may have to start machines."""
+"""Seconds after which workers that have not started are a notice; an error, if there is no room: machines take time, too."""
 
 
 class _Connection:
@@ -35,7 +35,7 @@ class _Connection:
     def __init__(self) -> None:
         self.users, self.is_own, self.is_local = 0, False, False
 
-    def open(self, address: str | None) -> None:
+    def open(self, address: str | None, n_workers: int) -> None:
         if not ray.is_initialized():
             address = address or os.environ.get("RAY_ADDRESS")
             self.is_own, self.is_local = True, not address
@@ -43,7 +43,8 @@ class _Connection:
                 ray.init(address=address)
             else:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-                ray.init(address="local", include_dashboard=False)
+                # Ray warns of more processes than cores; SubprocVecEnv's users have these as a matter of course
+                ray.init(address="local", include_dashboard=False, num_cpus=max(os.cpu_count() or 1, n_workers))
         self.users += 1
 
     def close(self) -> None:
@@ -99,9 +100,11 @@ class RayVecEnv(SubprocVecEnv):
         _check(len(env_fns), envs_per_worker, options, max_restarts, step_timeout)
         self.max_restarts, self.step_timeout = max_restarts, step_timeout
         self.waiting = self.closed = False
-        _connection.open(address)
-        # like SubprocVecEnv's processes, workers on one machine ask for no cores
+        _connection.open(address, -(-len(env_fns) // envs_per_worker))
+        # on one machine of its own workers ask for no cores, so that there is room for those of another RayVecEnv
         self._actor_options = {"num_cpus": 0 if _connection.is_local else 1, "scheduling_strategy": "SPREAD", **options}
+        asks = {"CPU": self._actor_options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
+        self._asks_for = {name: amount for name, amount in asks.items() if amount}
         self._workers: list[WorkerHandle] = []
         try:
             actor_class = ray.remote(EnvWorker).options(**self._actor_options)
@@ -221,19 +224,23 @@ class RayVecEnv(SubprocVecEnv):
             raise
 
     def _wait_for_places(self, starting: list[Any]) -> None:
-        """Wait until workers have started, or are lost."""
+        """Wait until workers have started, or are lost; an error where the cluster has no room for them."""
         _, late = ray.wait(starting, num_returns=len(starting), timeout=_NOTICE_AFTER)
         if late:
             notice(self._why_late(len(late), _NOTICE_AFTER))
-            _, late = ray.wait(starting, num_returns=len(starting), timeout=_PLACED_WITHIN - _NOTICE_AFTER)
-        if late:
-            raise FleetError(self._why_late(len(late), _PLACED_WITHIN))
+            _, late = ray.wait(late, num_returns=len(late), timeout=_PLACED_WITHIN - _NOTICE_AFTER)
+        while late:
+            free = ray.available_resources()
+            if any(free.get(name, 0.0) < amount for name, amount in self._asks_for.items()):
+                raise FleetError(self._why_late(len(late), _PLACED_WITHIN))
+            _, late = ray.wait(late, num_returns=len(late), timeout=_NOTICE_AFTER)  # an env may take long to make
 
     def _why_late(self, number: int, seconds: float) -> str:
-        there = {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
+        there = {name: amount for name, amount in ray.cluster_resources().items() if name in self._asks_for}
         return (
-            f"{number} of the workers did not start within {seconds:g} s. Each asks for {self._actor_options}; the cluster "
-            f"has {there}, for all that run on it. Add machines, or ask for less: worker_options={{'num_cpus': 0.5}}."
+            f"{number} of the workers did not start within {seconds:g} s. Each asks for {self._asks_for}; the cluster has "
+            f"{there}, for all that run on it. Where that is too little, add machines, or ask for less: "
+            "worker_options={'num_cpus': 0.5}."
         )
 
 

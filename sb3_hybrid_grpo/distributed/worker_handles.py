@@ -24,6 +24,12 @@ def _name_of(command: Command) -> str:
     return str(data[0] if is_ours else name)
 
 
+def _steps_of(command: Command) -> int:
+    """How many steps of an env it asks for."""
+    name = _name_of(command)
+    return len(command[1][1][1]) if name == "step_siblings" else name == "step"
+
+
 class EnvHandle:
     """
     An env of a worker, in the place of a SubprocVecEnv's pipe to its process, and of that process.
@@ -66,7 +72,7 @@ class EnvHandle:
 
     def take(self, command: Command, answer: Any) -> None:
         """Keep an answer until it is read, and what is needed of it when the worker is lost."""
-        name, (_, data) = _name_of(command), command
+        name, data = _name_of(command), command[1]
         if name in ("step", "reset"):
             self.last_obs = answer[0]
         if name == "reset" and data[0] is not None:
@@ -87,7 +93,7 @@ class EnvHandle:
 
     def answer_after_loss(self, command: Command) -> Any:
         """End a lost episode where it last was, and that of its siblings. None: the new env has the answer."""
-        name, (_, data) = _name_of(command), command
+        name, data = _name_of(command), command[1]
         if name == "reset":
             self.new_episode = None
         if self.new_episode is None:
@@ -182,10 +188,7 @@ class WorkerHandle:
         """Send those that are not answered."""
         self._sent = [(env, command, env.answer_after_loss(command)) for env, command, _ in self._sent]
         asked = [(env, command) for env, command, answer in self._sent if answer is None]
-        steps = sum(
-            len(data[1][1]) if name == "step_siblings" else name == "step"
-            for name, (_, data) in ((_name_of(command), command) for _, command in asked)
-        )
+        steps = sum(_steps_of(command) for _, command in asked)
         self.deadline = time.monotonic() + self.step_timeout * steps if steps else np.inf
         calls = [(env.place, *env.to_ask(command)) for env, command in asked]
         self.answer = self.actor.run.remote(cloudpickle.dumps(calls))
