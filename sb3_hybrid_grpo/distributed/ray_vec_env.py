@@ -133,7 +133,7 @@ class RayVecEnv(SubprocVecEnv):
         if self.closed:
             return
         self.closed = True
-        started = [worker for worker in self._workers if worker.actor is not None]
+        started = [worker for worker in self._workers if worker.actor is not None and ray.is_initialized()]
         for worker in started:
             worker.forget()
         closing = [worker.actor.close.remote() for worker in started]
