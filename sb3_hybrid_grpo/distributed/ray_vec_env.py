@@ -35,7 +35,7 @@ class _Connection:
     def __init__(self) -> None:
         self.users, self.is_own, self.is_local = 0, False, False
 
-    def open(self, address: str | None, n_workers: int) -> None:
+    def open(self, address: str | None) -> None:
         if not ray.is_initialized():
             address = address or os.environ.get("RAY_ADDRESS")
             self.is_own, self.is_local = True, not address
@@ -43,8 +43,7 @@ class _Connection:
                 ray.init(address=address)
             else:
                 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-                # Ray warns of more processes than cores; SubprocVecEnv's users have these as a matter of course
-                ray.init(address="local", include_dashboard=False, num_cpus=max(os.cpu_count() or 1, n_workers))
+                ray.init(address="local", include_dashboard=False)
         self.users += 1
 
     def close(self) -> None:
@@ -100,8 +99,8 @@ class RayVecEnv(SubprocVecEnv):
         _check(len(env_fns), envs_per_worker, options, max_restarts, step_timeout)
         self.max_restarts, self.step_timeout = max_restarts, step_timeout
         self.waiting = self.closed = False
-        _connection.open(address, -(-len(env_fns) // envs_per_worker))
-        # on one machine of its own workers ask for no cores, so that there is room for those of another RayVecEnv
+        _connection.open(address)
+        # like SubprocVecEnv's processes, workers on one machine ask for no cores
         self._actor_options = {"num_cpus": 0 if _connection.is_local else 1, "scheduling_strategy": "SPREAD", **options}
         asks = {"CPU": self._actor_options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
         self._asks_for = {name: amount for name, amount in asks.items() if amount}
