@@ -27,6 +27,7 @@ myst_heading_anchors = 3
 
 autodoc_typehints = "none"  # the signatures would be longer than the texts
 autodoc_member_order = "bysource"
+autodoc_mock_imports = ["ray"]  # the extra ray is not needed for the site
 
 html_theme = "furo"
 html_title = f"{project} {release}"
@@ -67,6 +68,7 @@ docs/hybrid_grpo
 docs/rl_zoo
 docs/envs
 docs/speed
+docs/fleets
 docs/logging
 docs/troubleshooting
 ```
