@@ -35,7 +35,7 @@ distributed: Any = pytest.importorskip(
     "sb3_hybrid_grpo.distributed", reason='needs Ray: pip install -e ".[ray]"', exc_type=ImportError
 )
 RayVecEnv = distributed.RayVecEnv
-NODE = {"num_cpus": 2}
+NODE = {"num_cpus": 2, "node_ip_address": "127.0.0.2"}  # on loopback; Ray takes no cluster on 127.0.0.1
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
