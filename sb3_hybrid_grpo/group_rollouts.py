@@ -47,7 +47,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
         largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
     :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
-    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: least length, 128 if True
+    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: least length, 256 if True
     :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
         trains; a sibling that is watched takes a few steps that are not counted
     :raises ValueError: if an argument is not one of these
@@ -57,6 +57,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
     _sampling: Any = None
     _steps_said = False
+    _groups_of: Any = None
     batch_size: Any
     policy: Any
     rollout_buffer: Any
@@ -252,7 +253,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         longest = validation.executed_steps(n_steps, n_members)
         if n_members == 1:  # groups may have left a part of an update of PPO's
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
-            is_short = done and (n_steps - done) * n_envs < self.batch_size
+            is_short = done and (n_steps - done) * n_envs < (self.batch_size or 0)
             return (2 if is_short else 1) * n_steps - done
         if self.adapt_rollouts is False:
             return longest

@@ -34,12 +34,15 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
 
-    def _setup_model(self) -> None:
+    def _read_arguments(self) -> None:
         if self.action_selection != "on_policy":
             raise ValueError(
                 f"Received action_selection={self.action_selection!r}: with a memory, the value of a state depends on earlier "
                 "observations, and actions are not compared. Use action_selection='on_policy'."
             )
+        super()._read_arguments()
+
+    def _setup_model(self) -> None:
         super()._setup_model()
         is_dict = isinstance(self.observation_space, spaces.Dict)
         self.rollout_buffer = (RecurrentHybridDictRolloutBuffer if is_dict else RecurrentHybridRolloutBuffer)(

@@ -102,8 +102,8 @@ def check_arguments(model: Any) -> None:
 
 
 def check_buffer_class(given: type[Any], automatic: type[Any]) -> None:
-    """Check that a user's class of rollout buffers derives from ours."""
-    if not issubclass(given, automatic):
+    """Check that a user's class of rollout buffers derives from the one of ours that fits: they derive from one another."""
+    if next((one for one in given.__mro__ if one.__module__ == automatic.__module__), None) is not automatic:
         raise ValueError(
             f"Received rollout_buffer_class={given.__name__}, which has no place for the members of a group. Use None, or a "
             f"subclass of {automatic.__module__}.{automatic.__name__}."

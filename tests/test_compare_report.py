@@ -235,7 +235,7 @@ def test_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ppo = table_row(page.partition("## ours/Good-v0")[2], "**PPO**", "**n_envs:4**")
     assert ppo[2] == "3"
     assert ppo[3].startswith("13.1 [13.0, 13.1]") and ppo[4].startswith("14.6 [")
-    assert ppo[5:] == ["500k (100 % / 100 %)", "500k, 500k, 500k", "50,000 s", "13.0, 13.1, 13.1 (13.1)"]
+    assert ppo[5:] == ["500k (100 % / 100 %)", "500k, 500k, 500k", "50,000 s", "13.0, 13.1, 13.1 (13.1)", "–"]
     ours = table_row(page.partition("## ours/Good-v0")[2], "**HybridGRPO**", "**n_envs:4**")
     assert ours[5:7] == ["300k (60 % / 60 %)", "300k, 300k, 300k"]
     slow = table_row(page.partition("## ours/Good-v0")[2], "HybridGRPO", "n_envs:16")

@@ -92,7 +92,7 @@ def test_messages_in_troubleshooting_are_those_of_the_package() -> None:
 
 
 def test_the_rule_of_auto_has_its_numbers() -> None:
-    assert f"at least {SHORTEST} executed steps" in page("choosing.md")
+    assert f"at least {SHORTEST} executed steps" in page("choosing.md") and f"{SHORTEST} if True" in str(GroupRollouts.__doc__)
     for text in (page("choosing.md"), (DOCS.parent / "README.md").read_text(encoding="utf-8")):
         assert re.search(rf"ρ below {GROUPED_BELOW}\b", text)
         assert re.search(rf"above {SINGLE_ABOVE}\b", text)

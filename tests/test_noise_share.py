@@ -1,31 +1,37 @@
 """``check``: which share of the variance of returns is noise that a group has in common."""
 
+import random
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.__main__ import main
 from sb3_hybrid_grpo.commands.noise import noise_share, random_actions
+
+
+RNG = np.random.default_rng(0)
 
 
 class Earnings(gym.Env[Any, Any]):
     """
     The reward is a noise, and the action times a factor; both have a variance of 1.
 
-    :param draws: "own", "numpy" or "python": the generator of the noise; "none": there is no noise
+    :param draws: "own", "numpy", "python", "torch" or "module": the generator of the noise; "none": there is no noise
+    :param length: Steps of an episode, after which it cannot be stepped
     """
 
     observation_space = spaces.Box(-1, 1, (1,), np.float32)
     action_space = spaces.Box(-(3**0.5), 3**0.5, (1,), np.float32)
 
-    def __init__(self, draws: str = "own", factor: float = 1.0) -> None:
-        self.draws, self.factor, self.t = draws, factor, 0
+    def __init__(self, draws: str = "own", factor: float = 1.0, length: int = 100) -> None:
+        self.draws, self.factor, self.length, self.t = draws, factor, length, 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -33,20 +39,31 @@ class Earnings(gym.Env[Any, Any]):
         return np.zeros(1, np.float32), {}
 
     def step(self, action: Any) -> Any:
-        import random
-
-        draw: Any = {"own": self.np_random.normal, "numpy": np.random.normal, "python": lambda: random.gauss(0, 1)}
+        assert self.t < self.length
         self.t += 1
-        noise = 0.0 if self.draws == "none" else draw[self.draws]()
-        return np.zeros(1, np.float32), noise + self.factor * float(action[0]), False, self.t >= 100, {}
+        draw: Any = {
+            "own": lambda: self.np_random.normal(),
+            "numpy": lambda: np.random.normal(),
+            "python": lambda: random.gauss(0, 1),
+            "torch": lambda: float(th.randn(1)),
+            "module": lambda: RNG.normal(),
+            "none": lambda: 0.0,
+        }
+        reward = draw[self.draws]() + self.factor * float(action[0])
+        return np.zeros(1, np.float32), reward, False, self.t >= self.length, {}
 
 
 @pytest.mark.parametrize(
     ("draws", "factor", "share"),
-    [("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("numpy", 1.0, 0.5), ("python", 0.0, 1.0), ("none", 1.0, 0.0)],
+    [
+        *(("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("none", 1.0, 0.0)),
+        *(("numpy", 1.0, 0.5), ("python", 1.0, 0.5), ("torch", 1.0, 0.5), ("module", 1.0, 0.5)),
+    ],
 )
 def test_shares_of_known_variances(draws: str, factor: float, share: float) -> None:
-    env = Earnings(draws, factor)
+    env = make_branchable(Earnings(draws, factor, length=20))  # episodes end before some of the states are reached
+    env.reset(seed=0)
+    assert env.get_wrapper_attr("check_siblings")() is None
     assert noise_share(env, random_actions(env), n_steps=8, seconds=30) == pytest.approx(share, abs=0.12)
 
 

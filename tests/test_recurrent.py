@@ -142,6 +142,10 @@ def test_dict_observations_and_saving(tmp_path: Path) -> None:
 def test_actions_are_not_selected() -> None:
     with pytest.raises(ValueError, match="action_selection='greedy'"):
         RecurrentHybridGRPO("MlpLstmPolicy", "CartPole-v1", branch_horizon=1, action_selection="greedy", **SMALL)
+    model = RecurrentHybridGRPO("MlpLstmPolicy", "CartPole-v1", branch_horizon=1, **SMALL)
+    model.action_selection = "greedy"
+    with pytest.raises(ValueError, match="action_selection='greedy'"):
+        model.learn(1)
 
 
 @pytest.mark.slow

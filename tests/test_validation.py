@@ -15,6 +15,7 @@ from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnvWrapper
 
+from sb3_hybrid_grpo.buffers import HybridDictRolloutBuffer, HybridRolloutBuffer, MaskableHybridRolloutBuffer
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.validation import check_arguments, check_no_longer, executed_steps
@@ -295,9 +296,15 @@ def test_what_ppo_refuses_is_refused_in_its_words() -> None:
         assert messages[0] == messages[1]
 
 
-def test_a_buffer_without_a_place_for_members_is_refused() -> None:
-    with pytest.raises(ValueError, match="HybridRolloutBuffer"):
-        HybridGRPO("MlpPolicy", "CartPole-v1", rollout_buffer_class=RolloutBuffer)
+@pytest.mark.parametrize("given", [RolloutBuffer, HybridDictRolloutBuffer, MaskableHybridRolloutBuffer])
+def test_a_buffer_that_does_not_fit_is_refused(given: Any) -> None:
+    with pytest.raises(ValueError, match=f"rollout_buffer_class={given.__name__}.*HybridRolloutBuffer"):
+        HybridGRPO("MlpPolicy", "CartPole-v1", rollout_buffer_class=given)
+
+
+def test_a_buffer_of_the_users_is_taken() -> None:
+    own = type("Own", (HybridRolloutBuffer,), {})
+    assert type(HybridGRPO("MlpPolicy", "CartPole-v1", rollout_buffer_class=own).rollout_buffer) is own
 
 
 @pytest.mark.parametrize("transform", ["group", ["tanh", "group"]])

@@ -8,10 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.branching import fork_env
 from sb3_hybrid_grpo.branching.exactness import RandomActions
 
 N_STATES, N_NOISES, N_MEMBERS = 64, 4, 4
@@ -46,22 +46,24 @@ def noise_share(env: gym.Env[Any, Any], act: Act, n_steps: int = 64, seconds: fl
     with the mean squares between noises and within one, of M members (analysis of variance with random effects, e.g.
     Montgomery, *Design and Analysis of Experiments*). A group whose members share their noise can remove this share.
 
-    :param env: An env of which copies can be made; it is reset and played
+    :param env: A branchable env that was checked, and of which copies can be made; it is reset and played
     :param act: Chooses actions
     :param n_steps: Steps of a return, which is not discounted; the end of the episode ends it, too
     :param seconds: After which no further state is begun, but for a second one
     :return: The share, from 0 to 1
     """
     start, between, within = time.perf_counter(), [], []
+    make_sibling = env.get_wrapper_attr("sibling_maker")
     for state in range(N_STATES):
         if state >= 2 and time.perf_counter() - start > seconds:
             break
-        obs, _ = _play(env, env.reset(seed=state)[0], act, 8 * (state % 8))
+        obs, _, ended = _play(env, env.reset(seed=state)[0], act, 8 * (state % 8))
+        obs = env.reset()[0] if ended else obs
         returns = np.zeros((N_NOISES, N_MEMBERS))
         for noise, member in np.ndindex(returns.shape):
-            (copy,) = fork_env(env, 1)
+            copy = make_sibling()
             _seed(copy, N_NOISES * state + noise)
-            _, returns[noise, member] = _play(copy, obs, act, n_steps)
+            _, returns[noise, member], _ = _play(copy, obs, act, n_steps)
         between.append(N_MEMBERS * returns.mean(axis=1).var(ddof=1))
         within.append(returns.var(axis=1, ddof=1).mean())
     of_noise = max(0.0, float(np.mean(between) - np.mean(within)) / N_MEMBERS)
@@ -69,22 +71,25 @@ def noise_share(env: gym.Env[Any, Any], act: Act, n_steps: int = 64, seconds: fl
 
 
 def _seed(copy: Any, seed: int) -> None:
-    """Give a copy of an env another future noise: seed its own generators, and its streams in the place of the process's."""
-    for _, generator in copy.natives.values():
-        its = getattr(generator, "bit_generator", generator)
-        if isinstance(its, np.random.BitGenerator):
-            its.state = type(its)(seed).state
-        elif isinstance(its, np.random.RandomState | random.Random):
-            its.seed(seed)
+    """Give a copy of an env another future noise: seed its own generators, and those that it has streams in the place of."""
+    shared = getattr(copy.shared_state, "shared", ())
     with copy.shared_state:
-        np.random.seed(seed)
-        random.seed(seed)
+        for one in [*(own for _, own in copy.natives.values()), *(each.obj for each in shared)]:
+            generator = getattr(one, "bit_generator", one)
+            if isinstance(one, gym.Env):  # one that saves and restores itself
+                one.np_random = np.random.default_rng(seed)
+            elif isinstance(generator, np.random.BitGenerator):
+                generator.state = type(generator)(seed).state
+            elif isinstance(generator, np.random.RandomState | random.Random | gym.Space):
+                generator.seed(seed)
+            elif isinstance(generator, th.Generator):
+                generator.manual_seed(seed)
 
 
-def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float]:
-    """Take up to so many steps, to the end of the episode at most: what the env shows last, and the sum of the rewards."""
+def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float, bool]:
+    """Take up to so many steps: what the env shows last, the sum of the rewards, and whether the episode has ended."""
     total, ended = 0.0, False
     while n_steps and not ended:
         obs, reward, terminated, truncated, _ = env.step(act(env, obs))
         total, ended, n_steps = total + float(reward), bool(terminated or truncated), n_steps - 1
-    return obs, total
+    return obs, total, ended
