@@ -57,7 +57,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
     _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
     _sampling: Any = None
     _steps_said = False
-    _groups_of: Any = None
     batch_size: Any
     policy: Any
     rollout_buffer: Any
@@ -154,7 +153,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     ) -> tuple[int, BaseCallback]:
         th.set_grad_enabled(True)  # an interrupt may have left it off
         self._read_arguments()
-        env_is_reset = reset_num_timesteps or self._last_obs is None or self._the_groups().lost_member_0
+        env_is_reset = self._the_groups().lost_member_0 or reset_num_timesteps or self._last_obs is None
         if self._groups_of != self._shape_of_groups:
             self._groups = self._make_groups(self.env)
         self._last_obs = None if env_is_reset else self._last_obs
