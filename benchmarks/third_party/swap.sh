@@ -22,10 +22,10 @@ swap() {
 }
 
 swap or-gym InvManagementBacklog 98304 20 "$@"
-swap or-gym InvManagementLostSales 65536 20 "$@"
-swap or-gym Newsvendor 98304 100 "$@"
-swap or-gym PortfolioOpt 65536 100 "$@"
-swap gym-electric-motor MotorCurrent 131072 20 "$@"
+swap or-gym InvManagementLostSales 98304 20 "$@"
+swap or-gym Newsvendor 98304 20 "$@"
+swap or-gym PortfolioOpt 98304 20 "$@"
+swap gym-electric-motor MotorCurrent 98304 20 "$@"
 swap pcgym Reactor 65536 20 "$@"
 swap minigrid DynamicObstacles 131072 50 "$@"
 swap citylearn Buildings 32768 8 "$@"
