@@ -68,6 +68,15 @@ class Default(Line):
         return float(rng.normal())
 
 
+class OfClass(Line):
+    """Draws from a space that all envs of the class have."""
+
+    directions = gym.spaces.Box(-1, 1, (), np.float64)
+
+    def noise(self) -> float:
+        return float(self.directions.sample())
+
+
 class Rare(Numpy):
     """Draws late, after any check."""
 
@@ -110,6 +119,15 @@ def test_siblings_see_the_noise_of_shared_generators(kind: Any, n_envs: int) -> 
         return
     assert share_of_equal_steps(env) == 1.0
     assert not any(one.get_wrapper_attr("sibling_maker").forks for one in env.envs)
+
+
+def test_a_space_of_a_class_that_is_seeded_later_is_shared_still() -> None:
+    env = DummyVecEnv([OfClass] * 2)
+    assert share_of_equal_steps(env) == 1.0
+    OfClass.directions.seed(1)  # as another training does with the class's action space
+    before = OfClass.directions.np_random.bit_generator.state
+    assert share_of_equal_steps(env) == 1.0
+    assert OfClass.directions.np_random.bit_generator.state == before
 
 
 @pytest.mark.parametrize("kind", [Numpy, Module])

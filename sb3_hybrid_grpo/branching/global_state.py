@@ -55,7 +55,7 @@ def own_streams(generators: Iterable[Any], begin_others: bool = True) -> MemberS
     """
     Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is.
 
-    :param generators: The generators
+    :param generators: The generators, and spaces that have one
     :param begin_others: Whether the generators then begin anew, so that no other env's stream is the same
     """
     shared = [Shared(one, state_of, set_state) for one in generators]
@@ -81,7 +81,7 @@ class Surroundings(NamedTuple):
     generators: dict[str, Any]
     """Generators of random numbers that are found, and those of the process that the code draws from, by name."""
     spaces: dict[str, Any]
-    """Those of spaces that are found: all envs of a class draw from them, if any does."""
+    """The spaces that are found: all envs of a class draw from them, if any does. Seeding one gives it another generator."""
     refused: tuple[str, Any] | None
     """Something that neither copies nor forks can have."""
 
@@ -117,7 +117,7 @@ def surroundings(parts: list[Any]) -> Surroundings:
             elif refused is None and refusal_of(type(one)) is not None:
                 refused = name, one
         if isinstance(value, gym.Space):
-            spaces[name] = value.np_random
+            spaces[name] = value
     return Surroundings([*kinds, *code], own, copied, dict(list(generators.items())[:8]), spaces, refused)
 
 

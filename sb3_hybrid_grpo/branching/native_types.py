@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, module_of, name_of
@@ -28,7 +29,8 @@ def is_generator(obj: Any) -> bool:
 
 
 def bits_of(generator: Any) -> Any:
-    """What has the state of a generator: of numpy's Generator, its bit generator."""
+    """What has the state of a generator: of numpy's Generator, its bit generator; of a space, that of the one it has now."""
+    generator = generator.np_random if isinstance(generator, gym.Space) else generator
     return generator.bit_generator if isinstance(generator, np.random.Generator) else generator
 
 
@@ -44,7 +46,7 @@ def state_of(generator: Any) -> Any:
 
 def set_state(generator: Any, state: Any) -> None:
     """
-    :param generator: What :func:`is_generator` is true for
+    :param generator: What :func:`is_generator` is true for, or a space
     :param state: What :func:`state_of` returned
     """
     bits = bits_of(generator)
