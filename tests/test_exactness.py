@@ -242,6 +242,19 @@ class Late:
         return float(cls.n)
 
 
+def _count_and_break(env: Any) -> float:
+    env.steps = getattr(env, "steps", 0) + 1
+    if env.steps % 3 == 0:
+        raise ValueError("broken")
+    return Late.count(env)
+
+
+def test_a_difference_is_found_in_an_env_that_raises() -> None:
+    with pytest.warns(UserWarning, match="the env raised ValueError: broken"):
+        maker = checked(Noisy(_count_and_break)).sibling_maker
+    assert "Late.n" in maker.reasons[0]
+
+
 def test_a_model_of_mujoco_that_the_env_changes_is_copied() -> None:
     pytest.importorskip("mujoco")
 
@@ -286,6 +299,7 @@ def step(observation: Any, reward: float = 0.0, terminated: bool = False) -> dic
         ([step(0)], [step(0), step(1)], "once the episode ended at step 1"),
         ([step(0), {"observation after a reset": 1}], [step(0), step(1)], "once the episode ended at step 1"),
         ([step(0)], [{"exception": "ValueError()"}], "it raised ValueError() at step 1"),
+        ([step(0), {"exception": "ValueError()"}], [step(0), {"exception": "ValueError()"}], None),
     ],
 )
 def test_differences(truth: Any, again: Any, message: str | None) -> None:

@@ -166,10 +166,10 @@ class _Check:
         outside = self.around.digests() if is_copied else {}
         again, last = self._play_plan(third, point), self._play_plan(self.member_0, point)
         self.last = last
-        if "exception" in truth[-1] and truth[-1] == last[-1]:
-            self.found.error = truth[-1]["exception"]
-            return
         differs = difference(truth, again) or difference(truth, last)
+        if differs is None and "exception" in last[-1]:
+            self.found.error = last[-1]["exception"]
+            return
         if differs is None and is_copied and numbers != self._numbers(self.member_0):
             differs = "the state of its random numbers: a cache outside of the env holds what siblings drew"
         parts = [f"played the same actions differently: {differs}" if differs else None]
@@ -266,7 +266,7 @@ class RandomActions:
 def difference(truth: Play, again: Play) -> str | None:
     """Compare two plays bit for bit: the first difference, with field, step and values, or None."""
     for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
-        if "exception" in other:
+        if "exception" in other and other != one:
             return f"it raised {other['exception']} at step {number}"
         if one.keys() != other.keys():
             return f"once the episode ended at step {number - 1}, and once it did not"
