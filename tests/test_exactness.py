@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo import HybridGRPO, check_branching
-from sb3_hybrid_grpo.branching import exactness, make_branchable
+from sb3_hybrid_grpo.branching import exactness, make_branchable, sibling
 from sb3_hybrid_grpo.branching.exactness import RandomActions, difference, played
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingSteps
@@ -269,9 +269,12 @@ def test_a_model_of_mujoco_that_the_env_changes_is_copied() -> None:
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exactness, "examine", None)
+    monkeypatch.setattr(sibling, "examine", None)
     model = HybridGRPO("MlpPolicy", walk(action_space=spaces.Discrete(2)), branching_check=False, branch_horizon=4, **SMALL)
     assert model.learn(16).num_timesteps >= 16
+    model.branching_check = True
+    with pytest.raises(BranchingError, match="'NoneType' object is not callable"):  # it is checked now
+        model.learn(16, reset_num_timesteps=False)
 
 
 @pytest.mark.parametrize("horizon", [1, 4, "episode", "auto"])

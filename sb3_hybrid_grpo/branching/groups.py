@@ -111,7 +111,9 @@ class Groups:
             self._fork_all()
         if check and not self._checked and self.n_samples > 1:
             self._fanout.check()
-        self._checked, self._stepping = True, False
+            self._fork_all()  # what lives was not checked
+        self._checked |= check
+        self._stepping = False
 
     def saw_noise(self) -> bool:
         """Whether an env draws random numbers while it steps: then members share noise, and groups may pay."""
