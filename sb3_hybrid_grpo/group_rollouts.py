@@ -82,8 +82,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
         self.action_selection, self.selection_temperature = action_selection, selection_temperature
-        self.num_executed_steps = 0
-        self.auto_grouping = AutoGrouping()
+        self.num_executed_steps, self.auto_grouping = 0, AutoGrouping()
         self.reward_statistics: dict[str, Part] = {}
         self._groups: Groups | None = None
         super().__init__(*args, **kwargs)
@@ -155,6 +154,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._read_arguments()
         env_is_reset = self._the_groups().lost_member_0 or reset_num_timesteps or self._last_obs is None
         if self._groups_of != self._shape_of_groups:
+            self._the_groups().drop_siblings()
             self._groups = self._make_groups(self.env)
         self._last_obs = None if env_is_reset else self._last_obs
         total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
@@ -177,6 +177,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         if self.branch_horizon != "auto" or groups.n_samples == 1:
             return groups.n_samples
         if reasons := groups.fork_reasons():
+            groups.drop_siblings()
             costly = BranchingError(f"{reasons} branch_horizon=64 takes forks all the same.")
             self._groups = self._without_siblings(self.env, costly)
             return 1
@@ -195,8 +196,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param n_rollout_steps: Number of samples of each env; a grouped rollout has them from ``n_samples`` members
         :return: False if the callback ended the rollout prematurely
         """
-        n_members = self._members_of_next()
-        groups = self._the_groups()
+        n_members, groups = self._members_of_next(), self._the_groups()
         n_executed = self._steps_to_execute(n_rollout_steps, env.num_envs, n_members)
         if (message := validation.steps_notice(n_rollout_steps, n_members)) and not self._steps_said:
             self._steps_said = True

@@ -162,6 +162,37 @@ def test_closing_the_env_ends_its_siblings(horizon: Any) -> None:
     assert not set(children()) - before
 
 
+class OddLater(Noisy):
+    """Holds, from some step on, an object that no rule copies."""
+
+    def __init__(self) -> None:
+        super().__init__(self._become_odd)
+        self.t = 0
+        self.odd: Any = None
+
+    def _become_odd(self, env: Any) -> float:
+        self.t += 1
+        self.odd = (_ for _ in range(9)) if self.t == 40 else self.odd
+        return 0.0
+
+
+def test_forks_end_where_groups_are_given_up() -> None:
+    before = set(children())
+    model = HybridGRPO("MlpPolicy", DummyVecEnv([OddLater] * 2), **{**SMALL, "n_steps": 128})
+    with pytest.warns(UserWarning, match="trains without siblings"):
+        model.learn(1024)
+    assert not set(children()) - before
+
+
+def test_forks_end_where_a_training_goes_on_with_other_groups() -> None:
+    before = set(children())
+    model = HybridGRPO("MlpPolicy", TimeLimit(outside_envs.generator(), 9), branch_horizon=4, **SMALL).learn(16)
+    assert set(children()) - before
+    model.n_samples = 1
+    model.learn(16, reset_num_timesteps=False)
+    assert not set(children()) - before
+
+
 def make() -> gym.Env[Any, Any]:
     return make_branchable(TimeLimit(outside_envs.generator(), 9))
 

@@ -1,6 +1,6 @@
 """When siblings fork, what they start from, and which of their steps belong to one trace."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -149,6 +149,31 @@ def test_member_0_may_step_alone_and_all_fork_from_it_then() -> None:
     assert len(step.rewards) == len(step.infos) == len(step.dones_NE) == 1
     run.last = step.new_obs
     assert run.act([[1, 1]] * 3)[0] == [[2, 102]] * 3
+
+
+class Counted(Line):
+    """Counts the steps of members, copies included."""
+
+    n_steps: ClassVar[list[int]] = [0]
+
+    def step(self, action: Any) -> Any:
+        self.n_steps[0] += 1
+        return super().step(action)
+
+
+def test_where_member_0_steps_alone_no_sibling_lives() -> None:
+    env = DummyVecEnv([Counted])
+    groups = Groups(env, 3, 64)
+    env.reset()
+    groups.start(True)
+    branching: Any = env.envs[0]
+    branching.sibling_maker.watchable = True  # as a check finds
+    groups.step(np.array([[1], [2], [3]]))
+    assert Counted.n_steps[0] == 4  # of member 0, two siblings and the one that watches
+    for _ in range(5):
+        groups.step(np.array([[1]]))
+        assert not branching.living_siblings
+    assert Counted.n_steps[0] == 9
 
 
 def test_with_a_horizon_of_one_all_members_fork_at_every_step() -> None:

@@ -88,8 +88,7 @@ class Groups:
         """Siblings that fork from member 0 at the next step."""
         self._age_E = np.zeros(env.num_envs, dtype=int)
         self._observations_ME: Observations = None
-        self._checked = False
-        self._stepping = False
+        self._checked, self._stepping, self._has_siblings = False, False, False
         self._n_steps = 0
         self.lost_member_0 = False
         """A step was broken off, and nobody knows where it has led: the envs are to be reset."""
@@ -110,8 +109,8 @@ class Groups:
         if env_was_reset or self._stepping:  # a step that was broken off leaves siblings anywhere
             self._fork_all()
         if check and not self._checked and self.n_samples > 1:
+            self.drop_siblings()  # they were not checked
             self._fanout.check()
-            self._fork_all()  # what lives was not checked
         self._checked |= check
         self._stepping = False
 
@@ -122,6 +121,13 @@ class Groups:
     def fork_reasons(self) -> str:
         """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""
         return self._fanout.fork_reasons() if self.n_samples > 1 else ""
+
+    def drop_siblings(self) -> None:
+        """End all siblings, which cost memory or processes. All fork from member 0 at the next step of a group."""
+        if self._has_siblings:
+            self._has_siblings = False
+            self._fanout.drop_siblings()
+        self._fork_all()
 
     def _fork_all(self) -> None:
         self.starts_ME = np.ones(self._shape, dtype=bool)
@@ -189,8 +195,8 @@ class Groups:
         return step
 
     def _step_alone(self, actions_E: np.ndarray) -> GroupStep:
+        self.drop_siblings()
         zero = self._step_member_0(actions_E)
-        self._fork_all()
         dones_NE = zero.dones[None]
         return GroupStep(zero.new_obs, [zero.rewards], dones_NE, [zero.infos], zero.terminated_E[None], dones_NE)
 
@@ -226,6 +232,7 @@ class Groups:
 
     def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> SiblingStep:
         """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
+        self._has_siblings = True
         for stage in self._stages:
             stage.fork(self.starts_ME)
         steps = self._fanout.step(actions_ME, self.starts_ME, then)

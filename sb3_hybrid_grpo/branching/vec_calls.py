@@ -159,8 +159,8 @@ class Fanout:
         self.base: VecEnv = base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            names = ("step_siblings", "mask_siblings", "check_siblings", "saw_noise", "fork_reasons", "held_objects")
-            self._methods = {name: self.base.get_attr(name) for name in names}
+            names = ("step_siblings", "mask_siblings", "check_siblings", "drop_siblings")
+            self._methods = {name: self.base.get_attr(name) for name in (*names, "saw_noise", "fork_reasons", "held_objects")}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if hasattr(self.base, "make_branchable"):  # a RayVecEnv
                 self.base.make_branchable()
@@ -214,6 +214,10 @@ class Fanout:
         forks_of = forks.T.tolist()
         arguments = [(actions[:, e], forks_of[e]) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
+
+    def drop_siblings(self) -> None:
+        """End all siblings."""
+        self._call("drop_siblings", [()] * self.base.num_envs)
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
         """Ask siblings which actions are valid in their states."""

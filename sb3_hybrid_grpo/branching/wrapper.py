@@ -145,10 +145,14 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         with self.__maker.streams or nullcontext():
             return self.env.reset(**kwargs)
 
-    def close(self) -> None:
+    def drop_siblings(self) -> None:
+        """End all siblings. The env stays as it was, and new ones start from it."""
         for sibling in self.__siblings.values():
             sibling.close()
         self.__siblings, self.__watch = {}, None
+
+    def close(self) -> None:
+        self.drop_siblings()
         super().close()
 
     def __begin_watch(self) -> None:
