@@ -67,6 +67,25 @@ def test_every_generator_is_watched(source: str, first_step: int) -> None:
     assert saw_noise(Monitor(TimeLimit(Drawing(source, first_step), 70)))
 
 
+@pytest.mark.parametrize("source", ["np_random", "RandomState", "nowhere", "action_space"])
+@pytest.mark.parametrize("n_steps", [70, 75])
+def test_what_the_check_had_no_time_for_is_seen_in_the_training(
+    source: str, n_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exactness, "SECONDS", 0.0)
+    env = make_branchable(TimeLimit(Drawing(source, 60), 70))
+    assert not saw_noise(env)
+    for t in range(n_steps):
+        if t == 70:
+            env.reset()
+        env.step(0)
+    assert env.get_wrapper_attr("saw_noise")() == (source in ("np_random", "RandomState"))
+    for _ in range(2):
+        env.reset()
+        env.step(0)
+        assert env.get_wrapper_attr("saw_noise")() == (source in ("np_random", "RandomState"))
+
+
 def test_what_was_not_checked_counts_as_noisy() -> None:
     assert make_branchable(Drawing()).get_wrapper_attr("saw_noise")()
 

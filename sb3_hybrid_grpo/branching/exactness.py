@@ -188,11 +188,9 @@ class _Check:
         with contextlib.suppress(Exception):  # what forks need not be copied
             states = getattr(member.shared_state, "states", [])
             copier = Copier(self.reuse)
-            copier(member.env)
+            numbers = numbers_of(member.env, states[len(states) - self.n_streams :], copier, of_spaces)
             self.reuse = copier.natives
-            left_out = set() if of_spaces else generators_of_spaces(member.env)
-            generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
-            return [digest(one) for one in (*map(state_of, generators), *states[len(states) - self.n_streams :])]
+            return numbers
         return []
 
     def _play_to_the_end(self, end: float) -> str | None:
@@ -207,6 +205,14 @@ class _Check:
         outside = self.around.digests()
         self._play(siblings[1], -1, len(first))
         return _outside(outside, self.around.digests())
+
+
+def numbers_of(env: Any, streams: list[Any], copier: Copier, of_spaces: bool = True) -> list[bytes | None]:
+    """The states of the generators that an env leads to, with those of its spaces if so asked, and of its streams."""
+    copier(env)
+    left_out = set() if of_spaces else generators_of_spaces(env)
+    generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
+    return [digest(one) for one in (*map(state_of, generators), *streams)]
 
 
 def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:

@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, module_of, never
-from sb3_hybrid_grpo.branching.exactness import examine
+from sb3_hybrid_grpo.branching.exactness import examine, numbers_of
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders
@@ -153,6 +153,13 @@ class SiblingMaker:
             _TOLD[id(self.env)] = self.env
             notice(self.why_forks())
         return ForkedEnv(self.env, previous, self.streams)
+
+    def numbers(self) -> list[bytes | None]:
+        """The states of the generators that steps may draw from; none where that cannot be read."""
+        streams = self.streams or _NO_STREAMS
+        with contextlib.suppress(Exception):  # what forks need not be copied
+            return numbers_of(self.env, streams.states, Copier(shared=[one.obj for one in streams.shared]), of_spaces=False)
+        return []
 
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""

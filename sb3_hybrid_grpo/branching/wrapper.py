@@ -60,6 +60,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__siblings: dict[int, Sibling] = {}
         self.__watch: Sibling | None = None
         self.__forks_of_all, self.__steps_of_watch = 0, 0
+        self.__numbers: list[bytes | None] = []
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -122,8 +123,20 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool:
-        """Whether the check saw a step draw random numbers, or there was none. What a reset draws does not count."""
+        """
+        Whether a step was seen to draw random numbers, or there was no check. What a reset draws does not count. The check
+        sees but a few steps, in a slow env: each call looks at those that have come since the last, up to the first reset.
+        """
+        self.__look_for_noise()
+        if not self.__maker.noisy:
+            self.__numbers = self.__maker.numbers()
         return self.__maker.noisy
+
+    def __look_for_noise(self) -> None:
+        before, self.__numbers = self.__numbers, []
+        if before:
+            now = self.__maker.numbers()
+            self.__maker.noisy |= bool(now) and now != before
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
@@ -142,6 +155,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__watch = None
+        self.__look_for_noise()
         with self.__maker.streams or nullcontext():
             return self.env.reset(**kwargs)
 
