@@ -90,6 +90,19 @@ class Indirect(Line):
         return float(th.nn.functional.dropout(th.ones(1)).item())
 
 
+class LateFirst(Line):
+    """Has no generator before its first draw, late in an episode."""
+
+    first_step = 30
+
+    def noise(self) -> float:
+        return float(self.np_random.normal())
+
+
+class LateIndirect(Indirect):
+    first_step = 30
+
+
 def share_of_equal_steps(env: Any, n_steps: int = 120) -> float:
     groups = Groups(env, 3, 16)
     last = env.reset()
@@ -111,7 +124,9 @@ def share_of_equal_steps(env: Any, n_steps: int = 120) -> float:
 
 
 @pytest.mark.parametrize("n_envs", [1, 2, 4])
-@pytest.mark.parametrize("kind", [Numpy, Python, Torch, Module, Default, Rare, Indirect, outside_envs.class_space])
+@pytest.mark.parametrize(
+    "kind", [Numpy, Python, Torch, Module, Default, Rare, Indirect, LateFirst, LateIndirect, outside_envs.class_space]
+)
 def test_siblings_see_the_noise_of_shared_generators(kind: Any, n_envs: int) -> None:
     env = DummyVecEnv([kind] * n_envs)
     if kind is outside_envs.class_space:

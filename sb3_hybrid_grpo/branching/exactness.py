@@ -134,20 +134,23 @@ class _Check:
         holders, shared, wide = lazy_holders(self.env), self._digests_of_shared(), self._wide()
         for point in range(POINTS):
             self._play_from_here(point)
-            found.lazy = tuple(place for place, holder in enumerate(holders) if generator_of(holder) is not None)
-            found.draws = tuple(name for name, now in self._wide().items() if now != wide[name])
+            found.lazy, found.draws = _made(holders), self._drawn_since(wide)
             if found.lazy or found.draws or found.difference or found.error:
                 return found
             if time.perf_counter() > end:
                 break
         else:
             found.difference = self._play_to_the_end(end)
+            found.draws = self._drawn_since(wide)
         now = self._digests_of_shared()
         found.shared = tuple(one for one in shared if shared[one] != now[one])
         return found
 
     def _wide(self) -> dict[str, Any]:
         return {name: digest(state_of(one)) for name, one in self.watched.items()}
+
+    def _drawn_since(self, wide: dict[str, Any]) -> tuple[str, ...]:
+        return tuple(name for name, now in self._wide().items() if now != wide[name])
 
     def _digests_of_shared(self) -> dict[str, Any]:
         return {name: digest(state_of(one) if is_generator(one) else one) for name, one in self.shared.items()}
@@ -199,8 +202,9 @@ class _Check:
             return None
         self._begin_anew_after(self.last)
         siblings = [self.make(one) for one in self.siblings[:2]]
-        numbers = self._numbers(siblings[0], of_spaces=False)
+        holders, numbers = lazy_holders(siblings[0].env), self._numbers(siblings[0], of_spaces=False)
         first = self._play(siblings[0], -1, LONGEST, end=end)
+        self.found.lazy = _made(holders)
         self.found.noisy |= numbers != self._numbers(siblings[0], of_spaces=False)
         outside = self.around.digests()
         self._play(siblings[1], -1, len(first))
@@ -213,6 +217,11 @@ def numbers_of(env: Any, streams: list[Any], copier: Copier, of_spaces: bool = T
     left_out = set() if of_spaces else generators_of_spaces(env)
     generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
     return [digest(one) for one in (*map(state_of, generators), *streams)]
+
+
+def _made(holders: list[Any]) -> tuple[int, ...]:
+    """Which of some envs and spaces without a generator of random numbers have one now."""
+    return tuple(place for place, holder in enumerate(holders) if generator_of(holder) is not None)
 
 
 def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:
