@@ -86,8 +86,12 @@ def test_what_the_check_had_no_time_for_is_seen_in_the_training(
         assert env.get_wrapper_attr("saw_noise")() == (source in ("np_random", "RandomState"))
 
 
-def test_what_was_not_checked_counts_as_noisy() -> None:
-    assert make_branchable(Drawing()).get_wrapper_attr("saw_noise")()
+def test_without_a_check_the_steps_of_the_training_show_noise() -> None:
+    env = make_branchable(Drawing("np_random"))
+    env.reset(seed=0)
+    assert not env.get_wrapper_attr("saw_noise")()
+    env.step(env.action_space.sample())
+    assert env.get_wrapper_attr("saw_noise")()
 
 
 def test_what_a_reset_or_a_space_draws_is_no_noise() -> None:

@@ -114,7 +114,7 @@ class SiblingMaker:
         self._has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
-        self.noisy, self._saves_itself = True, bool(copier.swapped)
+        self.noisy = self._saves_itself = bool(copier.swapped)
         """Whether steps draw random numbers; what was not checked, or saves itself, may do so."""
 
     def _reason(self, error: Exception) -> str:

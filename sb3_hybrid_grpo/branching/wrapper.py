@@ -124,8 +124,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def saw_noise(self) -> bool:
         """
-        Whether a step was seen to draw random numbers, or there was no check. What a reset draws does not count. The check
-        sees but a few steps, in a slow env: each call looks at those that have come since the last, up to the first reset.
+        Whether a step was seen to draw random numbers. What a reset draws does not count. The check sees but a few steps, in a
+        slow env: each call looks at those that have come since the last, up to the first reset.
         """
         self.__look_for_noise()
         if not self.__maker.noisy:
