@@ -111,12 +111,8 @@ def check_buffer_class(given: type[Any], automatic: type[Any]) -> None:
 
 
 def _check_estimator(model: Any) -> None:
-    estimator, n_samples, horizon, beta = (
-        model.advantage_estimator,
-        model.n_samples,
-        model.branch_horizon,
-        model.group_baseline,
-    )
+    estimator, n_samples = model.advantage_estimator, model.n_samples
+    horizon, beta = model.branch_horizon, model.group_baseline
     _check_word(model, "advantage_estimator", AdvantageEstimator)
     received = "advantage_estimator n_samples branch_horizon"
     if estimator in ("paper", "paper_per_sample") and (horizon == "auto" or (n_samples == 1 and horizon != 1)):
