@@ -1,5 +1,6 @@
 """Envs in workers on a Ray cluster: two nodes on this machine."""
 
+import contextlib
 import csv
 import functools
 import importlib
@@ -171,6 +172,14 @@ class Watch(BaseCallback):
         return True
 
 
+def wait_for_the_end_of(pid: int) -> None:
+    end = time.monotonic() + 60
+    with contextlib.suppress(OSError):  # the process is gone
+        while ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
 @pytest.mark.parametrize("fault", ["killed", "hangs", "node"])
 def test_training_goes_on_without_a_worker_that_is_lost(fault: str, cluster: Any, tmp_path: Path) -> None:
     while len(cluster.list_all_nodes()) < 2:
@@ -185,7 +194,9 @@ def test_training_goes_on_without_a_worker_that_is_lost(fault: str, cluster: Any
 
         def break_it(training_env: VecEnv) -> None:
             if fault == "node":
+                (pid,) = training_env.env_method("pid", indices=2 * lost)
                 cluster.remove_node(lost_node, allow_graceful=False)
+                wait_for_the_end_of(pid)  # a process outlives its node's by a moment, in which the training would end
             else:
                 training_env.env_method("arm", fault, indices=2 * lost + 1)
 
