@@ -8,7 +8,6 @@ Ray's work is done on them, too. CPU times are what the estimate for many machin
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -101,7 +100,7 @@ def add_rows(rows: list[dict[str, Any]], name: str, make: Callable[[int], Any], 
         env = make(workers)
         for milliseconds in MILLISECONDS:
             labels = {"vec_env": name, "workers": workers, "milliseconds": milliseconds}
-            rows.append({**labels, **measure(env, milliseconds, seconds), "load": os.getloadavg()[0]})
+            rows.append({**labels, **measure(env, milliseconds, seconds)})
             print(rows[-1], flush=True)
         env.close()
         pd.DataFrame(rows).to_csv(FOLDER / "fleets.csv", index=False, float_format="%.5g")
@@ -135,11 +134,10 @@ def page(frame: pd.DataFrame, parts: dict[str, float]) -> str:
     shown = {"group_step": "{:,.2f}", "steps_per_second": "{:,.0f}", "share_of_ideal": "{:.0%}"}
     shown |= {"driver_cpu": "{:,.2f}", "worker_cpu": "{:,.2f}"}
     cells = [[shown.get(name, "{}").format(row[name]) for name in HEADER] for row in frame.to_dict("records")]
-    load = f"The machine did other work meanwhile (load {frame['load'].min():.0f} to {frame['load'].max():.0f})."
     return (
         f"# Fleets of sleeping simulators\n\nOne env a worker, N = {N_SAMPLES}, K = {HORIZON}, without a policy: medians of "
         f"group steps. Ideal: {N_SAMPLES} sleeps. A worker's CPU time has the copies of its env in it. "
-        f"{load} Made by `python benchmarks/fleets.py`.\n\n{table(list(HEADER.values()), cells)}\n\n"
+        f"Made by `python benchmarks/fleets.py`.\n\n{table(list(HEADER.values()), cells)}\n\n"
         f"A call has {parts['bytes_of_a_call']:.0f} bytes, its answer {parts['bytes_of_an_answer']:.0f} (observations of 16 "
         f"numbers). VecNormalize takes {parts['vec_normalize_ms']:.1f} ms of CPU time for a group step of 1,000 envs.\n\n"
         f"{plain(stamp())}\n"
