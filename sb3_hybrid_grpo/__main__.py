@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sb3_hybrid_grpo import __version__
 from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
-# By its words, the module of a command: with a docstring, add_arguments(parser), and run(options) -> exit code.
+# Command: its module. Each module has a docstring, add_arguments(parser), and run(options) -> exit code.
 COMMANDS = {
     "train": "commands.train",
     "check": "commands.check",
@@ -17,9 +17,9 @@ COMMANDS = {
     "compare gradient-variance": "benchmark.gradient_variance",
 }
 HELP = """\
-commands (each with --help of its own):
+commands (each has its own --help):
   train                      train HybridGRPO on one env, evaluate it, save the policy
-  check                      show how an env is branched, whether that is exact, and what it costs
+  check                      show how an env is branched, whether its siblings are exact, and what they cost
   compare                    compare HybridGRPO with PPO and TRPO at equal simulator steps
   compare report             draw the results of compare, and write a page about them
   compare gradient-variance  measure the variance and the bias of each estimator's policy gradient"""
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=[one for one in COMMANDS if " " not in one], help="one of those below")
     if name not in COMMANDS:
         parser.parse_args(words[:1])  # --help, --version, or an error
-    # a command's own dependencies are needed by no other
+    # imported only now: some commands have optional dependencies
     return run_command(f"sb3_hybrid_grpo.{COMMANDS[name]}", f"{parser.prog} {name}", words[len(name.split()) :])
 
 
@@ -52,8 +52,8 @@ def run_command(module: str, prog: str, arguments: Sequence[str]) -> int:
     """
     Run the command of a module.
 
-    :param module: Its name.
-    :param prog: The words that start it.
+    :param module: The module's name.
+    :param prog: The words that start the command.
     :param arguments: The rest of the command line.
     :return: The exit code; a ``CommandError`` becomes a usage error.
     """

@@ -45,19 +45,18 @@ def gae_group(
         \delta_t = r_t + \gamma V(s'_t) (1 - terminated_t) - V(s_t), \qquad
         A_t = \delta_t + \gamma \lambda (1 - cut_t) A_{t+1}
 
-    A sibling that is cut at t starts t+1 as a copy of member 0. Where member 0 itself goes on,
-    its :math:`A_{t+1}` is therefore the mean over member 0 and all siblings cut at t:
-    they take their next action in the same state. That lowers the variance. The expectation stays the same
-    as far as V is right where those siblings are cut in their turn: their advantage ends in V there,
-    while member 0's own goes on.
-    With N = 1 the result is plain GAE, to the last bit that of Stable-Baselines3.
+    A sibling that is cut at t starts t+1 as a copy of member 0. If member 0 itself goes on, all of them act
+    in the same state at t+1. Member 0's trace then takes the mean of :math:`A_{t+1}` over itself and these siblings.
+    The mean has less variance. It is unbiased if V is right: a sibling's advantage bootstraps from V
+    at the sibling's next cut, while member 0's trace goes on.
+    With N = 1 the result is plain GAE, bit for bit as Stable-Baselines3 computes it.
 
     :param rewards_TEN: rewards, shape (T, E, N), after any reward transform
-    :param values_TEN: V of the state acted in, in units of discounted reward
-    :param next_values_TEN: V of the state reached, before any reset or fork; ignored where terminated
-    :param terminated_TEN: the episode ended in a terminal state; a truncation is not one and bootstraps
+    :param values_TEN: V of the state at t, in units of discounted reward
+    :param next_values_TEN: V of the next state, before any reset or fork; ignored where terminated
+    :param terminated_TEN: the episode ended in a terminal state; a truncation does not count and bootstraps
     :param cut_TEN: the member does not go on at t+1: its episode ended (terminated or truncated),
-        or, for siblings, a fork dropped it; the last step is a cut for everyone, whatever is given
+        or, for siblings, a fork replaced it; the last step always counts as a cut
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: decay of the trace, in [0, 1]: 0 is the one-step TD error, 1 the discounted return minus V
     :return: advantages, shape (T, E, N), dtype of the inputs
@@ -79,31 +78,30 @@ def paper_advantage(
 ) -> tuple[FloatArray, FloatArray]:
     r"""
     Advantage of Hybrid GRPO (https://arxiv.org/abs/2502.01652, hierarchical multi-step sub-sampling):
-    one number for all N branches of a macro-step T, which is a fork and the n steps up to the next one.
+    one number for all N branches of a macro-step T. A macro-step is the n steps from one fork to the next.
 
     .. math::
         A_T = \frac{1}{N} \sum_{m=1}^{N} [\sum_{k<n} \gamma^k f(R^m_{T+k}) + \gamma^n V(s^m_{T+n}) - V(s_T)]
 
-    All n actions of a branch get it; ``per_sample`` keeps each branch's own bracket instead of the mean.
-    A branch that ends early has an n of its own: after a terminal state without V, after a truncation and
-    at the end of the rollout with V of the state reached. With a fork at every step, n = 1.
+    All n actions of a branch get this advantage. With ``per_sample`` each branch gets its own bracket instead of the mean.
+    A branch that ends early has a smaller n. A terminal state has V = 0;
+    a truncation and the end of the rollout bootstrap from V of the next state. With a fork at every step, n = 1.
 
-    The mean is over the branches that leave one state at one time. A sibling that forks alone leaves the state that
-    member 0 passes through: its mean is over the siblings that fork there and the rest of member 0's branch,
-    which itself goes on until all siblings fork at once.
-    The members in mid-branch when the rollout begins count as one macro-step, each less the V of its own state:
-    the parts of a macro-step on either side, :math:`A + \gamma^j A'`, add up to the equation.
+    The mean is over the branches that start in the same state at the same time. If only some siblings fork,
+    their mean includes the rest of member 0's branch, which passes through the same state.
+    Member 0's own branch goes on until all siblings fork at once.
+    Branches that are under way when the rollout begins count as one macro-step; each subtracts V of its own state.
+    The two parts of such a macro-step, in two rollouts, add up to the equation: :math:`A + \gamma^j A'`.
 
-    The critic's target is the discounted rest of the branch, V where it ends included;
-    where a branch starts it is V + A, the mean over the branches that leave that state.
+    The critic's target is the discounted return to the end of the branch, bootstrapped with V there.
+    At the start of a branch it is V + A, the mean over the branches that start in that state.
 
     :param rewards_TEN: rewards, shape (T, E, N), after the reward transform f
-    :param values_TEN: V of the state acted in, in units of discounted reward
-    :param next_values_TEN: V of the state reached, before any reset or fork; ignored where terminated
-    :param terminated_TEN: the episode ended in a terminal state; a truncation is not one and bootstraps
-    :param starts_TEN: the member did not come here by itself: its episode starts, or, for siblings, it was forked
-        from member 0; that is ``cut_TEN`` of :func:`gae_group` one step later.
-        With N = 1 there is no fork to tell where a macro-step ends: each is one step
+    :param values_TEN: V of the state at t, in units of discounted reward
+    :param next_values_TEN: V of the next state, before any reset or fork; ignored where terminated
+    :param terminated_TEN: the episode ended in a terminal state; a truncation does not count and bootstraps
+    :param starts_TEN: an episode or, for siblings, a fork from member 0 starts at t:
+        ``cut_TEN`` of :func:`gae_group`, one step later. With N = 1 every step is a macro-step of its own
     :param gamma: discount factor, in [0, 1]
     :param per_sample: each branch keeps its own advantage
     :return: advantages and targets for the critic, shape (T, E, N), dtype of the inputs
@@ -135,9 +133,9 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float) ->
     .. math::
         A^n_t = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + 10^{-8}} + \gamma (1 - end^n_t) A^n_{t+1}
 
-    A sibling's segment ends where it is cut. Member 0's ends where it is cut, and where all its siblings are:
-    the fork of the whole group starts a new comparison.
-    With a fork at every step this is the standardised reward itself.
+    A sibling's segment ends where the sibling is cut. Member 0's segment ends where member 0 is cut,
+    and where all its siblings are cut: a fork of the whole group starts a new comparison.
+    With a fork at every step the advantage is the standardised reward itself.
 
     :param rewards_TEN: rewards, shape (T, E, N), after any reward transform; with N = 1 there is nothing
         to compare with and the result is zero
@@ -154,20 +152,20 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float) ->
 
 def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) -> tuple[FloatArray, Baseline]:
     r"""
-    Subtract a share of the other members' mean advantage: they live through the same noise, which V cannot foresee.
+    Subtract a share of the other members' mean advantage: all members meet the same noise, which V cannot predict.
 
     .. math::
         b^i = \frac{1}{N-1} \sum_{m \neq i} A^m, \qquad A^i \leftarrow A^i - \beta b^i
 
-    Leaving member i out keeps the policy gradient unbiased: its action has no influence on :math:`b^i`, with one exception.
-    Where member 0's episode ends, its siblings are cut, and :math:`b^0` depends on that end as far as V is wrong there.
+    The mean leaves member i out, as in RLOO (https://openreview.net/forum?id=r1lgTGL5DE), so that the member's own action
+    cannot change :math:`b^i`. This keeps the policy gradient unbiased, with one exception: when member 0's episode ends,
+    its siblings are cut and bootstrap from V, so an error of V there makes :math:`b^0` depend on member 0's actions.
     ``"auto"`` takes the beta in [0, 1] that leaves the least variance over the rollout,
-    :math:`clip(Cov(A, b) / Var(b), 0, 1)`, and 0 where :math:`Var(b) = 0`
-    (the leave-one-out mean is that of RLOO, https://openreview.net/forum?id=r1lgTGL5DE).
+    :math:`clip(Cov(A, b) / Var(b), 0, 1)`, and 0 where :math:`Var(b) = 0`.
 
     :param advantages_TEN: advantages of all members, shape (T, E, N), N of 2 or more
     :param beta: share to subtract, in [0, 1], or ``"auto"``
-    :return: the new advantages (same shape and dtype), and what was subtracted
+    :return: the new advantages (same shape and dtype), and the :class:`Baseline`
     :raises ValueError: if the shape is not (T, E, N)
     """
     _check_shapes(advantages_TEN)
@@ -197,13 +195,13 @@ def _discounted_sums(delta_TEN: FloatArray, cut_TEN: BoolArray, decay: float, fo
             starts_EN = cut_TEN[t].copy()
             starts_EN[:, 0] = True
             next_EN[:, :1] = _mean_over(next_EN, starts_EN)
-        # The order of these factors is that of Stable-Baselines3: another one rounds differently
+        # Stable-Baselines3's order of factors: another one rounds differently
         next_EN = sums_TEN[t] = delta_TEN[t] + decay * goes_on_TEN[t] * next_EN
     return sums_TEN
 
 
 def _mean_over(array: FloatArray, members: BoolArray) -> FloatArray:
-    """Mean over these members (the last axis, which stays, of length 1); 0 without any."""
+    """Mean over the marked members along the last axis, which is kept; 0 where none is marked."""
     counts = np.maximum(members.sum(axis=-1, keepdims=True), 1).astype(array.dtype)
     means: FloatArray = np.where(members, array, 0).sum(axis=-1, keepdims=True) / counts
     return means
@@ -218,14 +216,14 @@ def _least_variance_beta(advantages_TEN: FloatArray, others_TEN: FloatArray) -> 
 
 
 def _centred(array: FloatArray) -> npt.NDArray[np.float64]:
-    """Minus the mean, in float64; exactly zero for equal numbers, whose mean may be rounded."""
+    """Subtract the mean, in float64. Equal numbers give exact zeros, although their mean may be rounded."""
     offsets: npt.NDArray[np.float64] = array.astype(np.float64) - float(array.flat[0])
     offsets -= offsets.mean()
     return offsets
 
 
 def _check_shapes(*arrays: FloatArray | BoolArray) -> None:
-    """Numpy would broadcast a wrong shape into a wrong number without a word."""
+    """Refuse wrong shapes, which numpy would silently broadcast to wrong numbers."""
     shapes = [array.shape for array in arrays]
     if len(shapes[0]) != 3 or len(set(shapes)) > 1:
         raise ValueError(f"Received arrays of {shapes}: all must have the same shape (T steps, E envs, N members).")

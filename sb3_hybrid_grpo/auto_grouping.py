@@ -1,41 +1,41 @@
-"""What the measured variance of the gradient decides: whether rollouts are grouped, and how long grouped ones are."""
+"""Decide by the measured variance of the policy gradient whether rollouts are grouped, and how long grouped ones are."""
 
 import math
 from dataclasses import dataclass
 
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
-# docs/choosing.md has the numbers that these rest on.
+# docs/choosing.md has the measurements behind these numbers.
 GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.6
 FIRST_PROBE = 4
 MEMORY = 0.9
-ENOUGH_UNITS = 32  # of few, ρ is anything
+ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
 SHORTEST = 256
-"""Executed steps that a grouped rollout has at least, unless ``n_steps`` asks for fewer."""
+"""The fewest executed steps of a grouped rollout, unless ``n_steps`` asks for fewer."""
 
 
 @dataclass
 class AutoGrouping:
     """
-    Measures ρ, the variance of the policy gradient of grouped rollouts over that of as many independent steps, and decides by
-    it. Numerator and denominator are averaged over the grouped rollouts separately, the last ones counting most.
+    Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
+    many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts.
 
-    In an env that draws random numbers in its steps rollouts are grouped as soon as that is seen; in others they begin single.
-    They become single when ρ rises above 0.6. While they are single, one is grouped as a probe after 4, 8, 16, ... of them, so
-    that noise which an env draws ahead, in a reset, is found too. Two probes in turn below 0.45 make them grouped: early in a
-    training a first one is low everywhere. A probe is trained on like any other rollout.
+    Rollouts begin single. They become grouped as soon as an env is seen to draw random numbers in a step, and single again
+    when ρ rises above 0.6. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env
+    draws ahead, in a reset. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a
+    training ρ is low in every env. The policy is trained on probes, too.
 
     :param noise_seen: Whether an env has drawn random numbers in a step
-    :param grouped: Whether rollouts are grouped, but for probes
+    :param grouped: Whether rollouts are grouped, apart from probes
     :param numerator: Average variance of grouped gradients
     :param denominator: Average variance of gradients of independent steps
-    :param weight: Weight of the rollouts in both averages
+    :param weight: Total weight of the rollouts in both averages
     :param singles: Single rollouts since the last grouped one
-    :param next_probe: After how many single rollouts the next probe comes
-    :param low_probes: Probes in turn whose ρ was low
-    :param n_units: Units of time measured since rollouts became grouped; below 32 they stay so
+    :param next_probe: Number of single rollouts before the next probe
+    :param low_probes: Number of probes in a row with a low ρ
+    :param n_units: Units (see ``GradientVariances``) measured since rollouts became grouped; below 32 they stay grouped
     """
 
     noise_seen: bool = False
@@ -50,11 +50,11 @@ class AutoGrouping:
 
     @property
     def ratio(self) -> float | None:
-        """ρ; None before it was measured."""
+        """ρ; None before the first measurement."""
         return self.numerator / self.denominator if self.denominator > 0 else None
 
     def see_noise(self) -> None:
-        """Learn that an env has drawn random numbers in a step."""
+        """Record that an env has drawn random numbers in a step."""
         self.noise_seen = self.grouped = True
 
     def next_is_grouped(self) -> bool:
@@ -70,9 +70,9 @@ class AutoGrouping:
 
     def observe(self, n_members: int, variances: GradientVariances | None) -> None:
         """
-        Learn from a rollout.
+        Take a finished rollout into account.
 
-        :param n_members: Its members
+        :param n_members: Number of members in the rollout
         :param variances: The variances of its gradient; None if they are not known
         """
         if n_members == 1:
@@ -95,11 +95,11 @@ class AutoGrouping:
 
     def length(self, longest: int, shortest: int) -> int:
         """
-        Choose how long the next grouped rollout is: as long as it takes for a gradient as good as that of a single rollout.
+        Choose the length of the next grouped rollout so that its gradient is as good as a single rollout's.
 
-        :param longest: Executed steps of a rollout with as many samples as a single one
-        :param shortest: The least
-        :return: ρ times the longest, at least the shortest
+        :param longest: Executed steps of a grouped rollout with as many samples as a single one
+        :param shortest: The fewest executed steps allowed
+        :return: ρ times ``longest``, and at least ``shortest``
         """
         ratio = self.ratio
         if ratio is None:

@@ -1,4 +1,4 @@
-"""Rollout buffers for groups: those of SB3 and sb3-contrib, with a column for every member of every group."""
+"""Rollout buffers of SB3 and sb3-contrib, with a column for every member of every group."""
 
 from collections.abc import Generator
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,7 @@ class Estimation(NamedTuple):
     How advantages are estimated, see :mod:`sb3_hybrid_grpo.advantages`.
 
     :param estimator: ``"hybrid"``, ``"paper"``, ``"paper_per_sample"`` or ``"grpo"``
-    :param group_baseline: Share β of the other members' advantage, ``"auto"``: learned from the rollout
+    :param group_baseline: Share β of the other members' mean advantage to subtract; ``"auto"``: estimated from the rollout
     :param reward_transform: f(R), applied when advantages are computed; ``rewards`` stay raw
     """
 
@@ -31,15 +31,14 @@ class Estimation(NamedTuple):
 
 class HybridRolloutBuffer(RolloutBuffer):
     """
-    Adds groups to one of SB3's rollout buffers. The arguments are those of that buffer.
+    Adds groups to one of SB3's rollout buffers, and takes that buffer's arguments.
 
     A rollout of N members in each of E envs has N·E columns, member by member: column ``m * E + e`` is member m of env e.
-    With N = 1 everything lies where SB3 puts it. ``episode_starts`` marks the steps that do not follow from the step before
-    in the same column: an episode starts there, or a sibling forks from member 0.
+    With N = 1 the layout is SB3's. ``episode_starts`` marks the steps at which an episode starts or a sibling forks.
     """
 
     plain_TEN: np.ndarray
-    """Advantages before the group baseline, of the estimator "hybrid"."""
+    """Advantages of the estimator "hybrid" before the group baseline is subtracted."""
     estimation = Estimation()
     n_samples = 1
 
@@ -66,11 +65,11 @@ class HybridRolloutBuffer(RolloutBuffer):
 
     def add_ends(self, terminated: np.ndarray, cut: np.ndarray, values: np.ndarray) -> None:
         """
-        Store which columns do not go on after the step that was added last.
+        Store which members are terminated or cut at the step that was added last.
 
         :param terminated: Whether the member's episode ended in a terminal state, ``(N * E,)``
-        :param cut: Whether the member does not go on at the next step for any reason, ``(N * E,)``
-        :param values: V of the states that the members reached which were cut but not terminated, in order
+        :param cut: Whether the member does not go on at the next step, for any reason, ``(N * E,)``
+        :param values: V of the next state for each member that is cut but not terminated, in order
         """
         step = self.pos - 1
         self.terminated[step], self.cut[step] = terminated, cut
@@ -78,10 +77,10 @@ class HybridRolloutBuffer(RolloutBuffer):
 
     def compute_returns_and_advantage(self, last_values: th.Tensor, dones: np.ndarray) -> None:
         """
-        Apply f(R) and the estimator. Can be repeated, after a callback has changed ``rewards`` for example.
+        Apply f(R) and the estimator. Can be called again, for example after a callback has changed ``rewards``.
 
-        :param last_values: V of the states that the members act on after the rollout, ``(N * E,)``
-        :param dones: Whether a member does not go on there, ``(N * E,)``
+        :param last_values: V of the states in which the members act after the rollout, ``(N * E,)``
+        :param dones: Whether a member is cut at the rollout's last step, ``(N * E,)``
         """
         following = np.concatenate([self.values[1:], last_values.cpu().numpy().reshape(1, -1)])
         cut = np.concatenate([self.cut[:-1], dones[None]]).astype(bool)
@@ -133,7 +132,7 @@ class HybridRolloutBuffer(RolloutBuffer):
 
 
 class _MemoryStorage(HybridRolloutBuffer):
-    """Adds the forks of siblings to one of sb3-contrib's recurrent rollout buffers: a fork keeps the memory of member 0."""
+    """Adds forks to one of sb3-contrib's recurrent rollout buffers: a forked sibling starts with the memory of member 0."""
 
     hidden_state_shape: tuple[int, int, int, int]
 
@@ -141,7 +140,7 @@ class _MemoryStorage(HybridRolloutBuffer):
         """Forget the rollout."""
         self.hidden_state_shape = (self.buffer_size, self.hidden_state_shape[1], self.n_envs, self.hidden_state_shape[3])
         super().reset()
-        # siblings that begin a step in mid-episode, with the memory of member 0
+        # siblings that are forked in mid-episode, and start with the memory of member 0
         self.forks = np.zeros((self.buffer_size, self.n_envs), dtype=np.float32)
 
     def get(self, batch_size: int | None = None) -> Generator[Any, None, None]:
@@ -155,7 +154,7 @@ class _MemoryStorage(HybridRolloutBuffer):
         yield from super(HybridRolloutBuffer, self).get(batch_size)
 
     def _get_samples(self, batch_inds: np.ndarray, env_change: np.ndarray, env: Any = None) -> Any:  # type: ignore[override]
-        """A fork begins a sequence, but not an episode, before which the policy would clear the memory."""
+        """A fork starts a sequence but no episode: at an episode's start the policy would clear the memory."""
         theirs: Any = super()
         samples = theirs._get_samples(batch_inds, env_change, env)
         episode_starts = self.episode_starts[batch_inds] * (1 - self._forks[batch_inds])

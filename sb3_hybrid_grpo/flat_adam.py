@@ -1,4 +1,4 @@
-"""Adam's steps in few calls: while a policy is updated, its parameters lie side by side in one tensor."""
+"""Adam with few calls of torch: during an update, all parameters of a policy are views of one tensor."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from sb3_hybrid_grpo.graph_replay import has_hooks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_ALIGNMENT = 64  # bytes, torch's on CPU
+_ALIGNMENT = 64  # bytes; torch aligns tensors so on CPU
 
 
 def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]) -> bool:
     """
     :param optimizer: An optimizer
     :param parameters: The parameters that will have a gradient at every step
-    :return: Whether :class:`FlatAdam` makes its steps
+    :return: Whether :class:`FlatAdam` can make its steps
     """
     if type(optimizer) is not th.optim.Adam or len(optimizer.param_groups) != 1 or has_hooks([optimizer]):
         return False
@@ -31,12 +31,12 @@ def can_be_flat(optimizer: th.optim.Optimizer, parameters: list[th.nn.Parameter]
 
 class FlatAdam:
     """
-    Torch's Adam over one tensor in place of many. Each number is computed as it is without this, to the last bit.
+    Torch's Adam over one tensor in place of many, with bit-identical results.
 
-    A context: inside, the parameters are views of the tensor; outside, parameters and optimizer are what they were, updated,
-    and parameters have the gradients of the last step.
+    A context manager: inside, the parameters are views of the tensor. On exit, the new numbers, Adam's state and the last
+    step's gradients are written to the original parameters and optimizer.
 
-    :param optimizer: The optimizer whose steps are made, see :func:`can_be_flat`
+    :param optimizer: The optimizer, see :func:`can_be_flat`
     :param parameters: The parameters that have a gradient
     """
 
@@ -47,7 +47,7 @@ class FlatAdam:
         self._flat = th.nn.Parameter(flat(one.detach() for one in self._parameters))
         options = {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"}
         self._adam = th.optim.Adam([self._flat])
-        # set, because the constructor refuses the learning rate below 0 that a schedule ends with, and Adam's step does not
+        # set later: only the constructor refuses a learning rate just below 0, with which a schedule may end
         self._adam.param_groups[0].update(options, foreach=False)
         states: list[Any] = [self._optimizer.state.get(one) for one in self._parameters]
         if states[0]:
@@ -62,7 +62,7 @@ class FlatAdam:
         """
         Make a step.
 
-        :param gradient: The gradients of all parameters, as :func:`flat` lays them
+        :param gradient: The gradients of all parameters, concatenated by :func:`flat`
         """
         self._flat.grad = gradient
         self._adam.step()
@@ -87,10 +87,10 @@ class FlatAdam:
 
 def flat(tensors: Iterable[th.Tensor]) -> th.Tensor:
     """
-    Lay tensors side by side, each where torch would put it by itself: kernels round otherwise where memory is not aligned.
+    Concatenate tensors, each aligned as torch aligns it: on unaligned memory, kernels may round differently.
 
     :param tensors: Tensors
-    :return: Their numbers in one tensor, with zeros in between
+    :return: One tensor, with zeros as padding
     """
     return th.cat([F.pad(one.reshape(-1), (0, _padding(one))) if _padding(one) else one.reshape(-1) for one in tensors])
 

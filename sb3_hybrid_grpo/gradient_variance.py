@@ -1,5 +1,5 @@
 r"""
-Variance of the policy gradient of a grouped rollout, against that of as many independent steps: pure numpy, no state.
+Variance of the policy gradient in a grouped rollout and in as many independent steps: pure numpy, no state.
 
 The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group).
 """
@@ -14,11 +14,11 @@ FloatArray = npt.NDArray[np.floating[Any]]
 
 class GradientVariances(NamedTuple):
     """
-    Variances of estimates of one policy gradient, traces of covariance matrices.
+    Variances of a policy gradient estimate: each is the trace of its covariance matrix.
 
-    :param grouped: Of a group of N members, each less the group's baseline
-    :param independent: Of N members that share nothing, with the critic's baseline alone
-    :param n_units: From how many units of time they were estimated
+    :param grouped: Variance with a group of N members and the group baseline
+    :param independent: Variance with N independent members and the critic's baseline alone
+    :param n_units: Number of units that both were estimated from, see :func:`gradient_variances`
     """
 
     grouped: float
@@ -36,25 +36,25 @@ def gradient_variances(
     r"""
     Estimate both variances from one grouped rollout.
 
-    A unit u is the time between two forks of a whole group in one env; of a rollout that is a single such time, each half is
-    one. The gradient of member m in it, with respect to the last layer of the actor, is
+    A unit u is the time between two forks of a whole group in one env. With one env and no such fork, each half of the rollout
+    is a unit. The gradient of member m in it, with respect to the last layer of the actor, is
 
     .. math::
         g_{u,m}(A) = \frac{1}{\sqrt{L_u}} \sum_{t \in u} A_t^m \; score(a_t^m) \otimes features(s_t^m)
 
-    with the length :math:`L_u`, so that units of different lengths vary alike. Then, with A the advantages after the group
-    baseline and :math:`A^0` before it,
+    with the length :math:`L_u`, whose root gives units of different lengths the same scale. With A the advantages after the
+    group baseline and :math:`A^0` before it,
 
     .. math::
         grouped = Var_u\Big(\frac{1}{N}\sum_m g_{u,m}(A)\Big), \qquad
         independent = \frac{1}{N} \cdot \frac{1}{N}\sum_m Var_u\big(g_{u,m}(A^0)\big)
 
-    Their ratio ρ, each averaged over rollouts (an average of ratios would be biased), says that independent steps need 1/ρ
-    times the samples for a gradient that is as good. Members without anything in common and without a group baseline have
-    ρ = 1. A noise that moves the returns of all members of a group alike, and that only the baseline removes, has ρ near 0.
+    ρ = grouped / independent, after each is averaged over rollouts (an average of ratios would be biased). Independent steps
+    need 1/ρ times the samples for an equally good gradient. ρ is 1 for independent members without a group baseline. It is
+    near 0 where noise moves the returns of all members alike, so that the group baseline removes most of the variance.
 
     :param scores_TENA: Gradient of the log-probability of each action with respect to the A parameters of its distribution
-    :param features_TENH: The H inputs of the actor's last layer; ones of shape (T, E, N, 1) where they are not known
+    :param features_TENH: The H inputs of the actor's last layer; ones of shape (T, E, N, 1) if they are unknown
     :param advantages_TEN: Advantages after the group baseline
     :param plain_TEN: Advantages before it
     :param forks_TE: Steps at which all siblings of an env have just forked

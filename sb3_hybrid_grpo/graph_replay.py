@@ -1,4 +1,4 @@
-"""Functions of tensors, replayed kernel by kernel without Python and autograd in between: the same results, bit for bit."""
+"""Record functions of tensors, and replay their kernels without Python and autograd in between: results are bit-identical."""
 
 import threading
 import warnings
@@ -15,10 +15,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_hybrid_grpo.notices import notice
 
-# To record costs about as much time as this many replays save.
+# Recording takes about as much time as this many replays save.
 CALLS_BEFORE_RECORDING = 300
 
-# They compute the same at every call, which their subclasses need not. No convolutions: those take longer than Python does.
+# They compute the same at every call; subclasses may not. No convolutions: their kernels take longer than Python's overhead.
 _MODULES = {
     *(policies.ActorCriticPolicy, policies.MultiInputActorCriticPolicy),
     *(maskable.MaskableActorCriticPolicy, maskable.MaskableMultiInputActorCriticPolicy),
@@ -27,18 +27,18 @@ _MODULES = {
     *(nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus),
 }
 _HOOKS_OF_TENSORS = [name for name in dir(th.Tensor) if name.endswith("_hooks")]
-_ONE_AT_A_TIME = threading.Lock()  # torch traces by changes to itself, and Optuna's jobs are threads
+_ONE_AT_A_TIME = threading.Lock()  # tracing changes torch's global state, and Optuna's jobs are threads
 Function = Callable[..., tuple[th.Tensor, ...]]
-_TRACED: dict[str, Function] = {}  # by the code of their graphs
+_TRACED: dict[str, Function] = {}  # keys: the code of the graphs
 
 
 class GraphReplay:
     """
-    A function that is recorded once it was called often with tensors of the same shapes and types, and replayed from then on.
+    Calls a function. After many calls with tensors of the same shapes and types it records the function, and then replays it.
 
-    :param function: The function. It may draw random numbers and call autograd. What it reads besides its arguments must stay
-        the same; parameters of modules may change in place
-    :param key: Tells its user whether that is still so, see :func:`graph_key`
+    :param function: The function. It may draw random numbers and call autograd. All else that it reads besides its arguments
+        must stay the same, except that parameters of modules may change in place
+    :param key: Changes when the function must be recorded anew, see :func:`graph_key`. The caller compares it
     """
 
     def __init__(self, function: Function, key: tuple[Any, ...] | None = None) -> None:
@@ -50,7 +50,7 @@ class GraphReplay:
         """The function's results for its arguments."""
         kind = tuple((tensor.shape, tensor.dtype) for tensor in tensors)
         if kind in self._recordings:
-            # TorchScript's optimizer would take time to fuse kernels, and round otherwise
+            # TorchScript's optimizer would take time to fuse kernels, and round differently
             with th.no_grad(), th.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 return self._recordings[kind](*tensors)
         self._calls[kind] += 1
@@ -72,14 +72,14 @@ class GraphReplay:
 
 def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is to go; nothing else is as fast without a compiler
-        validates = th.distributions.Distribution._validate_args  # torch makes public only how to set it
-        th.distributions.Distribution.set_default_validate_args(False)  # else they look at the numbers of their arguments
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript: nothing else is as fast without a compiler
+        validates = th.distributions.Distribution._validate_args  # torch has a public setter only
+        th.distributions.Distribution.set_default_validate_args(False)  # validation branches on numbers: not traceable
         try:
             module = make_fx(function)(*tensors)
         finally:
             th.distributions.Distribution.set_default_validate_args(validates)
-        # parameters become arguments, so that policies of one kind share a traced function: torch never frees one
+        # parameters become arguments, so that equal networks share a traced function: torch never frees one
         first, *_ = module.graph.nodes
         constants = [node for node in module.graph.nodes if node.op == "get_attr"]
         parameters = tuple(getattr(module, str(node.target)) for node in constants)
@@ -101,13 +101,13 @@ def graph_key(policy: nn.Module, observation_space: spaces.Space[Any]) -> tuple[
     """
     :param policy: A policy
     :param observation_space: Its observation space
-    :return: Everything that makes its forward pass another function if it changes, the policy first; None if it is not known
-        to compute the same at every call
+    :return: The objects that determine which function its forward pass computes, the policy first; None if the policy may
+        compute another function at every call
     """
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     modules, parameters = list(policy.modules()), list(policy.parameters())
     known = (
-        all(isinstance(part, spaces.Box) for part in parts)  # to encode others, torch looks at the numbers
+        all(isinstance(part, spaces.Box) for part in parts)  # the encoding of others branches on numbers
         and not isinstance(getattr(policy, "action_dist", None), distributions.StateDependentNoiseDistribution)
         and all(type(module) in _MODULES for module in modules)
         and all(one.device.type == "cpu" for one in parameters)

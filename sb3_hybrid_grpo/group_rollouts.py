@@ -1,7 +1,6 @@
-"""Rollouts in groups: what HybridGRPO and its variants add to PPO."""
+"""The mixin that adds groups to PPO, MaskablePPO and RecurrentPPO."""
 
 import functools
-import inspect
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -23,6 +22,7 @@ from sb3_hybrid_grpo.model_files import ModelFiles
 from sb3_hybrid_grpo.notices import notice
 from sb3_hybrid_grpo.policy_scores import measured_variances
 from sb3_hybrid_grpo.selection import ActionSelection, choose_by_value
+from sb3_hybrid_grpo.signatures import refuse_unknown
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, Transform
 from sb3_hybrid_grpo.update import FastUpdate
 
@@ -32,29 +32,30 @@ SelfGroupRollouts = TypeVar("SelfGroupRollouts", bound="GroupRollouts")
 
 class GroupRollouts(FastUpdate, ModelFiles):
     """
-    Adds groups to PPO, MaskablePPO or RecurrentPPO, before which it is mixed in.
+    Mixin that adds groups to PPO, MaskablePPO or RecurrentPPO (below: PPO), as in ``class HybridGRPO(GroupRollouts, PPO)``.
 
-    :param args, kwargs: The arguments of that algorithm, in its order or by name
-    :param n_samples: N, the number of members of a group. 1: that algorithm, to the last parameter
-    :param branch_horizon: When siblings fork from member 0: an int K, every K steps and whenever member 0's episode ends;
-        "episode", at the latter only; "auto", grouped rollouts with K = 64 while groups pay, and single ones while they do not
-    :param advantage_estimator: "hybrid" (GAE minus a share of the other members' advantage), "paper" (the paper's: the mean
-        over branches of their K-step advantage), "paper_per_sample" (each branch's own) or "grpo" (rewards standardised within
-        the group, no critic)
-    :param group_baseline: That share β, between 0 (PPO's baseline) and 1 (the group's); "auto": learned from every rollout
+    :param args, kwargs: PPO's arguments, in PPO's order or by name
+    :param n_samples: N, the number of members of a group. With 1, the training is bit for bit PPO's
+    :param branch_horizon: When siblings fork from member 0: an int K, every K steps and when member 0's episode ends;
+        "episode", only when member 0's episode ends; "auto", K = 64 while groups pay, and no siblings while they do not
+    :param advantage_estimator: "hybrid" (GAE minus a share β of the other members' mean advantage), "paper" (the paper's mean
+        over branches), "paper_per_sample" (without that mean) or "grpo" (rewards standardised within the group, no critic)
+    :param group_baseline: The share β of "hybrid", from 0 (PPO's baseline) to 1; "auto": estimated from every rollout
     :param reward_transform: f(R), applied to the rewards before the estimator: None, "tanh", "clip", "symlog", "normalize",
         "scale", "group", a function from an array of rewards to one of the same shape, or a list of these
     :param action_selection: Which of the N actions of a state is executed: "on_policy", the first; "greedy", the one with the
-        largest f(R) + γV(s'); "softmax", drawn by that. The last two need K = 1, and one more step of the simulator a state
-    :param selection_temperature: Temperature of "softmax", in units of f(R) + γV(s')
-    :param adapt_rollouts: Whether grouped rollouts shorten with the gradient's variance; a number: least length, 256 if True
-    :param branching_check: Whether to show before the training that siblings of this very env are exact, and to watch while it
-        trains; a sibling that is watched takes a few steps that are not counted
-    :raises ValueError: if an argument is not one of these
+        largest q = f(R) + γV(s'); "softmax", drawn by the softmax of q / temperature. The last two need K = 1, and one more
+        simulator step in each state
+    :param selection_temperature: The temperature of "softmax", in units of q
+    :param adapt_rollouts: Whether grouped rollouts get shorter when the gradient's variance falls; a number: the fewest
+        executed steps, 256 if True
+    :param branching_check: Whether to check siblings of the env, before and while it trains; the check's steps do not count
+    :raises ValueError: if an argument has a value that is not allowed
+    :raises TypeError: if an argument is unknown
     :raises BranchingError: if the env cannot be branched
     """
 
-    _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: a user's buffer is not taken
+    _buffer_classes: ClassVar[Any] = (HybridRolloutBuffer, HybridDictRolloutBuffer)  # None: users cannot replace the buffer
     _sampling: Any = None
     _steps_said = False
     batch_size: Any
@@ -76,8 +77,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        if unknown := kwargs.keys() - inspect.signature(self._without_groups).parameters.keys():
-            raise TypeError(f"{type(self).__name__} has no argument {', '.join(sorted(unknown))}.")
+        refuse_unknown(kwargs, type(self).__name__, self._without_groups, GroupRollouts)
         self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
@@ -97,7 +97,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._groups = None if self.env is None else self._make_groups(self.env)
 
     def _read_arguments(self) -> None:
-        """Check the arguments and what follows from them; a user may change them between two calls of ``learn``."""
+        """Check the arguments, which a user may change between two calls of ``learn``, and read them."""
         validation.check_arguments(self)
         self._transform = Transform(self.reward_transform, self.n_samples, self.reward_statistics)
         self.reward_statistics = self._transform.statistics
@@ -106,10 +106,10 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         before = self.env
         super().set_env(env, force_reset)
-        self._groups = None  # where no siblings can live in the new env, the old one's are not stepped in it
+        self._groups = None  # if the new env cannot have siblings, the siblings of the old env must not be stepped
         self._groups = self._make_groups(self.env)
         if before is not None and self.env is not before:
-            self.auto_grouping = AutoGrouping()  # another env may be without noise; a model that had none goes on in its own
+            self.auto_grouping = AutoGrouping()  # another env may be without noise; a loaded model keeps its measurements
 
     def _make_groups(self, env: Any) -> Groups:
         self._groups_of = self._shape_of_groups
@@ -121,7 +121,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
             return self._without_siblings(env, error)
 
     def _without_siblings(self, env: Any, error: Exception) -> Groups:
-        """Where the env takes no siblings, "auto" is PPO; other horizons ask for siblings."""
+        """Train as PPO if the horizon is "auto" and the env cannot have siblings; otherwise raise the error."""
         if self.branch_horizon != "auto":
             raise error
         notice(f"{type(self).__name__} trains without siblings, as {self._without_groups.__name__} does: {error}")
@@ -140,8 +140,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param total_timesteps: Number of steps of the simulator, over all envs and members
         :param callback: Callback(s) called at every step of every member
         :param log_interval: Number of rollouts between two logs (None: no logs)
-        :param tb_log_name: Name of the run for TensorBoard; None: that of the class
-        :param args, kwargs: Further arguments of the algorithm without groups: ``reset_num_timesteps``, ``progress_bar``, ...
+        :param tb_log_name: Name of the run for TensorBoard; None: the name of the class
+        :param args, kwargs: Further arguments of PPO's ``learn``: ``reset_num_timesteps``, ``progress_bar``, ...
         :return: The trained model
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
@@ -172,13 +172,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
         return self._groups
 
     def _members_of_next(self) -> int:
-        """Members of the next rollout; 1 if it has no siblings."""
+        """Number of members in the next rollout; 1 if it has no siblings."""
         groups, auto = self._the_groups(), self.auto_grouping
         if self.branch_horizon != "auto" or groups.n_samples == 1:
             return groups.n_samples
         if reasons := groups.fork_reasons():
             groups.drop_siblings()
-            costly = BranchingError(f"{reasons} branch_horizon=64 takes forks all the same.")
+            costly = BranchingError(f"{reasons} To train with forks all the same, use branch_horizon=64.")
             self._groups = self._without_siblings(self.env, costly)
             return 1
         if not auto.noise_seen and groups.saw_noise():
@@ -187,13 +187,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """
-        Let every member of every group act, and estimate advantages. Callbacks are called as PPO calls them for as many steps
-        of the simulator: once for each member, member 0 first, with that member's rows.
+        Collect steps of every member of every group, and estimate advantages. Callbacks are called as often as by PPO for as
+        many simulator steps: at each step once for each member, member 0 first, with that member's rows.
 
         :param env: The training environment
         :param callback: Callback that will be called at each step of each member, and when the rollout begins and ends
         :param rollout_buffer: Buffer to fill
-        :param n_rollout_steps: Number of samples of each env; a grouped rollout has them from ``n_samples`` members
+        :param n_rollout_steps: Number of samples of each env, over all members of its group
         :return: False if the callback ended the rollout prematurely
         """
         n_members, groups = self._members_of_next(), self._the_groups()
@@ -225,7 +225,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
             if step.order_NE is not None:  # the executed action comes first
                 order = (step.order_NE * env.num_envs + np.arange(env.num_envs)).reshape(-1)
                 sampled, clipped, log_probs = sampled[order], clipped[order], log_probs[order]
-                self.num_timesteps += env.num_envs  # it was tried, and is taken again
+                self.num_timesteps += env.num_envs  # the executed action was tried before, in a branch
             shown |= {"n_steps": n_steps, "obs_tensor": obs_tensor, "actions": sampled, "clipped_actions": clipped}
             shown |= {"values": values, "log_probs": log_probs}
             self.num_executed_steps += env.num_envs
@@ -250,7 +250,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _steps_to_execute(self, n_steps: int, n_envs: int, n_members: int) -> int:
         """Steps of each member in the next rollout."""
         longest = validation.executed_steps(n_steps, n_members)
-        if n_members == 1:  # groups may have left a part of an update of PPO's
+        if n_members == 1:  # after shorter grouped rollouts, complete the n_steps of a PPO update
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
             is_short = done and (n_steps - done) * n_envs < (self.batch_size or 0)
             return (2 if is_short else 1) * n_steps - done
@@ -261,16 +261,16 @@ class GroupRollouts(FastUpdate, ModelFiles):
         return self.auto_grouping.length(longest, max(bound, two_minibatches))
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
-        """Observations that members act on next, and where a new episode or, for siblings, a fork begins."""
+        """The observations that members act on next, and whether an episode or (for siblings) a fork begins there."""
         obs, starts = self._last_obs, np.asarray(self._last_episode_starts)
         if n_members == 1:
             return obs, starts
         return groups.observations(obs), np.concatenate([starts, groups.starts_ME[: n_members - 1].reshape(-1)])
 
     def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
-        """Draw the actions of all members: actions, values, log-probabilities, and what else the buffer stores."""
+        """Sample the actions of all members: actions, values, log-probabilities, and further arrays for the buffer."""
         sampling = self._sampling
-        # the first step clears tensors that the update has left in the policy; a callback may put another policy in its place
+        # the first step replaces tensors that the update has left in the policy; a callback may have replaced the policy
         first = self.rollout_buffer.pos == 0 or sampling is None or sampling.key is None or sampling.key[0] is not self.policy
         if first or not isinstance(obs, th.Tensor):
             return *self.policy(obs), {}
@@ -280,13 +280,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
         return actions, values, log_probs, {}
 
     def _store_ends(self, buffer: Any, step: GroupStep) -> None:
-        """Store which members do not go on, and V of the states that they reached unless that was a terminal one."""
+        """Store which members are terminated or cut, and V of the next state of those that are cut but not terminated."""
         reached_NE = step.cut_NE & ~step.terminated_NE
         columns: Any = np.flatnonzero(reached_NE)
         values = np.empty(0, dtype=np.float32)
         if len(columns):
             rows = observations_reached(step, reached_NE)
-            # those of PPO's own envs one by one, as PPO does: torch rounds a row of a batch otherwise
+            # without siblings one by one, as PPO does: torch rounds a row of a batch differently
             size = 1 if len(step.rewards) == 1 else len(rows)
             batches = [slice(first, first + size) for first in range(0, len(rows), size)]
             with th.no_grad():
@@ -294,21 +294,21 @@ class GroupRollouts(FastUpdate, ModelFiles):
         buffer.add_ends(step.terminated_NE.reshape(-1), step.cut_NE.reshape(-1), values)
 
     def _values_reached(self, rows: list[Any], columns: np.ndarray) -> Any:
-        """V of observations that members reached, which have these columns of the buffer."""
+        """V of the next observations of some members; ``columns`` are the members' columns of the buffer."""
         return self.policy.predict_values(tensor_of(rows, self.device)).cpu().numpy().flatten()
 
     def _last_values(self, obs: Any, groups: Groups, n_members: int) -> Any:
-        """V of the states that members act on next."""
+        """V of the states in which members act next."""
         return self.policy.predict_values(obs)
 
     def _learn_grouping(self, n_members: int) -> None:
-        """Measure the gradient of the rollout that is over, and decide about the next ones."""
+        """Measure the variance of the finished rollout's gradient, on which the kind and length of the next ones depend."""
         measures = n_members > 1 and self.advantage_estimator == "hybrid"
         self._variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of) if measures else None
         self.auto_grouping.observe(n_members, self._variances)
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:
-        """The policy's distribution for observations that the buffer has stored in some steps."""
+        """The policy's distribution for the buffer's observations of some steps."""
         return self.policy.get_distribution(obs)
 
     def train(self) -> None:
@@ -326,5 +326,5 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)
-        self.logger.record_mean("rollout/worker_restarts", getattr(self.env, "worker_restarts", None))  # of a RayVecEnv
+        self.logger.record_mean("rollout/worker_restarts", getattr(self.env, "worker_restarts", None))  # RayVecEnv has it
         super().dump_logs(iteration)

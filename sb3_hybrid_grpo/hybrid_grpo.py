@@ -13,18 +13,18 @@ class HybridGRPO(GroupRollouts, PPO):
     Hybrid Group Relative Policy Optimization: PPO that evaluates N sampled actions in each state instead of one, and keeps the
     critic.
 
-    Every env carries a group of N members. Member 0 is executed: ``env.step`` moves it and nothing else. The others, its
-    siblings, live beside it in copies of the env, fork from it every ``branch_horizon`` steps, and then face the same noise.
-    Every step of every member is training data, and counts as a step: ``n_steps``, ``total_timesteps`` and ``num_timesteps``
-    mean what they mean to PPO.
+    Every env has a group of N members. Member 0 is executed: only ``env.step`` moves it. The others, its siblings, live in
+    copies of the env. They fork from member 0 every ``branch_horizon`` steps, and meet the same noise. Every step of every
+    member is training data, and counts as a step: ``n_steps``, ``total_timesteps`` and ``num_timesteps`` mean the same as with
+    PPO.
 
     Paper: https://arxiv.org/abs/2502.01652
 
     The first arguments, up to ``_init_setup_model``, are those of :class:`stable_baselines3.PPO`, with its defaults. The
     others are given by name; :class:`GroupRollouts` explains them.
 
-    :param args: The arguments of PPO, in its order
-    :param kwargs: The same by name, and those of :class:`GroupRollouts`
+    :param args: PPO's arguments, in PPO's order
+    :param kwargs: PPO's arguments by name, and the arguments of :class:`GroupRollouts`
     """
 
     _without_groups = PPO

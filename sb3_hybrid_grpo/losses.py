@@ -1,7 +1,7 @@
 """
 Loss of Proximal Policy Optimization (PPO, https://arxiv.org/abs/1707.06347): pure torch, no state.
 
-The operations and their order are those of Stable-Baselines3's PPO, so that the results are the same to the last bit.
+Operations and their order are the same as in Stable-Baselines3's PPO, so that results are bit-identical.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 class Coefficients(NamedTuple):
     """
-    Coefficients of the loss as scalar tensors, so that a schedule changes no function.
+    Coefficients of the loss as scalar tensors: inputs of the recorded graph, which a schedule may change.
 
     :param smallest_ratio: 1 - clip_range
     :param largest_ratio: 1 + clip_range
@@ -31,13 +31,13 @@ class Coefficients(NamedTuple):
 
     @classmethod
     def of(cls, clip_range: float, clip_range_vf: float, ent_coef: float, vf_coef: float) -> "Coefficients":
-        """Make them of numbers; ``clip_range_vf`` is any number where values are not clipped."""
+        """Make the tensors from numbers; ``clip_range_vf`` has no effect if values are not clipped."""
         numbers = (1 - clip_range, 1 + clip_range, clip_range, clip_range_vf, ent_coef, vf_coef)
         return cls(*(th.tensor(number, dtype=th.float32) for number in numbers))
 
 
 class Statistics(NamedTuple):
-    """Scalars that SB3's PPO logs of a minibatch. As one tensor: :func:`ppo_loss` gives them stacked, in this order."""
+    """The scalars that SB3's PPO logs for a minibatch. :func:`ppo_loss` returns them as one tensor, in this order."""
 
     policy_gradient_loss: th.Tensor
     clip_fraction: th.Tensor
@@ -64,15 +64,15 @@ def ppo_loss(
         L = -mean(\min(A \rho, A\, clip(\rho, 1 - \epsilon, 1 + \epsilon))) - c_e\, mean(H) + c_v\, mean((R - V)^2),
         \qquad \rho = \exp(\log\pi - \log\pi_{old})
 
-    :param evaluated: What ``policy.evaluate_actions`` gave: values ``(B, 1)``, log-probabilities ``(B,)`` and entropies
-        ``(B,)`` in nats, None where they have no closed form; then minus the log-probabilities stand for them
+    :param evaluated: Result of ``policy.evaluate_actions``: values ``(B, 1)``, log-probabilities ``(B,)`` and entropies
+        ``(B,)`` in nats. Entropies are None if they have no closed form; minus the log-probabilities then replace them
     :param old_values: Values when the rollout was collected, ``(B,)``
-    :param old_log_prob: Log-probabilities then, ``(B,)``
+    :param old_log_prob: Log-probabilities when the rollout was collected, ``(B,)``
     :param advantages: A, ``(B,)``
     :param returns: R, the critic's targets, ``(B,)``
     :param coefficients: ε and the coefficients
     :param clips_values: Whether V is kept within ``clip_range_vf`` of the old values
-    :param normalize_advantage: Whether A gets mean 0 and standard deviation 1; a single one is left as it is
+    :param normalize_advantage: Whether A gets mean 0 and standard deviation 1; a single sample is left as it is
     :return: The loss, and the :class:`Statistics`, stacked
     """
     values, log_prob, entropy = evaluated

@@ -15,15 +15,15 @@ from sb3_hybrid_grpo.signatures import with_arguments_of
 
 class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
     """
-    :class:`HybridGRPO` with invalid action masking: sb3-contrib's :class:`MaskablePPO` with groups. With ``n_samples=1`` it is
-    MaskablePPO, to the last parameter.
+    :class:`HybridGRPO` with invalid action masking: sb3-contrib's :class:`MaskablePPO` with groups. With ``n_samples=1`` it
+    trains bit for bit as MaskablePPO.
 
-    The env says by ``action_masks()`` which actions are valid where it stands; each sibling is asked in its own state.
+    The env's ``action_masks()`` tells which actions are valid in the current state. Each sibling has masks of its own.
 
     Paper of the masks: https://arxiv.org/abs/2006.14171
 
-    :param args: The arguments of MaskablePPO, in its order
-    :param kwargs: The same by name, and those of :class:`GroupRollouts`
+    :param args: MaskablePPO's arguments, in its order
+    :param kwargs: MaskablePPO's arguments by name, and the arguments of :class:`GroupRollouts`
     """
 
     _without_groups = MaskablePPO

@@ -1,4 +1,4 @@
-"""Batches of all members: actions as the env wants them, and a call of the callbacks for each member with its own rows."""
+"""Batches with the rows of all members: clip their actions, split them, and call the callbacks for each member."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ _OF_MEMBERS = ("obs_tensor", "actions", "clipped_actions", "values", "log_probs"
 
 def call_for_each_member(model: Any, callback: BaseCallback, shown: dict[str, Any], step: GroupStep) -> bool:
     """
-    Call ``on_step`` for each member, member 0 first, with the local variables that PPO shows. ``model.num_timesteps`` grows
-    before each call. The callback's changes to ``locals["rewards"]`` are written to the step.
+    Call ``on_step`` for each member, member 0 first, with the local variables that PPO passes. ``model.num_timesteps`` grows
+    before each call. If the callback changes ``locals["rewards"]``, the new rewards are written to the step.
 
     :param model: The model
     :param callback: The callback
     :param shown: Local variables; arrays and tensors have the rows of all members, ``(N * E, ...)``
     :param step: The step
-    :return: False if the callback wants the training to end; then it is not called for further members
+    :return: False if the callback stops the training; it is then not called for further members
     :raises ValueError: if the callback has replaced the rewards by an array of another shape
     """
     n_members, n_envs = step.dones_NE.shape
@@ -47,7 +47,7 @@ def call_for_each_member(model: Any, callback: BaseCallback, shown: dict[str, An
 
 def within_space(policy: Any, action_space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     """
-    Bring a policy's actions into the form that the env wants, as PPO does.
+    Bring a policy's actions into the action space, as PPO does.
 
     :param policy: The policy
     :param action_space: The env's action space
@@ -78,11 +78,7 @@ def rows_of_members(batch: Any, n_members: int) -> Any:
 
 
 def observations_reached(step: GroupStep, reached_NE: np.ndarray) -> list[Any]:
-    """
-    :param step: A step
-    :param reached_NE: Some members
-    :return: The observations that their step led to, the last of an episode included
-    """
+    """The next observations of the members that ``reached_NE`` marks; the terminal observation where an episode ended."""
     obs, found = step.new_obs, []
     for column, (member, e) in zip(np.flatnonzero(reached_NE), np.argwhere(reached_NE), strict=True):
         row = {key: value[column] for key, value in obs.items()} if isinstance(obs, dict) else obs[column]
@@ -91,11 +87,7 @@ def observations_reached(step: GroupStep, reached_NE: np.ndarray) -> list[Any]:
 
 
 def tensor_of(rows: list[Any], device: th.device) -> Any:
-    """
-    :param rows: Observations, arrays or dicts of arrays
-    :param device: PyTorch device
-    :return: A tensor, or a dict of tensors, with these rows
-    """
+    """Stack observations, arrays or dicts of arrays, to a tensor or a dict of tensors."""
     if isinstance(rows[0], dict):
         return obs_as_tensor({key: np.stack([row[key] for row in rows]) for key in rows[0]}, device)
     return obs_as_tensor(np.stack(rows), device)

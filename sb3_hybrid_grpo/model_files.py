@@ -1,9 +1,8 @@
-"""Saved models: written as a whole, checked before they are loaded, those of PPO and of version 0.1 gone on from."""
+"""Save models atomically, check files before loading, and go on from models of PPO and of version 0.1."""
 
 import inspect
 import json
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -20,12 +19,13 @@ from stable_baselines3.common.save_util import load_from_zip_file, open_path
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
+from sb3_hybrid_grpo.notices import notice
 from sb3_hybrid_grpo.validation import check_no_longer
 
 SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
 
 _ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
-# What belongs to a process: simulators, and graphs that are recorded anew.
+# Attributes bound to one process: simulators, and recorded graphs.
 _NOT_SAVED = ("_groups", "_groups_of", "_shape_of_groups", "_transform", "_variances", "_sampling", "_update")
 
 
@@ -33,7 +33,7 @@ class ModelFiles(OnPolicyAlgorithm):
     """Saving and loading of algorithms with groups. A subclass has ``n_samples`` as an argument."""
 
     _without_groups: ClassVar[type[Any]]
-    """The algorithm that it is without groups."""
+    """The algorithm to which a subclass adds groups."""
     num_executed_steps: int
 
     def save(
@@ -80,7 +80,7 @@ class ModelFiles(OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfModelFiles:
         """
-        Load a model. All but the check of the file is SB3's.
+        Load a model as SB3 does, after a check of the file.
 
         :param path: Path to the file, or an open file
         :param env: The envs to train in; None for prediction alone
@@ -88,16 +88,16 @@ class ModelFiles(OnPolicyAlgorithm):
         :param custom_objects: Objects to use instead of saved ones
         :param print_system_info: Whether to print the system that the model was saved on
         :param force_reset: Whether the envs are reset before the next training
-        :param kwargs: Any other replaces an argument of the model
+        :param kwargs: Arguments of the model that replace the saved ones
         :return: The model
         :raises ValueError: if the file is incomplete, was saved by another algorithm, or by version 0.1 with an argument that
-            is gone
+            was removed
         """
         saved = _saved_data(path)
         if "n_samples" not in saved:
             other = cls._without_groups.__name__
             raise ValueError(
-                f"Received {path}, which was not saved by {cls.__name__}. If it was saved by {other}, go on from it with "
+                f"Received {path}, which was not saved by {cls.__name__}. If {other} saved it, go on from it with "
                 f"{cls.__name__}.from_ppo(path, env=env); else load it with the algorithm that saved it."
             )
         old = "num_simulator_steps" in saved  # version 0.1
@@ -120,13 +120,13 @@ class ModelFiles(OnPolicyAlgorithm):
         **kwargs: Any,
     ) -> SelfModelFiles:
         """
-        Go on from a model that PPO saved (MaskablePPO, RecurrentPPO for the variants): its policy, its optimizer's state, its
-        arguments and its count of steps.
+        Go on from a model that PPO saved (for the variants MaskablePPO or RecurrentPPO), with its policy, the state of its
+        optimizer, its arguments and its number of timesteps.
 
         :param path: Path to the file, or an open file
         :param env: The envs to train in, or the id of one; None for prediction alone
         :param device: Device (cpu, cuda, ...) on which the code should be run
-        :param kwargs: Arguments that differ from PPO's or are not among them, ``n_samples=8`` for example
+        :param kwargs: Arguments that replace PPO's or that PPO does not have, for example ``n_samples=8``
         :return: The model; go on with ``model.learn(..., reset_num_timesteps=False)``
         :raises ValueError: if the file is incomplete or was not saved by PPO, or an argument is unknown
         """
@@ -156,7 +156,7 @@ class ModelFiles(OnPolicyAlgorithm):
 
 
 def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
-    """Read the attributes of a saved model; those that are no plain values stay as they were written."""
+    """Read the attributes of a saved model; pickled ones stay pickled."""
     file: Any = open_path(path, "r", suffix="zip")
     begin = file.tell()
     try:
@@ -178,21 +178,20 @@ def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
 
 
 def _counted_in_simulator_steps(path: Any, saved: dict[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Say what version 0.1 counted otherwise, and add what that replaces to the user's ``kwargs``."""
+    """Explain how version 0.1 counted steps, and add the converted arguments to the user's ``kwargs``."""
     given = {**saved, **kwargs}
     check_no_longer({name: given[name] for name in ("branch_horizon", "ent_coef", "sampling_temperature") if name in given})
     if isinstance(saved["ent_coef"], str) and saved["ent_coef"].startswith("auto"):
         raise ValueError(
-            f"Received {path}, saved by version 0.1 with an entropy coefficient that is learned, which is gone. Load it with "
+            f"Received {path}, saved by version 0.1 with a learned entropy coefficient, which was removed. Load it with "
             "version 0.1; train anew with a number, and let a callback change model.ent_coef if it is to decay."
         )
     n_steps, n_samples = saved["n_steps"], saved["n_samples"]
     replaced = {"num_timesteps": saved["num_simulator_steps"], "n_steps": n_steps * n_samples, **kwargs}
-    warnings.warn(
+    notice(
         f"{path} was saved by version 0.1, which counted steps of the executed member alone. Now every step of the simulator "
         f"counts: num_timesteps is {replaced['num_timesteps']} instead of {saved['num_timesteps']}, and n_steps "
         f"{replaced['n_steps']} instead of {n_steps}, so that an update keeps its size. Give learn() {n_samples} times the "
-        "total_timesteps for as many executed steps as before.",
-        stacklevel=3,
+        "total_timesteps for as many executed steps as before."
     )
     return replaced

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sb3_hybrid_grpo.gradient_variance import GradientVariances, gradient_variances
 from sb3_hybrid_grpo.notices import notice
 
-_ROWS = 4096  # of a forward pass, for images would fill the memory
+_ROWS = 4096  # in one forward pass: a whole rollout of images would fill the memory
 
 
 def scores_of(distribution: Distribution, actions: th.Tensor) -> th.Tensor | None:
@@ -27,9 +27,9 @@ def scores_of(distribution: Distribution, actions: th.Tensor) -> th.Tensor | Non
     :param actions: The actions, ``(B, action_dim)``
     :return: ``(B, parameters)``; None for a distribution of another kind
     """
-    parts: Any = getattr(distribution, "distributions", None) or distribution.distribution  # sb3-contrib's masked are several
+    parts: Any = getattr(distribution, "distributions", None) or distribution.distribution  # with masks it is a list
     if isinstance(parts, Normal):
-        bijector = getattr(distribution, "bijector", None)  # of squashed actions
+        bijector = getattr(distribution, "bijector", None)  # for squashed actions
         unsquashed = actions if bijector is None else bijector.inverse(actions)
         return (unsquashed - parts.loc) / parts.scale**2
     if isinstance(parts, Bernoulli):
@@ -46,7 +46,7 @@ def scores_and_features(
     policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """
-    Evaluate the actions of a rollout, before the buffer is flattened.
+    Evaluate the actions of a rollout. Must be called before the buffer is flattened.
 
     :param policy: The policy that has made the rollout
     :param buffer: The rollout buffer
@@ -80,16 +80,16 @@ def measured_variances(
     policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution]
 ) -> GradientVariances | None:
     """
-    Measure the variance of the policy gradient of a grouped rollout, see :mod:`sb3_hybrid_grpo.gradient_variance`.
+    Measure the variance of the policy gradient in a grouped rollout, see :mod:`sb3_hybrid_grpo.gradient_variance`.
 
     :param policy: The policy that has made the rollout
     :param buffer: The rollout buffer, with the advantages of the estimator "hybrid"
     :param distribution_of: As in :func:`scores_and_features`
-    :return: The variances; None where they cannot be known
+    :return: The variances; None if they cannot be computed
     """
     try:
         found = scores_and_features(policy, buffer, distribution_of)
-    except Exception as error:  # of a policy of the user's, which PPO asks for no distribution
+    except Exception as error:  # PPO trains policies without get_distribution, too
         notice(f"The variance of the policy gradient is not measured, and rollouts keep their kind and length: {error!r}")
         return None
     if found is None:
@@ -100,7 +100,7 @@ def measured_variances(
 
 
 def _flat(buffer: Any, array: Any, steps: slice) -> Any:
-    """Rows of some steps, step by step; key by key of a dict."""
+    """Rows of some steps, flattened step by step, as tensors; for a dict, each key's."""
     if isinstance(array, dict):
         return {key: _flat(buffer, value, steps) for key, value in array.items()}
     return buffer.to_torch(array[steps].reshape(-1, *array.shape[2:]))

@@ -17,13 +17,13 @@ from sb3_hybrid_grpo.signatures import with_arguments_of
 
 class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     """
-    :class:`HybridGRPO` with a memory (LSTM): sb3-contrib's :class:`RecurrentPPO` with groups. With ``n_samples=1`` it is
-    RecurrentPPO, to the last parameter.
+    :class:`HybridGRPO` with a memory (LSTM): sb3-contrib's :class:`RecurrentPPO` with groups. With ``n_samples=1`` it trains
+    bit for bit as RecurrentPPO.
 
-    A sibling that forks begins with the memory of member 0.
+    A forked sibling starts with the memory of member 0.
 
-    :param args: The arguments of RecurrentPPO, in its order
-    :param kwargs: The same by name, and those of :class:`GroupRollouts`. ``action_selection`` is refused
+    :param args: RecurrentPPO's arguments, in its order
+    :param kwargs: RecurrentPPO's arguments by name, and the arguments of :class:`GroupRollouts` except ``action_selection``
     """
 
     _without_groups = RecurrentPPO
@@ -54,9 +54,9 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
 
     def _memory(self, groups: Groups, n_members: int) -> tuple[RNNStates, np.ndarray]:
         """
-        Memories that members act with next, and whether an episode starts for them.
+        LSTM states for the members' next actions, and whether an episode starts for a member.
 
-        A sibling that forks takes those of member 0. The policy clears the memory where an episode starts.
+        A forked sibling takes the states of member 0. The policy clears the states where an episode starts.
         """
         starts = np.asarray(self._last_episode_starts, dtype=np.float32)
         if n_members == 1:
@@ -88,7 +88,7 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
         return self.policy.predict_values(obs, memory.vf, th.as_tensor(starts, device=self.device))
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:
-        """Each row is a sequence of one step, with the memory that it began with."""
+        """Each row is a sequence of one step, with the LSTM states stored for it."""
         buffer = self.rollout_buffer
         stored = (buffer.hidden_states_pi[steps], buffer.cell_states_pi[steps])  # (steps, layers, columns, size)
         memory = tuple(buffer.to_torch(one.swapaxes(0, 1).reshape(one.shape[1], -1, one.shape[3])) for one in stored)

@@ -27,7 +27,7 @@ def select_actions(
     :param selection: ``"greedy"`` (the first of equal ones) or ``"softmax"``
     :param temperature: τ of softmax, in units of q, greater than 0
     :param uniform_E: A uniform random number from 0 to 1 for each env, shape (E,), for softmax
-    :return: which action, shape (E,)
+    :return: index of the chosen action, shape (E,)
     """
     if selection == "greedy":
         best_E: npt.NDArray[np.intp] = scores_NE.argmax(axis=0)
@@ -44,14 +44,14 @@ def choose_by_value(model: Any, observations: Any, rewards_NE: np.ndarray, termi
     Choose one of N actions that were tried in each of E states, see :func:`select_actions`.
 
     :param model: The model
-    :param observations: What the actions led to, ``(N * E, ...)``
-    :param rewards_NE: Their rewards
-    :param terminated_NE: Whether they led to a terminal state
-    :return: Which action, ``(E,)``
+    :param observations: The next observation after each action, ``(N * E, ...)``
+    :param rewards_NE: The reward of each action
+    :param terminated_NE: Whether the action led to a terminal state
+    :return: Index of the chosen action, ``(E,)``
     """
     with th.no_grad():
         values = model.policy.predict_values(obs_as_tensor(observations, model.device)).cpu().numpy()
-    # a copy, because an object of the user's may change when it is called
+    # a copy, because a call may change the state of a user's object
     transform = copy.deepcopy(model.rollout_buffer.estimation.reward_transform)
     raw_TEN = rewards_NE.T[None]
     starts_TEN = np.zeros(raw_TEN.shape, dtype=bool)

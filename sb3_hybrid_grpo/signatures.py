@@ -1,7 +1,8 @@
 """Signatures of constructors that pass arguments on."""
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 Init = TypeVar("Init", bound=Callable[..., None])
@@ -9,11 +10,11 @@ Init = TypeVar("Init", bound=Callable[..., None])
 
 def with_arguments_of(algorithm: type[Any], mixin: type[Any]) -> Callable[[Init], Init]:
     """
-    Show a constructor's arguments to those who ask with ``inspect.signature``, as RL Zoo and Optuna's helpers do.
+    Let ``inspect.signature``, which RL Zoo uses, show a constructor's real arguments instead of ``*args, **kwargs``.
 
     :param algorithm: The arguments of its constructor come first
-    :param mixin: Then those that its constructor takes by name alone
-    :return: Decorates ``__init__`` of the class that is made of both
+    :param mixin: The keyword-only arguments of its constructor follow
+    :return: A decorator for ``__init__`` of a class that derives from both
     """
 
     def decorate(init: Init) -> Init:
@@ -24,3 +25,13 @@ def with_arguments_of(algorithm: type[Any], mixin: type[Any]) -> Callable[[Init]
         return init
 
     return decorate
+
+
+def refuse_unknown(given: Iterable[str], name: str, algorithm: type[Any], mixin: type[Any]) -> None:
+    """Raise a TypeError if ``algorithm`` does not have all given arguments, and suggest the closest ones."""
+    known = inspect.signature(algorithm).parameters.keys()
+    if unknown := sorted(set(given) - known):
+        names = [*known, *inspect.signature(mixin).parameters]
+        closest = [match for one in unknown for match in difflib.get_close_matches(one, names, n=1)]
+        hint = f" Did you mean {', '.join(closest)}?" if closest else ""
+        raise TypeError(f"{name} has no argument {', '.join(unknown)}.{hint}")

@@ -1,7 +1,7 @@
 """
 Reward transforms f(R): applied to a whole rollout of rewards just before advantages are estimated.
 
-The stored rewards stay raw; only the estimator sees f(R), and f sees rewards only, never a bootstrap.
+The stored rewards stay raw. Only the estimator sees f(R), and f sees only rewards, never a bootstrapped value.
 The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group), member 0 the executed one.
 """
 
@@ -17,7 +17,7 @@ FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
 RewardFunction = Callable[[FloatArray], FloatArray]
 RewardTransform = str | RewardFunction | Sequence[str | RewardFunction]
-"""What a user may ask for: a name, a function or object, or several, one after the other."""
+"""A name, a function, a callable object, or a sequence of these, applied in order."""
 
 EPSILON = 1e-8
 CLIP_AT = 10.0
@@ -25,7 +25,7 @@ CLIP_AT = 10.0
 
 def clip(rewards_TEN: FloatArray) -> FloatArray:
     """
-    To [-10, 10], the range that Stable-Baselines3's VecNormalize clips to.
+    Clip to [-10, 10], the range of Stable-Baselines3's VecNormalize.
 
     :param rewards_TEN: rewards
     :return: rewards within the range
@@ -38,7 +38,7 @@ def symlog(rewards_TEN: FloatArray) -> FloatArray:
     Logarithm on both sides of zero (DreamerV3, https://arxiv.org/abs/2301.04104): :math:`sign(R) \log(1 + |R|)`.
 
     :param rewards_TEN: rewards
-    :return: R itself where it is small, about log R where it is large
+    :return: about R where R is small, about the signed logarithm of its size where R is large
     """
     logarithms_TEN: FloatArray = np.sign(rewards_TEN) * np.log1p(np.abs(rewards_TEN))
     return logarithms_TEN
@@ -46,7 +46,7 @@ def symlog(rewards_TEN: FloatArray) -> FloatArray:
 
 def group(rewards_TEN: FloatArray) -> FloatArray:
     r"""
-    Standardised within the N members of every step, as GRPO's rewards are (https://arxiv.org/abs/2402.03300).
+    Standardise within the N members at every step, as GRPO does (https://arxiv.org/abs/2402.03300).
 
     .. math::
         f(R^n_t) = \frac{R^n_t - mean_m R^m_t}{std_m R^m_t + 10^{-8}}
@@ -66,7 +66,7 @@ class Moments:
     """
     Mean and (population) variance of all numbers so far.
 
-    :param count: how many numbers; a start above 0 is the weight of the mean and the variance that it starts with
+    :param count: how many numbers; an initial count above 0 is the weight of the initial mean and variance
     :param mean: their mean
     :param variance: their variance
     """
@@ -99,7 +99,7 @@ class Moments:
 class Normalize:
     r"""
     :math:`(R - \mu) / (\sigma + 10^{-8})`, with mean and standard deviation of all members' rewards in all rollouts so far
-    (adaptive normalisation of https://arxiv.org/abs/2502.01652). No clipping. R itself before the first rollout.
+    (adaptive normalisation of https://arxiv.org/abs/2502.01652). No clipping. No change before the first rollout.
 
     :param rewards: statistics of the rewards
     """
@@ -107,7 +107,7 @@ class Normalize:
     rewards: Moments = field(default_factory=Moments)
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
-        """Include a rollout in the statistics. The arguments are those of :class:`Transform`, when called."""
+        """Include a rollout in the statistics. For the arguments see :meth:`Transform.__call__`."""
         self.rewards.include(rewards_TEN.astype(np.float64))
 
     def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
@@ -117,28 +117,28 @@ class Normalize:
 @dataclass
 class Scale:
     r"""
-    Rewards divided by the standard deviation of the discounted return so far. The sign stays. No clipping.
+    Divide rewards by the standard deviation of the discounted return so far. Signs stay. No clipping.
 
     .. math::
         G_t = \gamma G_{t-1} + R_t, \qquad f(R_t) = \frac{R_t}{\sqrt{Var(G) + 10^{-8}}}
 
-    G of each member goes on from rollout to rollout. It begins at 0 with an episode, and at that of member 0 where a sibling
-    forks. With N = 1, Var(G) is that of Stable-Baselines3's VecNormalize after the same steps; VecNormalize divides a reward
-    by what it has at that step, this transform divides all rewards of a rollout by what it has at the end.
+    Each member's G goes on from rollout to rollout. G is 0 where an episode begins, and a forked sibling takes member 0's G.
+    With N = 1, Var(G) equals VecNormalize's after the same steps. VecNormalize divides each reward by its estimate at that
+    step; this transform divides all rewards of a rollout by the estimate at the end of the rollout.
 
     :param returns: statistics of G; like VecNormalize's, they begin with the weight of 1e-4 numbers of variance 1
-    :param returns_EN: G of each member now
+    :param returns_EN: the present G of each member
     """
 
     returns: Moments = field(default_factory=lambda: Moments(count=1e-4))
     returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
-        """Include a rollout in the statistics. The arguments are those of :class:`Transform`, when called."""
+        """Include a rollout in the statistics. For the arguments see :meth:`Transform.__call__`."""
         n_steps, n_envs, n_members = rewards_TEN.shape
         returns_TEN = np.empty((n_steps, n_envs, n_members))
         returns_EN = self.returns_EN
-        if returns_EN.shape != (n_envs, n_members):  # other siblings, which fork from member 0, or other envs
+        if returns_EN.shape != (n_envs, n_members):  # new siblings take member 0's G; with other envs, G is 0
             of_member_0 = returns_EN[:, :1] if len(returns_EN) == n_envs else np.zeros((n_envs, 1))
             returns_EN = np.repeat(of_member_0, n_members, axis=1)
         for t, starts_EN in enumerate(starts_TEN):
@@ -153,9 +153,9 @@ class Scale:
 
 
 Part = Normalize | Scale
-"""What has a name and learns from every rollout."""
+"""A named transform that learns from every rollout."""
 
-#: The transforms that have a name: functions, and those that learn from every rollout.
+#: The named transforms: functions, and classes that learn from every rollout.
 FUNCTIONS: dict[str, RewardFunction] = {
     # The choice of Hybrid GRPO's paper (https://arxiv.org/abs/2502.01652): rewards of any size end up in (-1, 1)
     "tanh": np.tanh,
@@ -168,15 +168,15 @@ ADAPTIVE: dict[str, type[Part]] = {"normalize": Normalize, "scale": Scale}
 
 class Transform:
     """
-    f(R). A function is tried once on a small array so that a mistake shows before training; an object is not, as it may have a
-    state.
+    f(R). A function is tried once on a small array, so that a mistake shows before training. A callable object is not: a call
+    may change its state.
 
     :param spec: None for raw rewards; a name out of ``FUNCTIONS`` or ``ADAPTIVE``; a function from an array of rewards of
         shape (T steps, E envs, N members) to an array of the same shape, or an object that can be called like one; or a list
         of these, applied one after the other
     :param n_samples: N, the number of members of a group
-    :param statistics: Those of an earlier transform, of a saved model for example: names go on with theirs where they come
-        after the same ones. None: they begin anew. An object keeps its own state
+    :param statistics: ``statistics`` of an earlier transform, for example of a saved model. A named transform goes on with
+        its own if the names before it are the same. None: all begin anew. A user's object keeps its own state
     :raises ValueError: if a name or type is unknown, or if a function changes the shape or gives NaN
     """
 
@@ -194,14 +194,14 @@ class Transform:
                 )
         self.names = tuple(one if isinstance(one, str) else getattr(one, "__name__", type(one).__name__) for one in parts)
         self.statistics: dict[str, Part] = {}
-        """The functions that learn, as live objects, each under the names of all up to its own."""
+        """The transforms that learn. Each key lists the names of all transforms up to this one."""
         self.functions: list[RewardFunction] = []
         for index, one in enumerate(parts):
             if isinstance(one, str) and one in ADAPTIVE:
                 place = ", ".join(self.names[: index + 1])
                 self.statistics[place] = one = (statistics or {}).get(place) or ADAPTIVE[one]()
             self.functions.append(FUNCTIONS[one] if isinstance(one, str) else one)
-        # Ones, because a log or a square root is right for an env that has positive rewards only
+        # Ones, because a user may take the log or the square root of rewards that are always positive
         ones_TEN = np.ones((2, 1, n_samples), dtype=np.float32)
         for name, function in zip(self.names, self.functions, strict=True):
             if isinstance(function, type(clip) | np.ufunc):  # others may have a state
@@ -214,8 +214,8 @@ class Transform:
         :param rewards_TEN: Raw rewards, shape (T, E, N); never written to
         :param starts_TEN: The member's trace starts with this step: a new episode or, for siblings, a fork
         :param gamma: Discount factor
-        :param learn: These are all the rewards of a rollout, to be included in the statistics of f before it is applied;
-            once a rollout, in order. False: the statistics are used as they are
+        :param learn: Whether to include the rewards in the statistics of f before f is applied. True once for every rollout,
+            with all its rewards, in order. False: the statistics are used as they are
         :return: Transformed rewards, same shape and dtype
         :raises ValueError: if a function of f changes the shape, or gives NaN or infinity for rewards that are finite numbers
         """

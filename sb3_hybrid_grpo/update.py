@@ -33,12 +33,12 @@ class ReplayedUpdate:
 
     @staticmethod
     def key_of(model: Any) -> tuple[Any, ...]:
-        """Everything of a model that makes the gradient another function if it changes, the policy's key last."""
+        """The attributes of a model that determine the function that computes the gradient, the policy's key last."""
         options = (model.clip_range_vf is None, model.normalize_advantage, model.max_grad_norm)
         return id(model), *options, graph_key(model.policy, model.observation_space)
 
     def can_run(self, model: Any) -> bool:
-        """Whether the model's policy and optimizer are known well enough for the same numbers."""
+        """Whether the replay gives the same numbers as ``PPO.train`` for the model's policy and optimizer."""
         return self.key[-1] is not None and can_be_flat(model.policy.optimizer, self._trained)
 
     def run(self, model: Any) -> None:
@@ -67,7 +67,7 @@ class ReplayedUpdate:
     def _run_epoch(
         self, model: Any, coefficients: Coefficients, adam: FlatAdam, statistics: list[th.Tensor], epoch: int
     ) -> bool:
-        """Go through the rollout once; False if the policy went too far."""
+        """Go through the rollout once; False if the KL divergence exceeds 1.5 ``target_kl``."""
         for batch in model.rollout_buffer.get(model.batch_size):
             gradient, values = self._gradient(*self._tensors(batch), *coefficients)
             statistics.append(values)
@@ -116,7 +116,7 @@ class ReplayedUpdate:
 
 
 class FastUpdate(OnPolicyAlgorithm):
-    """Replays the update of PPO or MaskablePPO, before which it is mixed in, where that gives the same numbers."""
+    """A mixin for PPO and MaskablePPO: it replays their update, if the replay gives the same numbers."""
 
     advantage_estimator: Any
     _update: ReplayedUpdate | None = None
@@ -125,7 +125,7 @@ class FastUpdate(OnPolicyAlgorithm):
         """Update the policy with the rollout, as PPO does."""
         vf_coef = self.vf_coef
         try:
-            self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # which has no critic
+            self.vf_coef = 0.0 if self.advantage_estimator == "grpo" else vf_coef  # GRPO has no critic
             if self._update is None or self._update.key != ReplayedUpdate.key_of(self):
                 self._update = ReplayedUpdate(self)
             if self._update.can_run(self):

@@ -1,4 +1,4 @@
-"""Checks of the arguments that HybridGRPO has and PPO has not, before anything is built."""
+"""Checks of the arguments that HybridGRPO adds to PPO's, before anything is built."""
 
 import numbers
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from sb3_hybrid_grpo.buffers import AdvantageEstimator
 from sb3_hybrid_grpo.selection import ActionSelection
 
 SHORTEST_ROLLOUT = 16
-"""Executed steps that a grouped rollout has at least, if ``n_steps`` allows."""
+"""The fewest executed steps of a grouped rollout, if ``n_steps`` allows."""
 
 
 def executed_steps(n_steps: int, n_members: int) -> int:
@@ -18,7 +18,7 @@ def executed_steps(n_steps: int, n_members: int) -> int:
     Divide an update's samples of an env among the members of its group.
 
     :param n_steps: Samples of an env
-    :param n_members: Members that step together
+    :param n_members: Number of members that act
     :return: Steps of each member: ``n_steps // n_members``, and at least ``min(n_steps, 16)``
     """
     return max(n_steps // n_members, min(n_steps, SHORTEST_ROLLOUT))
@@ -28,41 +28,41 @@ def steps_notice(n_steps: int, n_samples: int) -> str:
     """
     :param n_steps: Samples of an env
     :param n_samples: Members of a group
-    :return: That grouped rollouts have another number of samples; empty where they have not
+    :return: A notice that grouped rollouts have another number of samples than PPO's; empty if the number is the same
     """
     each = executed_steps(n_steps, n_samples)
     if each * n_samples == n_steps:
         return ""
     return (
         f"Received n_steps={n_steps} with n_samples={n_samples}: a grouped rollout has {each * n_samples} samples of each "
-        f"env, {each} from each member (n_steps // n_samples, and at least min(n_steps, {SHORTEST_ROLLOUT})). Use a "
-        f"multiple of {n_samples} that is {SHORTEST_ROLLOUT * n_samples} or more for as many samples as PPO has."
+        f"env, {each} from each member (n_steps // n_samples, and at least min(n_steps, {SHORTEST_ROLLOUT})). To have as many "
+        f"samples as PPO, use an n_steps of at least {SHORTEST_ROLLOUT * n_samples} that is a multiple of {n_samples}."
     )
 
 
 def check_no_longer(arguments: dict[str, Any]) -> None:
     """
-    Check for arguments of version 0.1 that are gone, and for values that are.
+    Refuse arguments and values that version 0.1 had and that were removed.
 
     :param arguments: Names and values
     :raises ValueError: if there is one; says what to use instead
     """
     if arguments.get("branch_horizon") == "free":
         raise ValueError(
-            "Received branch_horizon='free', which is gone: members that never fork are PPO with n_samples times the envs. "
-            "Make that many envs and use n_samples=1, or use branch_horizon='auto', which steps no siblings where groups do "
-            "not pay."
+            "Received branch_horizon='free', which was removed: members that never fork are PPO with n_samples times the "
+            "envs. Make that many envs and use n_samples=1, or use branch_horizon='auto', which steps no siblings while "
+            "groups do not pay."
         )
     if arguments.get("sampling_temperature", 1) != 1:
         raise ValueError(
-            f"Received sampling_temperature={arguments['sampling_temperature']!r}, which is gone: tempered siblings gained "
-            "nothing. Leave it out; to explore more, raise ent_coef."
+            f"Received sampling_temperature={arguments['sampling_temperature']!r}, which was removed: siblings that sample at "
+            "another temperature gained nothing. Leave it out; to explore more, raise ent_coef."
         )
     ent_coef = arguments.get("ent_coef", 0.0)
     if "target_entropy" in arguments or not _is_number(ent_coef):
         raise ValueError(
             f"Received ent_coef={ent_coef!r}{' and target_entropy' if 'target_entropy' in arguments else ''}: entropy "
-            "coefficients that are learned or scheduled are gone. Use a number, as with PPO; a callback may change "
+            "coefficients that are learned or scheduled were removed. Use a number, as with PPO; a callback may change "
             "model.ent_coef while it trains."
         )
 
@@ -71,8 +71,8 @@ def check_arguments(model: Any) -> None:
     """
     Check the arguments of the groups, alone and together.
 
-    :param model: Has them as attributes
-    :raises ValueError: if an argument is not what it may be; says what was received, what is needed and how to fix it
+    :param model: The model, with the arguments as attributes
+    :raises ValueError: if a value is not allowed; says what was received, what is needed and how to fix it
     """
     n_samples, horizon, adapt = model.n_samples, model.branch_horizon, model.adapt_rollouts
     if not _is_whole(n_samples) or n_samples < 1:
@@ -88,7 +88,7 @@ def check_arguments(model: Any) -> None:
         raise _error(model, "adapt_rollouts", text + " Leave it at True.")
     words = get_args(get_args(BranchHorizon)[-1])
     if not (horizon in words if isinstance(horizon, str) else _is_whole(horizon) and horizon >= 1):
-        text = "it must be a whole number of at least 1 (siblings fork from the executed member every so many steps), or "
+        text = "it must be a whole number of at least 1 (the number of steps between two forks of the siblings), or "
         raise _error(model, "branch_horizon", text + " or ".join(map(repr, words)) + ". Use branch_horizon=64.")
     if model.n_steps < n_samples:
         text = (
@@ -102,7 +102,7 @@ def check_arguments(model: Any) -> None:
 
 
 def check_buffer_class(given: type[Any], automatic: type[Any]) -> None:
-    """Check that a user's class of rollout buffers derives from the one of ours that fits: they derive from one another."""
+    """Check a user's buffer class: the first class of this package among its bases must be the one that fits the model."""
     if next((one for one in given.__mro__ if one.__module__ == automatic.__module__), None) is not automatic:
         raise ValueError(
             f"Received rollout_buffer_class={given.__name__}, which has no place for the members of a group. Use None, or a "
@@ -117,8 +117,8 @@ def _check_estimator(model: Any) -> None:
     received = "advantage_estimator n_samples branch_horizon"
     if estimator in ("paper", "paper_per_sample") and (horizon == "auto" or (n_samples == 1 and horizon != 1)):
         text = (
-            "the paper's n steps end where siblings fork, and there are no siblings. Use n_samples of at least 2, and a "
-            "number (branch_horizon=1 is the paper's) or 'episode' for branch_horizon, or advantage_estimator='hybrid'."
+            "the paper's n steps end where siblings fork, and single rollouts have no siblings. Use n_samples of at least 2 "
+            "and branch_horizon=1 (as in the paper), a larger number or 'episode', or use advantage_estimator='hybrid'."
         )
         raise _error(model, received, text)
     if estimator == "grpo" and (n_samples < 2 or horizon == "auto"):
@@ -129,15 +129,13 @@ def _check_estimator(model: Any) -> None:
         raise _error(model, received, text)
     if beta != "auto" and (not _is_number(beta) or not 0 <= beta <= 1):
         text = (
-            "it must be 'auto' (learned from every rollout) or a number between 0 (the critic's baseline alone, as in PPO) "
-            "and 1 (the group's, as in GRPO)."
+            "it must be 'auto' (estimated from every rollout) or a number between 0 (the critic's baseline alone, as in PPO) "
+            "and 1 (the whole group baseline)."
         )
         raise _error(model, "group_baseline", text)
     for name in ("group_baseline", "adapt_rollouts"):
         if _is_number(getattr(model, name)) and (estimator != "hybrid" or n_samples < 2):
-            text = (
-                "it would do nothing, for it belongs to the 'hybrid' estimator and to groups of at least 2 members. Leave it"
-            )
+            text = "it has no effect without advantage_estimator='hybrid' and groups of at least 2 members. Leave it"
             raise _error(model, f"{name} advantage_estimator n_samples", f"{text} out, or change the others.")
 
 
@@ -160,12 +158,12 @@ def _check_selection(model: Any) -> None:
     if not _is_number(temperature) or not 0 < temperature < np.inf:
         raise _error(model, "selection_temperature", "it must be a number greater than 0.")
     if selection != "softmax" and temperature != 1:
-        text = "it would do nothing. Leave it at 1.0, or use action_selection='softmax'."
+        text = "it has no effect. Leave it at 1.0, or use action_selection='softmax'."
         raise _error(model, "selection_temperature action_selection", text)
     if selection != "on_policy" and (model.n_samples < 2 or model.branch_horizon != 1):
         text = (
-            "it chooses among the actions of one state, so there must be two or more (n_samples), and all members must be in "
-            "that state (branch_horizon=1); siblings that go on for longer are somewhere else."
+            "it chooses among several actions of one state, which needs n_samples of at least 2 and branch_horizon=1: between "
+            "two forks, siblings are in other states."
         )
         raise _error(model, "action_selection n_samples branch_horizon", text)
     if selection != "on_policy" and model.advantage_estimator == "grpo":
@@ -174,7 +172,7 @@ def _check_selection(model: Any) -> None:
 
 
 def _error(model: Any, names: str, text: str) -> ValueError:
-    """An error that begins with the values of these arguments, separated by blanks; the first one is at fault."""
+    """An error that begins with the values of arguments. ``names`` is separated by blanks, the wrong argument first."""
     first, *others = (f"{name}={getattr(model, name)!r}" for name in names.split())
     return ValueError(f"Received {first}{' with ' if others else ''}{', '.join(others)}: {text}")
 

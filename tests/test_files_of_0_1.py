@@ -49,8 +49,8 @@ def test_saved_again_it_is_like_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "option", "message"),
     [
-        ("free_0_1", {"branch_horizon": "auto"}, "branch_horizon='free', which is gone: .* n_samples times the envs"),
-        ("tempered_0_1", {"sampling_temperature": 1.0}, r"sampling_temperature=2\.0, which is gone"),
+        ("free_0_1", {"branch_horizon": "auto"}, "branch_horizon='free', which was removed: .* n_samples times the envs"),
+        ("tempered_0_1", {"sampling_temperature": 1.0}, r"sampling_temperature=2\.0, which was removed"),
     ],
 )
 def test_an_argument_that_is_gone_is_refused_and_can_be_replaced(name: str, option: dict[str, Any], message: str) -> None:
@@ -62,17 +62,17 @@ def test_an_argument_that_is_gone_is_refused_and_can_be_replaced(name: str, opti
 
 
 def test_a_learned_entropy_coefficient_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ent_coef='auto'.* are gone"):
+    with pytest.raises(ValueError, match=r"ent_coef='auto'.* were removed"):
         HybridGRPO.load(DATA / "learned_entropy_0_1")
-    with pytest.raises(ValueError, match=r"that is learned, which is gone\. Load it with version 0\.1"):
+    with pytest.raises(ValueError, match=r"a learned entropy coefficient, which was removed\. Load it with version 0\.1"):
         HybridGRPO.load(DATA / "learned_entropy_0_1", ent_coef=0.01)
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"branch_horizon": "free"}, "Received branch_horizon='free', which is gone: .* use n_samples=1"),
-        ({"sampling_temperature": 2.0}, r"Received sampling_temperature=2\.0, which is gone: .* ent_coef"),
+        ({"branch_horizon": "free"}, "Received branch_horizon='free', which was removed: .* use n_samples=1"),
+        ({"sampling_temperature": 2.0}, r"Received sampling_temperature=2\.0, which was removed: .* ent_coef"),
         ({"ent_coef": "auto"}, "Received ent_coef='auto': .* Use a number, as with PPO"),
         ({"ent_coef": lambda left: 0.01 * left}, "Received ent_coef=<function .* Use a number, as with PPO"),
         ({"target_entropy": "auto"}, "and target_entropy: .* Use a number"),

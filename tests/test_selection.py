@@ -161,13 +161,13 @@ def test_callbacks_see_what_was_executed() -> None:
     ("changes", "message"),
     [
         ({"action_selection": "best"}, "must be one of 'on_policy', 'greedy', 'softmax'"),
-        ({"action_selection": "greedy", "branch_horizon": 8}, "somewhere else"),
-        ({"action_selection": "greedy", "branch_horizon": "auto"}, "somewhere else"),
-        ({"action_selection": "softmax", "n_samples": 1}, "two or more"),
+        ({"action_selection": "greedy", "branch_horizon": 8}, "in other states"),
+        ({"action_selection": "greedy", "branch_horizon": "auto"}, "in other states"),
+        ({"action_selection": "softmax", "n_samples": 1}, "several actions"),
         ({"action_selection": "greedy", "advantage_estimator": "grpo"}, "no critic to choose by"),
         ({"action_selection": "softmax", "selection_temperature": 0.0}, "greater than 0"),
-        ({"action_selection": "greedy", "selection_temperature": 2.0}, "would do nothing"),
-        ({"selection_temperature": 2.0}, "would do nothing"),
+        ({"action_selection": "greedy", "selection_temperature": 2.0}, "has no effect"),
+        ({"selection_temperature": 2.0}, "has no effect"),
     ],
 )
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -77,8 +77,8 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"branch_horizon": None}, "'episode' or 'auto'"),
         ({"advantage_estimator": "gae"}, "one of 'hybrid', 'paper', 'paper_per_sample', 'grpo'"),
         ({"advantage_estimator": "paper", "n_samples": 1, "branch_horizon": 64}, "branch_horizon=1"),
-        ({"advantage_estimator": "paper", "branch_horizon": "auto"}, "1 is the paper's"),
-        ({"advantage_estimator": "paper_per_sample", "branch_horizon": "auto"}, "'episode' for"),
+        ({"advantage_estimator": "paper", "branch_horizon": "auto"}, r"branch_horizon=1 \(as in the paper\)"),
+        ({"advantage_estimator": "paper_per_sample", "branch_horizon": "auto"}, "or 'episode'"),
         ({"advantage_estimator": "grpo", "n_samples": 1}, "n_samples of at least 2"),
         ({"group_baseline": -0.1}, "between 0"),
         ({"group_baseline": 1.01}, "between 0"),
@@ -86,14 +86,14 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"group_baseline": "learned"}, "must be 'auto'"),
         ({"group_baseline": True}, "must be 'auto'"),
         ({"group_baseline": None}, "must be 'auto'"),
-        ({"group_baseline": 0.5, "n_samples": 1}, "would do nothing"),
+        ({"group_baseline": 0.5, "n_samples": 1}, "has no effect"),
         ({"n_steps": 3}, "n_steps of at least 4"),
         ({"branching_check": "no"}, "must be True or False"),
         ({"adapt_rollouts": 0}, "Leave it at True"),
         ({"adapt_rollouts": 1.5}, "Leave it at True"),
-        ({"adapt_rollouts": 64, "n_samples": 1}, "would do nothing"),
-        ({"adapt_rollouts": 64, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
-        ({"group_baseline": 0.5, "advantage_estimator": "grpo", "branch_horizon": 64}, "would do nothing"),
+        ({"adapt_rollouts": 64, "n_samples": 1}, "has no effect"),
+        ({"adapt_rollouts": 64, "advantage_estimator": "grpo", "branch_horizon": 64}, "has no effect"),
+        ({"group_baseline": 0.5, "advantage_estimator": "grpo", "branch_horizon": 64}, "has no effect"),
     ],
     ids=str,
 )
@@ -281,7 +281,7 @@ def test_what_is_gone_is_an_error_that_says_what_to_use_instead(gone: dict[str, 
     for refuse in (check_no_longer, lambda arguments: HybridGRPO("MlpPolicy", "CartPole-v1", **arguments)):
         with pytest.raises(ValueError, match=instead) as error:
             refuse(gone)
-        assert str(error.value).startswith("Received ") and "gone" in str(error.value)
+        assert str(error.value).startswith("Received ") and "removed" in str(error.value)
 
 
 def test_what_ppo_refuses_is_refused_in_its_words() -> None:
@@ -315,8 +315,10 @@ def test_rewards_of_a_group_need_a_group(transform: Any, shape: dict[str, Any]) 
 
 
 def test_a_mistyped_argument_is_refused_in_the_name_of_the_class() -> None:
-    with pytest.raises(TypeError, match=r"HybridGRPO has no argument branch_horizn\."):
+    with pytest.raises(TypeError, match=r"HybridGRPO has no argument branch_horizn\. Did you mean branch_horizon\?"):
         HybridGRPO("MlpPolicy", walk(), branch_horizn=3)
+    with pytest.raises(TypeError, match=r"HybridGRPO has no argument n_step, wings\. Did you mean n_steps\?"):
+        HybridGRPO("MlpPolicy", walk(), wings=2, n_step=64)
 
 
 def test_what_is_changed_between_two_trainings_is_checked_again() -> None:
@@ -324,3 +326,10 @@ def test_what_is_changed_between_two_trainings_is_checked_again() -> None:
     model.branch_horizon = "epsiode"  # type: ignore[assignment]
     with pytest.raises(ValueError, match="Received branch_horizon='epsiode'"):
         model.learn(64)
+
+
+def test_a_notice_names_the_line_of_the_users_call() -> None:
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=66, batch_size=16, branch_horizon=8)
+    with pytest.warns(UserWarning, match="a grouped rollout has 64 samples of each env.*multiple of 4") as caught:
+        model.learn(64)
+    assert [one.filename for one in caught] == [__file__]
