@@ -263,7 +263,7 @@ def test_registering_twice() -> None:
         ("mysim.core.", ValueError, "must be the full name"),
         ("mysim core.World", ValueError, "must be the full name"),
         ("builtins.dict", ValueError, r"got 'builtins\.dict'.*register the type of the object that holds"),
-        ("numpy.ndarray", ValueError, "must be that of a simulator's type"),
+        ("numpy.ndarray", ValueError, "must name a simulator's type"),
     ],
 )
 def test_names_that_are_refused(type_name: Any, error: type[Exception], message: str) -> None:

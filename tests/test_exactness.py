@@ -91,7 +91,9 @@ def test_state_in_the_env_and_shared_generators_are_copied(make: Callable[[], gy
 @pytest.mark.parametrize("make", outside_envs.FORKED, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_state_outside_of_the_env_is_forked(make: Callable[[], gym.Env[Any, Any]], horizon: int) -> None:
-    with pytest.warns(UserWarning, match=r"is a process, forked from the env's, which takes milliseconds.*cannot be used: "):
+    with pytest.warns(
+        UserWarning, match=r"is a process forked from the env's, and a fork takes milliseconds.*cannot be used: "
+    ):
         assert lives_as_twins_do(make, horizon) == "forked"
 
 
@@ -225,7 +227,7 @@ class LateEntropy(Noisy):
 
 def test_steps_are_compared_also_where_resets_differ() -> None:
     env = LateEntropy(lambda one: Late.count(one))
-    with pytest.warns(UserWarning, match="is a process, forked"):
+    with pytest.warns(UserWarning, match="is a process forked"):
         maker = checked(env).sibling_maker
         maker()
     assert "Late.n" in maker.reasons[0]
@@ -299,8 +301,8 @@ def step(observation: Any, reward: float = 0.0, terminated: bool = False) -> dic
         ([step(np.zeros(1))], [step(-np.zeros(1))], "observation: array([0.]) became array([-0.])"),
         ([step(np.zeros(2))], [step(np.zeros(3))], "observation: array([0., 0.]) became array([0., 0., 0.])"),
         ([step(0, terminated=True)], [step(0)], "terminated: True became False at step 1"),
-        ([step(0)], [step(0), step(1)], "once the episode ended at step 1"),
-        ([step(0), {"observation after a reset": 1}], [step(0), step(1)], "once the episode ended at step 1"),
+        ([step(0)], [step(0), step(1)], "the episode ended at step 1 in one play"),
+        ([step(0), {"observation after a reset": 1}], [step(0), step(1)], "the episode ended at step 1 in one play"),
         ([step(0)], [{"exception": "ValueError()"}], "it raised ValueError() at step 1"),
         ([step(0), {"exception": "ValueError()"}], [step(0), {"exception": "ValueError()"}], None),
     ],

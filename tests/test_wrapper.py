@@ -166,7 +166,7 @@ def test_what_arrives_later_sends_siblings_to_forks() -> None:
     assert isinstance(_step(env, [1, 2]), SiblingSteps)
     inner: Any = env.unwrapped
     inner.generator = (n for n in range(3))
-    with pytest.warns(UserWarning, match=r"is a process, forked .*Walk\.generator is a generator"):
+    with pytest.warns(UserWarning, match=r"is a process forked .*Walk\.generator is a generator"):
         steps = _step(env, [1, 2])
     assert isinstance(steps, SiblingSteps)
     assert [one.kind for one in env.get_wrapper_attr("living_siblings").values()] == ["forked"] * 2

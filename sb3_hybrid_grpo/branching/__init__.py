@@ -1,9 +1,9 @@
 """
-Branching: exact, live copies of envs, and the members of a group that live in them.
+Branching: exact copies of envs, in which the siblings of a group are stepped.
 
-Public are :func:`fork_env`, :func:`make_branchable`, :func:`check_branching`, and what says how objects are copied:
-:func:`register_copier`, :func:`register_engine`, :func:`declare_constant`, :func:`register_vec_wrapper`,
-:class:`SupportsBranching`. See docs/branching.md.
+The public functions are :func:`fork_env`, :func:`make_branchable` and :func:`check_branching`. Users declare how their
+objects are copied by :func:`register_copier`, :func:`register_engine`, :func:`declare_constant`,
+:func:`register_vec_wrapper` and :class:`SupportsBranching`. See docs/branching.md.
 """
 
 from sb3_hybrid_grpo.branching.groups import Candidates as Candidates

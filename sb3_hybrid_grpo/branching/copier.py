@@ -1,8 +1,8 @@
 """
 Copies object graphs: one rule for each type, by public APIs alone.
 
-``copy.deepcopy`` cannot do it: where a class says how it is pickled (gymnasium's ``EzPickle``) it builds a new env, silently
-in another state. Here every object is copied by what it is made of, and an object that no rule knows is refused by name.
+``copy.deepcopy`` is not enough: for a class that defines its own pickling (gymnasium's ``EzPickle``) it builds a new env,
+silently in another state. Here a rule copies each object's contents, and an object without a rule is refused by name.
 """
 
 import array
@@ -40,9 +40,9 @@ from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped
 
 class Copier:
     """
-    Copies whatever an object leads to. Objects that refer to each other do so in the copy; what never changes is shared.
+    Copies an object and all objects that it refers to, with their references to each other. Immutable objects are shared.
 
-    :param reuse: ``natives`` of an earlier copy that nobody needs any more: they are written over instead of made anew
+    :param reuse: ``natives`` of an earlier copy that is not needed any more: they are overwritten instead of made anew
     :param own_models: Whether each copy has an MjModel of its own
     :param shared: Objects to share
     """
@@ -51,14 +51,14 @@ class Copier:
         self.own_models = own_models
         self.memo: dict[int, Any] = {id(one): one for one in shared} if shared else {}
         self.originals: list[Any] = []
-        """What was copied. It is kept, so that ids stay its own."""
+        """The objects that were copied. They are kept alive, so that no other object gets one of their ids."""
         self.reuse: dict[int, Any] = {} if reuse is None else reuse
         self.natives: dict[int, tuple[Any, Any]] = {}
-        """Simulators and generators by the id of the original: the original and its copy."""
+        """For simulators and generators, by the id of the original: the original and its copy."""
         self.swapped: list[tuple[engines.Shared, Any]] = []
-        """Objects that save and restore themselves, which all members share, and the state that the copy begins in."""
+        """The objects that all members share because they save and restore themselves, and the copy's state of each."""
         self.alive: list[Any] = []
-        """What the copy has weak references to."""
+        """Targets of the copy's weak references."""
 
     def __call__(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -80,18 +80,18 @@ class Copier:
             refusal.holders.append(obj)
             raise refusal from error
         if made is not obj:
-            made = self.memo.setdefault(id(obj), made)  # what it leads to may have led back to it
+            made = self.memo.setdefault(id(obj), made)  # a cycle of references may have copied it already
             self.originals.append(obj)
         return made
 
     def remember(self, obj: Any, made: Any) -> Any:
-        """Note a copy that is still to be filled: what it leads to may lead back to it."""
+        """Register a copy before it is filled, because its contents may refer back to it."""
         self.memo[id(obj)] = made
         return made
 
 
 def _copy_bit_generator(c: Any, obj: Any) -> Any:
-    """A bit generator, with what it spawns others from."""
+    """A bit generator, with the seed sequence from which it spawns others."""
     known = c.reuse.get(id(obj))
     if known is not None and known[0] is obj and _n_spawned(known[1]) == _n_spawned(obj):
         made = known[1]
@@ -107,7 +107,7 @@ def _n_spawned(bits: Any) -> Any:
 
 
 def _copy_old_generator(c: Any, obj: Any) -> Any:
-    """A RandomState or a Random; those of the whole process are shared, see :mod:`global_state`."""
+    """A RandomState or a Random; the process-wide ones are shared, see :mod:`global_state`."""
 
     def make(generator: Any, reuse: Any) -> Any:
         if reuse is None:
@@ -121,10 +121,10 @@ def _copy_old_generator(c: Any, obj: Any) -> Any:
 
 @functools.lru_cache(maxsize=4096)
 def _rule_of(kind: Any) -> Rule:
-    """The rule for a type that has none of its own."""
+    """The rule for a type that is not in ``_RULES``."""
     rule = engines.registered_rule(kind)
     if rule is None and issubclass(kind, gym.Wrapper) and is_skipped(kind):
-        return lambda c, obj: c(obj.env)  # what a recorder wraps stands for it
+        return lambda c, obj: c(obj.env)  # the copy has the wrapped env in place of the recorder
     rule = rule or native.native_rule(kind)
     if rule is not None:
         return rule
@@ -139,12 +139,12 @@ def _rule_of(kind: Any) -> Rule:
     if kind.__name__ == "cython_function_or_method":
         return python.copy_bound_builtin
     if hasattr(kind, "__del__"):
-        return never(f"is a {name_of(kind)}, which does something when it is thrown away (__del__)")
+        return never(f"is a {name_of(kind)}, which runs code when it is deleted (__del__)")
     fields = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + len(python.slots_of(kind))
     if kind.__basicsize__ > object.__basicsize__ + 8 * fields or kind.__itemsize__:
         if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
             return python.copy_by_reduce
-        return never(f"is a {name_of(kind)}, written in C: say how it is copied (register_copier, register_engine)")
+        return never(f"is a {name_of(kind)}, written in C: declare how it is copied (register_copier, register_engine)")
     return lambda c, obj: python.fill(c, obj, object.__new__(kind))
 
 
@@ -163,7 +163,7 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys((types.BuiltinFunctionType, types.MethodWrapperType), python.copy_bound_builtin),
     types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(obj.copy())),
     types.SimpleNamespace: lambda c, obj: python.fill(c, obj, types.SimpleNamespace()),
-    types.GeneratorType: never("is a generator, whose place in its code cannot be copied"),
+    types.GeneratorType: never("is a generator, whose position in its code cannot be copied"),
     type(functools.lru_cache(len)): python.copy_cached_function,
     weakref.ref: python.copy_weak_reference,
     **dict.fromkeys(
@@ -199,5 +199,5 @@ _BASES: dict[Any, Rule] = {
     **dict.fromkeys((weakref.WeakSet, weakref.WeakKeyDictionary, weakref.WeakValueDictionary), python.copy_weak_container),
     io.IOBase: python.copy_file,
     threading.local: python.copy_local,
-    VecEnv: never("is a VecEnv, which leads to all envs"),
+    VecEnv: never("is a VecEnv, which refers to all envs"),
 }

@@ -1,4 +1,4 @@
-"""How objects of a type are copied, as far as users say so; and types of which no copy can be made."""
+"""Users declare here how a type is copied, or saved and restored. Also: the types that can never be copied."""
 
 import mmap
 import multiprocessing.connection
@@ -16,33 +16,32 @@ import numpy as np
 from sb3_hybrid_grpo.branching.wrapper_chain import innermost
 
 Rule = Callable[[Any, Any], Any]
-"""``rule(copier, obj)`` returns the copy, or the object itself where it is shared."""
+"""``rule(copier, obj)`` returns the copy, or the object itself if it is shared."""
 ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
-"""Types whose objects never change and lead to nothing: a copy has them, too."""
+"""Types whose objects never change and refer to no others: copies share them."""
 
 
 class CannotCopyError(TypeError):
     """
     An object that no rule copies.
 
-    :param reason: Why: the end of a sentence that begins with the path to it
-    :param advice: What to do instead, where a forked process would share it with its parent, or lack it; empty where it can be
-        forked
+    :param reason: Why: the end of a sentence that begins with the path to the object
+    :param advice: How to do without the object, if a forked process cannot have it either; empty if a fork can have it
     """
 
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.reason, self.advice = reason, advice
         self.holders: list[Any] = []
-        """The object, what holds it, what holds that, and so on up to the env."""
+        """The object, its holder, the holder's holder, and so on up to the env."""
 
 
 @runtime_checkable
 class SupportsBranching(Protocol):
     """
-    The hook of an env that knows best how to save itself. An env (or wrapper) with these two methods is shared by all members
-    of a group, with everything that it holds; each member's state is put in for the length of a call. Its ``np_random`` is
-    saved besides, so the hook may leave that out; any other generator of random numbers belongs to the state.
+    Two methods of an env (or wrapper) that saves and restores itself. All members of a group share such an env and all
+    objects that it holds. Before each call of a member, that member's state is restored; after the call, member 0's.
+    ``np_random`` is saved automatically. Any other generator of random numbers must be part of the state.
 
     Example::
 
@@ -55,27 +54,27 @@ class SupportsBranching(Protocol):
     """
 
     def save_state(self) -> Any:
-        """Save everything that the future of the env depends on. It is restored any number of times, and not consumed."""
+        """Return all that the future of the env depends on. The returned state may be restored any number of times."""
 
     def restore_state(self, state: Any) -> None:
-        """Put the env back, in place, into what ``save_state`` returned."""
+        """Put the env, in place, into a state that ``save_state`` returned. Do not change that state."""
 
 
 class Shared(NamedTuple):
-    """An object that all members share, because it cannot be copied: it saves and restores itself."""
+    """An object that all members share, because it cannot be copied: it can only be saved and restored."""
 
     obj: Any
     save: Callable[[Any], Any]
-    """``save(obj)`` returns its state."""
+    """``save(obj)`` returns the object's state."""
     restore: Callable[[Any, Any], None]
-    """``restore(obj, state)`` puts it back."""
+    """``restore(obj, state)`` puts the object into a state."""
 
 
 class MemberState:
     """
-    One member's state of what all members share. It is put in for the length of a ``with`` block.
+    One member's states of the shared objects. They are restored for the duration of a ``with`` block.
 
-    :param shared: The objects
+    :param shared: The shared objects
     :param states: The member's state of each
     """
 
@@ -119,39 +118,40 @@ def name_of(kind: type) -> str:
 
 
 def module_of(kind: type) -> str:
-    """The name of a class's module; empty where the class does not say."""
+    """The name of a class's module; empty if the class has none."""
     module: Any = getattr(kind, "__module__", None)
     return module if isinstance(module, str) else ""
 
 
 _REGISTERED: dict[str, tuple[Callable[..., Any], ...]] = {}
-"""By the name of a type, the function that copies it, or those that save and restore it."""
+"""For each name of a type, the function that copies its objects, or the two that save and restore them."""
 _CONSTANTS: dict[str, frozenset[str]] = {
     "gymnasium.envs.toy_text.taxi.TaxiEnv": frozenset({"P", "initial_state_distrib", "desc", "locs", "locs_colors"}),
     "gymnasium.envs.toy_text.frozen_lake.FrozenLakeEnv": frozenset({"P", "initial_state_distrib", "desc"}),
     "gymnasium.envs.toy_text.cliffwalking.CliffWalkingEnv": frozenset({"P", "initial_state_distrib"}),
 }
 CACHES: list[Any] = []
-"""Functions with a cache of what was registered before."""
+"""Functions whose caches are cleared when something is registered."""
 
 
 def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = False) -> None:
     """
-    Say how objects of a type are copied, wherever an env holds one. This is the fast way: each sibling has a copy of its own.
+    Register a function that copies a type's objects wherever an env holds one. Each sibling then has its own copy. This is
+    the fast way.
 
-    Register before the env is handed to ``HybridGRPO``. The processes of a ``SubprocVecEnv`` know only what is registered in
-    them: register where the env's class is defined, or in the function that makes the env.
+    Call this before you give the env to ``HybridGRPO``. Each process of a ``SubprocVecEnv`` has its own registry, so call it
+    in the module that defines the env's class, or in the function that makes the env.
 
     Example::
 
         register_copier("mysim.core.World", lambda world: world.clone())
 
-    :param type_name: The type's full name, as in ``f"{type(obj).__module__}.{type(obj).__qualname__}"``. A name, so that the
+    :param type_name: The type's full name, ``f"{type(obj).__module__}.{type(obj).__qualname__}"``. It is a name, so that the
         simulator need not be imported
-    :param copy: ``copy(obj)`` returns another object in the same state, which shares nothing with it that changes
-    :param replace: Whether to replace what is registered already; the same function again is no error
+    :param copy: ``copy(obj)`` returns a new object in the same state, which shares no changeable data with ``obj``
+    :param replace: Whether to replace an earlier registration; the same function again is no error
     :raises TypeError: for an argument of another type
-    :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
+    :raises ValueError: if the name cannot be a simulator type's name, or is registered already
     """
     _register(type_name, {"copy(obj)": copy}, replace)
 
@@ -160,8 +160,8 @@ def register_engine(
     type_name: str, save: Callable[[Any], Any], restore: Callable[[Any, Any], None], replace: bool = False
 ) -> None:
     """
-    Say how objects of a simulator's type are saved and restored, where none can be copied. Such an object is shared by all
-    members of a group, with everything that it refers to; each member's state is put in for the length of a call.
+    Register two functions that save and restore a type's objects, if these cannot be copied. All members of a group share
+    such an object, with all objects that it refers to; each member's state is restored for the duration of its calls.
 
     When to register: see :func:`register_copier`.
 
@@ -174,28 +174,28 @@ def register_engine(
         )
 
     :param type_name: The type's full name, see :func:`register_copier`
-    :param save: ``save(obj)`` returns everything that the object's future depends on, in memory of its own
-    :param restore: ``restore(obj, state)`` puts the object back in place. A state is restored any number of times, and must
-        not be consumed or changed by it
-    :param replace: Whether to replace what is registered already; the same two functions again are no error
+    :param save: ``save(obj)`` returns all that the object's future depends on, in memory of its own
+    :param restore: ``restore(obj, state)`` puts the object, in place, into the state. A state may be restored any number of
+        times, so ``restore`` must not change it
+    :param replace: Whether to replace an earlier registration; the same two functions again are no error
     :raises TypeError: for an argument of another type
-    :raises ValueError: for a name that cannot be that of a simulator's type, or that is registered already
+    :raises ValueError: if the name cannot be a simulator type's name, or is registered already
     """
     _register(type_name, {"save(obj)": save, "restore(obj, state)": restore}, replace)
 
 
 def declare_constant(type_name: str, *attributes: str) -> None:
     """
-    Say which attributes of a type's objects never change, so that siblings share them: large tables above all.
+    Declare that some attributes of a type's objects never change, so that siblings share them. Use it for large tables.
 
     Example::
 
         declare_constant("mygame.envs.Grid", "transitions", "distances")
 
-    :param type_name: The type's full name, see :func:`register_copier`; its subclasses are meant, too
+    :param type_name: The type's full name, see :func:`register_copier`; subclasses are included
     :param attributes: Names of attributes
     :raises TypeError: for an argument of another type
-    :raises ValueError: for a name that cannot be that of a type, or without an attribute
+    :raises ValueError: if the name cannot be a type's name, or no attribute is given
     """
     _check_name(type_name)
     if not attributes or not all(isinstance(one, str) for one in attributes):
@@ -234,8 +234,8 @@ def _check_name(type_name: Any) -> None:
         )
     if parts[0] in ("builtins", "numpy"):
         raise ValueError(
-            f"type_name must be that of a simulator's type, got {type_name!r}. Python's and numpy's own types are copied in "
-            "one way everywhere; register the type of the object that holds this one."
+            f"type_name must name a simulator's type, got {type_name!r}. Python's and numpy's own types are always copied in "
+            "the same way; register the type of the object that holds this one."
         )
 
 
@@ -245,7 +245,7 @@ def constants_of(kind: type) -> frozenset[str]:
 
 
 def registered_rule(kind: type) -> Rule | None:
-    """Find what users said about a type or one of its bases."""
+    """The rule that a user registered for a type or one of its bases."""
     if issubclass(kind, gym.Env) and hasattr(kind, "save_state") and hasattr(kind, "restore_state"):
         return lambda copier, obj: _swap(copier, obj, _save_hook, _restore_hook)
     for base in kind.__mro__:
@@ -265,7 +265,7 @@ def _swap(copier: Any, obj: Any, save: Callable[[Any], Any], restore: Callable[[
 
 
 def never(reason: str, advice: str = "") -> Rule:
-    """The rule for what cannot be copied, see :class:`CannotCopyError`."""
+    """A rule that refuses to copy, see :class:`CannotCopyError`."""
 
     def rule(c: Any, obj: Any) -> Any:
         raise CannotCopyError(reason, advice)
@@ -286,10 +286,10 @@ def _restore_hook(env: Any, state: Any) -> None:
         innermost(env).np_random = generator
 
 
-_OUTSIDE = "share it: what a sibling does with it cannot be taken back"
+_OUTSIDE = "share it, and a sibling's actions on it cannot be undone"
 _SHARED_MEMORY = "is memory that forked processes share"
 _REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
-    ((threading.Thread,), "is a thread, which neither a copy nor a forked process has", "Compute what it does in step()"),
+    ((threading.Thread,), "is a thread, which neither a copy nor a forked process has", "Compute its results in step()"),
     ((mmap.mmap, np.memmap), _SHARED_MEMORY, "Use an array of your own, or make a file's array read-only"),
     (
         (socket.socket, subprocess.Popen, multiprocessing.process.BaseProcess, multiprocessing.connection.Connection),
@@ -301,7 +301,7 @@ _REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
 
 
 def refusal_of(kind: type) -> tuple[str, str] | None:
-    """Why no sibling can have such an object, and what to do instead; None if that is not so."""
+    """Why no sibling can have an object of this type, and what to do instead; None if siblings can."""
     for kinds, reason, advice in _REFUSED:
         if issubclass(kind, kinds):
             return reason, advice

@@ -1,9 +1,9 @@
 """
-Whether siblings are exact, shown on the very env: in a fork of the process, where nothing can reach it.
+Check on the user's env that siblings are exact. The check runs in a fork of the process, so that the env stays untouched.
 
-From several states a first sibling plays a plan, before anybody else has played. A second one plays other actions. Then a
-third one and the env itself play the plan: both must see what the first one saw. Where they do not, two forks in which nobody
-else plays tell whether the difference is the env's own.
+A plan is a fixed sequence of random actions. From several states, a first sibling plays a plan. A second sibling plays other
+actions. Then a third sibling and the env itself play the plan: their results must equal the first sibling's. If they differ,
+the env alone plays in two more forks: if these two differ as well, the env itself is not reproducible.
 """
 
 import contextlib
@@ -27,48 +27,48 @@ from sb3_hybrid_grpo.branching.native_types import is_generator, state_of
 from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, lazy_holders
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
-"""From how many states an env plays, how many steps, and after how long no further state is looked for."""
+"""Number of states to play from, number of steps from each, and the time after which no further state is tried."""
 LONGEST = 2000
-"""Steps of an episode that is played to its end."""
+"""The most steps of an episode that is played to its end."""
 ANSWER_WITHIN = 180.0
 _RESET = "observation after a reset"
 Play = list[dict[str, Any]]
-"""What each step showed, by name."""
+"""The results of each step, by name."""
 
 
 @dataclasses.dataclass
 class Finding:
-    """What a check found."""
+    """The result of a check."""
 
     difference: str | None = None
-    """What siblings, or the env after them, played differently; None if nothing was seen."""
+    """The first difference between siblings, or between the env and a sibling; None if there was none."""
     own_difference: str | None = None
-    """What two forks of one process played differently, to the last: a clock, random numbers without a seed."""
+    """The difference between two forks of the env alone, for example because it reads a clock or draws without a seed."""
     error: str | None = None
-    """What the env itself raised when it played, so that nothing could be shown."""
+    """The exception that the env itself raised when it played; the check then shows nothing."""
     noisy: bool = False
     """Whether the first steps draw random numbers."""
     reproducible: bool = True
     """Whether two forks of the env alone played the same."""
     draws: tuple[str, ...] = ()
-    """Process-wide generators that were drawn from and have no stream of the env's own."""
+    """Process-wide generators that the env drew from without a stream of its own."""
     lazy: tuple[int, ...] = ()
-    """Which of :func:`lazy_holders` made a generator of random numbers while they played."""
+    """Which of :func:`lazy_holders` made a generator of random numbers during the check."""
     shared: tuple[str, ...] = ()
-    """Which objects that other envs hold, too, changed."""
+    """Objects that other envs hold, too, and that changed during the check."""
     points: int = 0
-    """From how many states the env has played."""
+    """Number of states from which the env has played."""
 
 
 def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, shared: dict[str, Any]) -> Finding:
     """
-    Check siblings of an env, which is afterwards what it was.
+    Check siblings of an env. The env is not changed.
 
     :param member_0: The env, without recorders on top, as a :class:`~sb3_hybrid_grpo.branching.sibling.SteppedEnv`
-    :param make: Makes a sibling of it, given an earlier one that is not needed any more
-    :param around: What its code refers to
+    :param make: Makes a sibling of the env, given an earlier one that is not needed any more
+    :param around: The objects outside of the env to which its code refers
     :param shared: Objects that other envs hold, too, by name
-    :return: What was found
+    :return: The result
     :raises BranchingError: if the env hangs or dies in a fork
     """
     for resets in (True, False):
@@ -84,7 +84,7 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
         found.reproducible = found.own_difference is None
         if not found.reproducible:
             break
-    return found  # with a difference that is the env's own; one in resets alone leaves the steps to be compared
+    return found  # the env itself is not reproducible; if only its resets are not, a second check compares steps alone
 
 
 def _show_progress(env: Any, seconds: float) -> None:
@@ -160,13 +160,13 @@ class _Check:
         self._begin_anew_after(self.last)
         self.found.points = point + 1
         first, second, third = self.siblings = [self.make(one) for one in self.siblings]
-        is_copied = first.kind == "copied"  # what a fork changes is its own
+        is_copied = first.kind == "copied"  # a forked process changes nothing here
         truth = self._play_plan(first, point)
         numbers = self._numbers(first)
         self._play(second, 2 * point + 1)
-        if point == 0:  # later ones depend on how fast the machine is; the training's own steps show the rest
+        if point == 0:  # the number of later points depends on the machine's speed; the training's own steps show later draws
             self.found.noisy = self._numbers(second, of_spaces=False) != self._numbers(self.member_0, of_spaces=False)
-        # from here on all actions were played before: a counter goes on every time, a cache has had all that it needed
+        # all actions below were played before, so a cache changes no more; only a counter still does
         outside = self.around.digests() if is_copied else {}
         again, last = self._play_plan(third, point), self._play_plan(self.member_0, point)
         self.last = last
@@ -175,21 +175,21 @@ class _Check:
             self.found.error = last[-1]["exception"]
             return
         if differs is None and is_copied and numbers != self._numbers(self.member_0):
-            differs = "the state of its random numbers: a cache outside of the env holds what siblings drew"
+            differs = "the state of its random numbers: a cache outside of the env holds numbers that siblings drew"
         parts = [f"played the same actions differently: {differs}" if differs else None]
         parts += [_outside(outside, self.around.digests())] if is_copied else []
         self.found.difference = "; ".join(filter(None, parts)) or None
 
     def _play_plan(self, env: Any, point: int) -> Play:
-        """Play the plan that belongs to a state, after the first one with a reset."""
+        """Play the plan that belongs to a state; the first plan ends with a reset."""
         return self._play(env, 2 * point, reset=self.resets and point == 0)
 
     def _play(self, env: Any, seed: int, steps: int = STEPS, reset: bool = False, end: float = np.inf) -> Play:
         return played(env, RandomActions(self.env, seed), steps, reset, end)
 
     def _numbers(self, member: Any, of_spaces: bool = True) -> list[bytes | None]:
-        """The states of the generators of the env or a copy, and of its spaces if so asked; none of a fork."""
-        with contextlib.suppress(Exception):  # what forks need not be copied
+        """The states of the generators of the env or a copy, with its spaces' if ``of_spaces``; empty for a fork."""
+        with contextlib.suppress(Exception):  # an env that is forked may be impossible to copy
             states = getattr(member.shared_state, "states", [])
             copier = Copier(self.reuse)
             numbers = numbers_of(member.env, states[len(states) - self.n_streams :], copier, of_spaces)
@@ -198,7 +198,7 @@ class _Check:
         return []
 
     def _play_to_the_end(self, end: float) -> str | None:
-        """Let two siblings play the same episode to its end, if the time allows, and see what that changes outside."""
+        """Let two siblings play the same episode to its end, if time allows, and find changes outside of the env."""
         if self.siblings[0].kind == "forked":
             return None
         self._begin_anew_after(self.last)
@@ -212,7 +212,7 @@ class _Check:
 
 
 def numbers_of(env: Any, streams: list[Any], copier: Copier, of_spaces: bool = True) -> list[bytes | None]:
-    """The states of the generators that an env leads to, with those of its spaces if so asked, and of its streams."""
+    """The states of an env's generators, with its spaces' if ``of_spaces``, and of its streams."""
     copier(env)
     left_out = set() if of_spaces else generators_of_spaces(env)
     generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
@@ -220,7 +220,7 @@ def numbers_of(env: Any, streams: list[Any], copier: Copier, of_spaces: bool = T
 
 
 def _made(holders: list[Any]) -> tuple[int, ...]:
-    """Which of some envs and spaces without a generator of random numbers have one now."""
+    """Which of these envs and spaces, which had no generator of random numbers, have one now."""
     return tuple(place for place, holder in enumerate(holders) if generator_of(holder) is not None)
 
 
@@ -231,7 +231,7 @@ def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:
 
 
 def played(env: Any, actions: "RandomActions", steps: int, reset: bool = False, end: float = np.inf) -> Play:
-    """Take some actions, until an episode ends or something is raised."""
+    """Take actions until an episode ends or an exception is raised."""
     seen: Play = []
     try:
         for _ in range(steps):
@@ -240,21 +240,21 @@ def played(env: Any, actions: "RandomActions", steps: int, reset: bool = False, 
                 break
         if reset:
             seen.append({_RESET: copy.deepcopy(env.reset()[0])})
-    except BaseException as error:  # an interrupt, too, is the env's own: Ctrl-C is for the parent
+    except BaseException as error:  # even a KeyboardInterrupt comes from the env: forks ignore Ctrl-C
         seen.append({"exception": f"{type(error).__name__}: {error}"})
     return seen
 
 
 def shown(observation: Any, reward: Any, terminated: Any, truncated: Any, *_: Any) -> dict[str, Any]:
-    """What a step showed, by name, to be compared later."""
+    """The results of a step, by name, for a later comparison."""
     seen = {"observation": copy.deepcopy(observation), "reward": float(np.asarray(reward).reshape(-1)[0])}
     return seen | {"terminated": bool(terminated), "truncated": bool(truncated)}
 
 
 class RandomActions:
     """
-    Actions drawn at random, the same for the same seed; valid ones, where the env has ``action_masks()``. They are counted
-    from 0, as a policy does. The generator of the env's own space is not touched.
+    Random actions, the same for the same seed. If the env has ``action_masks()``, they are valid. Discrete actions count from
+    0, as a policy's do. The generator of the env's own action space is not used.
     """
 
     def __init__(self, env: gym.Env[Any, Any], seed: int = 0) -> None:
@@ -266,7 +266,7 @@ class RandomActions:
             self.masked = False
 
     def __call__(self, env: Any) -> Any:
-        """An action for the env or a sibling of it, where that stands."""
+        """An action for the present state of the env or of a sibling."""
         space = self.space
         if not self.masked:
             action = space.sample()
@@ -279,23 +279,23 @@ class RandomActions:
 
 
 def difference(truth: Play, again: Play) -> str | None:
-    """Compare two plays bit for bit: the first difference, with field, step and values, or None."""
+    """Compare two plays bit for bit: returns the first difference, with field, step and values, or None."""
     for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
         if "exception" in other and other != one:
             return f"it raised {other['exception']} at step {number}"
         if one.keys() != other.keys():
-            return f"once the episode ended at step {number - 1}, and once it did not"
+            return f"the episode ended at step {number - 1} in one play, and not in the other"
         for name in one:
             found = first_difference(name, one[name], other[name])
             if found is not None:
                 return f"{found} at step {number}"
     if len(truth) == len(again):
         return None
-    return f"once the episode ended at step {min(len(truth), len(again))}, and once it did not"
+    return f"the episode ended at step {min(len(truth), len(again))} in one play, and not in the other"
 
 
 def first_difference(name: str, one: Any, other: Any) -> str | None:
-    """Compare two values bit for bit: where they differ first, or None."""
+    """Compare two values bit for bit: returns the first difference, or None."""
     if pickle.dumps(one) == pickle.dumps(other):
         return None
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():

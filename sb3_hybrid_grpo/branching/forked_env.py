@@ -1,8 +1,8 @@
 """
-Siblings in processes of their own, forked from the env's: for what no rule copies.
+Siblings in processes forked from the env's process: for envs that no rule copies.
 
-A fork has all that the process has, whatever it is made of. It costs milliseconds and memory, and what lies outside of the
-process (files, sockets, other processes) is shared with it.
+A fork has all objects of the process, whatever they are made of. It costs milliseconds and memory, and shares everything
+outside of the process with it: files, sockets, other processes.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ def can_fork() -> bool:
 
 
 def portable(error: BaseException) -> BaseException:
-    """Make an exception fit for a pipe."""
+    """A copy of an exception that can be pickled, with the traceback as its cause."""
     text = "".join(traceback.format_exception(error))
     copied: BaseException = RuntimeError(repr(error))
     with contextlib.suppress(Exception):
@@ -54,8 +54,8 @@ def portable(error: BaseException) -> BaseException:
 
 class Fork:
     """
-    A process forked from this one, in which a function is called again and again. It ends when this object is thrown away,
-    and soon after this process ends.
+    A process forked from this one, which calls a function on request. It ends when this object is deleted, and soon after
+    this process ends.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class Fork:
         self.pid = 0  # until there is one
         self.pipe, far_end = multiprocessing.Pipe()
         numbers = random.getstate()
-        # Python drops an interrupt that comes while it forks: it is to come afterwards
+        # Python drops an interrupt that comes while it forks, so it is blocked until afterwards
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which a fork lacks: see the time-out
+                warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which a fork lacks: see the time-out
                 pid = os.fork()
             if pid == 0:
-                random.setstate(numbers)  # Python gives every fork a seed of its own
+                random.setstate(numbers)  # Python reseeds its generator in every fork
                 _serve(function, far_end, self.owner)
             self.pid = pid
         finally:
@@ -89,10 +89,10 @@ class Fork:
 
     def send(self, *arguments: Any) -> None:
         """Begin a call."""
-        if self.waits:  # an interrupt broke off the last call; its answer comes first
+        if self.waits:  # an interrupt broke off the last call, whose answer comes first
             self._receive()
         self.waits = True
-        with contextlib.suppress(ConnectionError):  # a dead process is reported where its answer is waited for
+        with contextlib.suppress(ConnectionError):  # receive() reports a dead process
             self.pipe.send(arguments)
 
     def receive(self) -> Any:
@@ -123,7 +123,7 @@ class Fork:
                 status += f" with signal {-code}" if code < 0 else f" with exit code {code}"
         self.close()
         raise kind(
-            f"A process that was forked for a sibling of the env {status}. Say how the env is copied (register_copier, "
+            f"A process that was forked for a sibling of the env {status}. Declare how the env is copied (register_copier, "
             "register_engine, or save_state() and restore_state(state)), or use n_samples=1 (plain PPO)."
         )
 
@@ -142,21 +142,21 @@ class Fork:
 
 
 def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
-    """What the fork does until it is killed, or has lost its parent. It never returns."""
+    """The fork's loop, until it is killed or its parent has ended. Never returns."""
     try:
-        for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent; its handlers are none of the fork's
+        for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent, whose handlers must not run here
             signal.signal(kind, signal.SIG_IGN if kind == signal.SIGINT else signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         torch = sys.modules.get("torch")
         if torch is not None:
-            torch.set_num_threads(1)  # the other threads have not come along, and would be waited for
+            torch.set_num_threads(1)  # torch would wait for threads that a fork does not have
         while os.getppid() == parent:
             if not pipe.poll(1.0):
                 continue
             try:
                 answer = True, function(*pipe.recv())
-            except BaseException as error:  # an interrupt, too: this process has nobody else to tell
+            except BaseException as error:  # the parent must hear of a KeyboardInterrupt, too
                 copied = portable(error)
                 answer = False, (copied, str(copied.__cause__))
             pipe.send(answer)
@@ -165,7 +165,7 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
 
 
 class ForkedEnv:
-    """An env in a fork of this process, as it is now."""
+    """A copy of an env in its present state, in a fork of this process."""
 
     kind = "forked"
 
@@ -178,7 +178,7 @@ class ForkedEnv:
             if not layers:  # the first call
                 layers.append(skip_in_chain(env))
                 if streams is not None:
-                    streams.__enter__()  # for good
+                    streams.__enter__()  # never left: the process is the sibling's alone
             owner = layers[0]
             function = getattr(owner, method) if method in ("step", "reset", "render") else owner.get_wrapper_attr(method)
             return function(*arguments, **keywords) if callable(function) else function
@@ -187,15 +187,15 @@ class ForkedEnv:
         self.observation_space, self.action_space = env.observation_space, env.action_space
 
     def step(self, action: Any) -> Any:
-        """What the env returned."""
+        """Step the env in the fork."""
         return self.fork.call("step", (action,), {})
 
     def reset(self, **keywords: Any) -> Any:
-        """What the env returned."""
+        """Reset the env in the fork."""
         return self.fork.call("reset", (), keywords)
 
     def get_wrapper_attr(self, name: str) -> Callable[..., Any]:
-        """A function that calls it."""
+        """A function that calls the env's method (or reads its attribute) in the fork."""
         return lambda *arguments, **keywords: self.fork.call(name, arguments, keywords)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """
-What an env shares with its process: generators of random numbers, which get streams of the env's own, and other values, which
-nothing can copy and the check must see.
+State outside of the env objects: process-wide generators of random numbers, globals, class attributes. An env gets its own
+streams in place of such generators. The other values cannot be copied, so the check looks whether they change.
 """
 
 import contextlib
@@ -36,27 +36,28 @@ _LIBRARIES = (
     *("stable_baselines3", "sb3_hybrid_grpo.branching", "Box2D", "ale_py", "cv2", "jax", "matplotlib", "mujoco", "numpy"),
     *("pandas", "pygame", "scipy", "torch", "networkx"),
 )
-"""Code that is not looked at: what these keep is no state of an env, the name of an object that was last printed, say."""
+"""Packages whose code is not searched: their globals are no state of an env."""
 _MAKE_GENERATORS = frozenset({"default_rng", "Generator", "RandomState", "SeedSequence", "PCG64", "MT19937", "Random"})
 _TORCH_DRAWS = frozenset({"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like"})
 _INSTALLED = tuple(sysconfig.get_path(kind) + os.sep for kind in ("purelib", "platlib"))
 _CACHED: Any = type(functools.lru_cache(len))
 _LARGEST, _MOST_CODE = 2**20, 4000
-"""Bytes of a value that are looked at (larger tables hardly change), and how many functions and classes."""
+"""The most bytes of a value that is digested (larger tables hardly change), and the most functions and classes searched."""
 
 
 def process_wide_generators() -> dict[str, Any]:
-    """The generators of the whole process, by name: numpy's, Python's, and torch's where it is loaded."""
+    """The process-wide generators, by name: numpy's, Python's, and torch's if it is loaded."""
     found = {"np.random": PROCESS_WIDE_NUMPY, "random": PROCESS_WIDE_PYTHON, "torch": torch_generator()}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def own_streams(generators: Iterable[Any], begin_others: bool = True) -> MemberState:
     """
-    Begin streams of an env's own in the place of generators that it shares. Each begins where its generator is.
+    Give an env its own streams of random numbers in place of generators that it shares with others. Each stream begins in
+    the generator's present state.
 
     :param generators: The generators, and spaces that have one
-    :param begin_others: Whether the generators then begin anew, so that no other env's stream is the same
+    :param begin_others: Whether to reseed the generators afterwards, so that other envs get other streams
     """
     shared = [Shared(one, state_of, set_state) for one in generators]
     states = [state_of(one.obj) for one in shared]
@@ -70,23 +71,23 @@ def own_streams(generators: Iterable[Any], begin_others: bool = True) -> MemberS
 
 
 class Surroundings(NamedTuple):
-    """What an env's code refers to outside of the env."""
+    """Objects outside of an env that its code refers to."""
 
     code: list[Any]
-    """Classes and functions."""
+    """Classes and functions of the env."""
     own: set[str]
-    """The packages that are looked into."""
+    """The packages that are searched."""
     copied: set[int]
-    """The ids of functions of which a copy of the env has its own."""
+    """The ids of functions that are copied with the env."""
     generators: dict[str, Any]
-    """Generators of random numbers that are found, and those of the process that the code draws from, by name."""
+    """Generators of random numbers among these objects, and process-wide generators that the code draws from, by name."""
     spaces: dict[str, Any]
-    """The spaces that are found: all envs of a class draw from them, if any does. Seeding one gives it another generator."""
+    """Spaces among these objects: all envs of the class share them. Seeding a space replaces its generator."""
     refused: tuple[str, Any] | None
-    """Something that neither copies nor forks can have."""
+    """Name and value of an object that neither a copy nor a fork can have."""
 
     def digests(self) -> dict[str, bytes]:
-        """Read attributes of classes, globals of modules, and what functions keep."""
+        """Digests of class attributes, globals of modules, and values that functions keep, by name."""
         found: dict[str, bytes] = {}
         for name, value in _named(self.code, self.own, self.copied):
             seen = None if is_generator(value) or isinstance(value, gym.Space) else digest(value)
@@ -96,7 +97,7 @@ class Surroundings(NamedTuple):
 
 
 def surroundings(parts: list[Any]) -> Surroundings:
-    """Follow an env's code to what it refers to."""
+    """Find the objects outside of an env that its code refers to."""
     kinds = list(dict.fromkeys(map(type, parts)))
     code: list[Any] = [one for one in parts if isinstance(one, types.FunctionType)]
     copied = set(map(id, code))
@@ -122,7 +123,7 @@ def surroundings(parts: list[Any]) -> Surroundings:
 
 
 def digest(value: Any) -> bytes | None:
-    """A digest of an object's contents; None where it is too large or cannot be read."""
+    """A digest of an object's contents; None if the object is too large or cannot be read."""
     file = _Digest()
     try:
         value = _contents(value)
@@ -152,14 +153,14 @@ def _contents(value: Any) -> Any:
 
 
 class _Pickler(pickle.Pickler):
-    """Leaves out envs, which are copied."""
+    """A pickler that leaves out envs, because envs are copied."""
 
     def persistent_id(self, obj: Any) -> str | None:
         return "env" if isinstance(obj, gym.Env) else None
 
 
 class _Digest(io.RawIOBase):
-    """A file that keeps of what is written to it a digest alone, and takes so many bytes."""
+    """A file that keeps only a digest of the bytes written to it, and takes at most ``_LARGEST`` bytes."""
 
     def __init__(self) -> None:
         self.hash, self.left = hashlib.blake2b(digest_size=16), _LARGEST
@@ -179,7 +180,7 @@ def _package(code: Any) -> str:
 
 
 def _is_library(code: Any, own: set[str]) -> bool:
-    """Whether code is another's: that of an installed package which has no env or wrapper in the chain."""
+    """Whether code belongs to an installed package that has no env or wrapper in the chain."""
     module = getattr(code, "__module__", None)
     module, package = module if isinstance(module, str) else "builtins", _package(code)
     if package in sys.stdlib_module_names or any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES):
@@ -189,7 +190,8 @@ def _is_library(code: Any, own: set[str]) -> bool:
 
 
 def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tuple[str, Any]]:
-    """What code refers to that is neither its own nor code, by name, and the process's generators that it draws from."""
+    """Values that code refers to, by name, and the process-wide generators that it draws from. Classes and functions are
+    followed instead of returned."""
     waiting, seen = list(code), dict[int, Any]()
     for one in waiting:  # breadth first; the list grows
         if len(seen) == _MOST_CODE:
@@ -210,14 +212,14 @@ def _named(code: Iterable[Any], own: set[str], copied: set[int]) -> Iterator[tup
 
 
 def _of_class(kind: type) -> Iterator[tuple[str, Any]]:
-    yield from (("", base) for base in kind.__mro__[1:])  # code, which needs no name
+    yield from (("", base) for base in kind.__mro__[1:])  # classes need no name
     for name, value in vars(kind).items():
         if not name.startswith("__") or isinstance(value, types.FunctionType):
             yield f"{kind.__module__}.{kind.__qualname__}.{name}", value
 
 
 def _of_function(function: types.FunctionType, is_copied: bool) -> Iterator[tuple[str, Any]]:
-    """A function's globals, and what it keeps from call to call, unless each copy of the env has a function of its own."""
+    """A function's globals, and the values it keeps between calls unless the function is copied with the env."""
     module = function.__globals__
     for path in _names_in(function.__code__):
         yield from _resolved(path, module)
@@ -233,7 +235,7 @@ def _of_function(function: types.FunctionType, is_copied: bool) -> Iterator[tupl
 
 
 def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The global that a piece of code names, and what it reads of a module: ``np.random.normal``, ``config.LEVEL``."""
+    """The value of a global or of a module's attribute that code reads: ``np.random.normal``, ``config.LEVEL``."""
     value: Any = module.get(path[0])
     name = f"{module.get('__name__')}.{path[0]}"
     for attribute in path[1:] if path[0] in module else ():
@@ -253,7 +255,7 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
 
 @functools.lru_cache(maxsize=8192)
 def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
-    """The globals that code reads or writes, each with the attributes that it reads of it at once."""
+    """The globals that code reads or writes, each with the chain of attributes read right after it."""
     paths: list[list[str]] = []
     follows = False
     for one in dis.get_instructions(code):

@@ -1,4 +1,4 @@
-"""Groups of members: when siblings fork, what they see, and which of their steps belong to one trace."""
+"""Groups of members: when siblings fork, their observations and rewards, and where their traces are cut."""
 
 import functools
 from collections.abc import Callable
@@ -27,10 +27,10 @@ AUTO_HORIZON = 64
 
 
 class GroupStep(NamedTuple):
-    """One step of E groups of N members, member by member. Member 0's part is what ``env.step`` returned."""
+    """One step of E groups of N members, member by member. Member 0's part is the result of ``env.step``."""
 
     new_obs: Observations
-    """What each member acts on next, ``(N * E, ...)``. A sibling that forks although its episode goes on: what it reached."""
+    """Each member's next observation, before a fork, ``(N * E, ...)``. A sibling whose own episode ended has member 0's."""
     rewards: list[np.ndarray]
     """Rewards of each member, ``(E,)``."""
     dones_NE: np.ndarray
@@ -42,11 +42,11 @@ class GroupStep(NamedTuple):
     cut_NE: np.ndarray
     """Members that do not go on: their episode ended, or (siblings) they fork at the next step."""
     order_NE: np.ndarray | None = None
-    """Which action each member took, where that was not the one of its own number."""
+    """The number of the action that each member took, if it is not the member's own number."""
 
 
 class MemberZero(NamedTuple):
-    """A step of member 0 in all envs, as ``env.step`` returned it, and whether its episode ended for good."""
+    """A step of member 0 in all envs, as ``env.step`` returned it, and whether it ended in a terminal state."""
 
     new_obs: Observations
     rewards: np.ndarray
@@ -56,7 +56,7 @@ class MemberZero(NamedTuple):
 
 
 class SiblingStep(NamedTuple):
-    """What the siblings saw in a step, before any VecEnv wrapper."""
+    """The siblings' results of a step, before any VecEnv wrapper."""
 
     rows: Rows
     terminated_ME: np.ndarray
@@ -65,14 +65,14 @@ class SiblingStep(NamedTuple):
 
 class Groups:
     """
-    A VecEnv of E envs as E groups of N members each. Member 0 is the env itself, stepped by ``env.step`` and by nothing else;
-    the siblings, members 1 to N − 1, are stepped beside it, by its :class:`BranchingWrapper`.
+    A VecEnv of E envs as E groups of N members each. Member 0 is the env itself, which only ``env.step`` moves. The env's
+    :class:`BranchingWrapper` steps the siblings, members 1 to N − 1.
 
     :param env: The user's VecEnv
     :param n_samples: N
-    :param branch_horizon: When siblings fork: every so many steps and at member 0's episode ends; ``"episode"``: at the latter
-        only; ``"auto"``: every 64 steps
-    :raises ValueError: if siblings cannot live beside these envs
+    :param branch_horizon: When siblings fork from member 0: an int K, every K steps and when member 0's episode ends;
+        ``"episode"``, only when member 0's episode ends; ``"auto"``, as K = 64
+    :raises ValueError: if this kind of VecEnv cannot have siblings
     :raises BranchingError: if an env cannot be branched
     """
 
@@ -91,31 +91,31 @@ class Groups:
         self._checked, self._stepping, self._has_siblings = False, False, False
         self._n_steps = 0
         self.lost_member_0 = False
-        """A step was broken off, and nobody knows where it has led: the envs are to be reset."""
+        """Whether a step was interrupted, so that member 0's state is unknown and the envs must be reset."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The envs of a copy have no siblings: a training that goes on begins with new ones."""
+        """The envs of a copy have no siblings: all siblings fork at its next step."""
         return {**vars(self), "starts_ME": np.ones(self._shape, dtype=bool), "_observations_ME": None}
 
     def start(self, env_was_reset: bool, check: bool = False) -> None:
         """
-        Begin or go on with a training: siblings go on, unless member 0 was reset. Then they fork from it.
+        Begin a training or go on with one. Siblings go on from their states, unless member 0 was reset: then they fork.
 
         :param env_was_reset: Whether the env has just been reset
-        :param check: Whether to show, the first time, that siblings are exact
-        :raises BranchingError: if they are not
+        :param check: Whether to check that siblings are exact, the first time
+        :raises BranchingError: if siblings are not exact
         """
         self.lost_member_0 = False
-        if env_was_reset or self._stepping:  # a step that was broken off leaves siblings anywhere
+        if env_was_reset or self._stepping:  # after an interrupted step the siblings' states are unknown
             self._fork_all()
         if check and not self._checked and self.n_samples > 1:
-            self.drop_siblings()  # they were not checked
+            self.drop_siblings()  # the present ones were made before the check
             self._fanout.check()
         self._checked |= check
         self._stepping = False
 
     def saw_noise(self) -> bool:
-        """Whether an env draws random numbers while it steps: then members share noise, and groups may pay."""
+        """Whether an env draws random numbers while it steps, so that members share noise and groups may pay."""
         return self.n_samples > 1 and self._fanout.saw_noise()
 
     def fork_reasons(self) -> str:
@@ -123,7 +123,7 @@ class Groups:
         return self._fanout.fork_reasons() if self.n_samples > 1 else ""
 
     def drop_siblings(self) -> None:
-        """End all siblings, which cost memory or processes. All fork from member 0 at the next step of a group."""
+        """End all siblings, to free memory or processes. New siblings fork from member 0 at the next grouped step."""
         if self._has_siblings:
             self._has_siblings = False
             self._fanout.drop_siblings()
@@ -136,17 +136,17 @@ class Groups:
 
     def observations(self, of_member_0: Observations) -> Observations:
         """
-        Put together what the members act on next.
+        Put together the observations on which the members act next.
 
         :param of_member_0: Member 0's observations, ``(E, ...)``
-        :return: Those of all members, member by member, ``(N * E, ...)``
+        :return: All members' observations, member by member, ``(N * E, ...)``
         """
         if self.starts_ME.all():
             return each(lambda own: np.concatenate([own] * self.n_samples), of_member_0)
         return each(lambda *rows: np.concatenate(rows), of_member_0, self._replaced(self.starts_ME, of_member_0))
 
     def _replaced(self, members_ME: np.ndarray, of_member_0: Observations) -> Observations:
-        """What siblings reached, and in the rows of some of them what member 0 acts on next."""
+        """The siblings' next observations; in the rows of the given members, member 0's observations replace them."""
         if not members_ME.any():
             return self._observations_ME
         flat, (_, envs) = members_ME.reshape(-1), np.nonzero(members_ME)
@@ -156,7 +156,7 @@ class Groups:
 
     def action_masks(self, n_members: int) -> np.ndarray:
         """
-        Ask the envs' ``action_masks()`` which actions are valid in the states that members act in next.
+        Ask the envs' ``action_masks()`` which actions are valid in the members' present states.
 
         :param n_members: N, or 1 if member 0 acts alone
         :return: The masks, ``(n_members * E, ...)``, member by member
@@ -174,12 +174,13 @@ class Groups:
 
     def step(self, actions_NE: np.ndarray) -> GroupStep:
         """
-        Step every member once: first the siblings, then member 0 through ``env.step``. With the actions of member 0 alone,
-        only that is stepped, and all siblings fork from it at the next step.
+        Step every member once: first the siblings, then member 0 through ``env.step``. If only member 0's actions are given,
+        only member 0 is stepped, and all siblings fork from it at the next step.
 
         :param actions_NE: Actions within the action space, ``(N, E, ...)``, or ``(1, E, ...)`` for member 0 alone
         :return: Observations, rewards, ends and infos of each member
-        :raises BranchingError: if a sibling's step fails, or gives NaN; with candidates, if what is executed leads elsewhere
+        :raises BranchingError: if a sibling's step fails or gives NaN; for :class:`Candidates`, if the executed action has
+            another result than its branch
         """
         self._stepping = True
         self._n_steps += 1
@@ -188,7 +189,7 @@ class Groups:
         try:
             step = self._step_alone(actions_NE[0]) if len(actions_NE) == 1 else self._step(actions_NE)
         except BaseException:
-            # nobody knows where members are, and what processes still answer is no answer to the next command
+            # the members' states are unknown, and pending answers of processes must not be taken for later ones
             self.lost_member_0 |= forget_step(self.env)
             raise
         self._stepping = False
@@ -206,7 +207,7 @@ class Groups:
         try:
             siblings = self._step_siblings(actions_NE[1:], send)
         except BranchingError as error:
-            if error.__cause__ is not None and not forget_step(self.env):  # the env raised: member 0 may meet the same
+            if error.__cause__ is not None and not forget_step(self.env):  # member 0's step may raise the env's own error
                 self._step_member_0(actions_NE[0])
             raise
         zero = self._step_member_0(actions_NE[0])
@@ -231,7 +232,7 @@ class Groups:
         return MemberZero(new_obs, rewards, dones, infos, dones & ~truncated_E)
 
     def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> SiblingStep:
-        """Step the siblings; what they saw waits for the statistics that VecNormalize has after member 0's step."""
+        """Step the siblings. Their results are normalised later, with VecNormalize's statistics after member 0's step."""
         self._has_siblings = True
         for stage in self._stages:
             stage.fork(self.starts_ME)
@@ -251,7 +252,7 @@ class Groups:
         return SiblingStep(rows.showing(observations), terminated_ME, ended_ME)
 
     def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
-        """Put what siblings saw through the VecEnv wrappers, and end the traces of those that do not go on."""
+        """Apply the VecEnv wrappers to the siblings' results, and note which siblings fork at the next step."""
         rows = siblings.rows
         for stage in self._stages:
             rows = stage.step(rows)
@@ -261,14 +262,14 @@ class Groups:
 
 
 Chooser = Callable[[Observations, np.ndarray, np.ndarray], np.ndarray]
-"""From what N actions led to, observations ``(N * E, ...)``, rewards, terminations ``(N, E)``, which to execute, ``(E,)``."""
+"""From N actions' observations ``(N * E, ...)``, rewards and terminations ``(N, E)``: the index of the best one, ``(E,)``."""
 
 
 class Candidates(Groups):
     """
-    Groups in which member 0's action is chosen when it is known what each of N actions leads to. All are tried in branches of
-    the env, then the chosen one is executed by ``env.step``: a step of the simulator more. It must lead to what its branch
-    led to, which checks the branching at every step. ``choose`` says which; the rest is as in :class:`Groups`.
+    Groups whose member 0 executes the best of N actions. All N actions are tried in branches of the env, ``choose`` chooses
+    one by their results, and ``env.step`` executes it: N + 1 simulator steps. Its result must equal its branch's result, so
+    every step checks the branching.
     """
 
     def __init__(self, env: VecEnv, n_samples: int, choose: Chooser) -> None:
@@ -313,7 +314,7 @@ class Candidates(Groups):
         )
 
     def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
-        """Refuse to go on where the executed action did not lead to what its branch led to."""
+        """Raise an error if the executed action has another result than its branch."""
         for e, done in enumerate(zero.dones):
             theirs = row_of(branch, e)
             executed = zero.infos[e]["terminal_observation"] if done else row_of(zero.new_obs, e)
@@ -322,7 +323,7 @@ class Candidates(Groups):
             found = found or first_difference("reward", float(np.float32(zero.rewards[e])), float(np.float32(rewards_E[e])))
             if found is not None:
                 raise BranchingError(
-                    f"Env {e} is not branched exactly: at step {self._n_steps} of the training the chosen action did not lead "
-                    f"where it led in its branch: {found}. The env keeps state where a copy does not have its own; give it "
-                    "the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
+                    f"Env {e} is not branched exactly: at step {self._n_steps} of the training the chosen action had another "
+                    f"result than in its branch: {found}. The env keeps state that its copies share; give it the two methods "
+                    "of sb3_hybrid_grpo.branching.SupportsBranching, or use n_samples=1."
                 )

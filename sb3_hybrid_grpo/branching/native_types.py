@@ -1,4 +1,4 @@
-"""How objects that are written in C are copied: numpy's, and those of libraries that envs use, each by its public API."""
+"""Rules for objects written in C: numpy's, and those of libraries that envs use. Each is copied by its public API."""
 
 import array
 import copy
@@ -18,24 +18,24 @@ PROCESS_WIDE_PYTHON: Any = getattr(random.random, "__self__", None)
 
 
 def torch_generator() -> Any:
-    """torch's default generator; None where torch is not loaded."""
+    """torch's default generator; None if torch is not loaded."""
     return getattr(sys.modules.get("torch"), "default_generator", None)
 
 
 def is_generator(obj: Any) -> bool:
-    """Whether something is a generator of random numbers whose state can be read."""
+    """Whether an object is a generator of random numbers whose state can be read."""
     known = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
     return isinstance(obj, known) or type(obj) is type(torch_generator() or ...)
 
 
 def bits_of(generator: Any) -> Any:
-    """What has the state of a generator: of numpy's Generator, its bit generator; of a space, that of the one it has now."""
+    """The object that holds a generator's state: a numpy Generator's bit generator; for a space, that of its generator."""
     generator = generator.np_random if isinstance(generator, gym.Space) else generator
     return generator.bit_generator if isinstance(generator, np.random.Generator) else generator
 
 
 def state_of(generator: Any) -> Any:
-    """Its state, which :func:`set_state` takes."""
+    """A generator's state, for :func:`set_state`."""
     bits = bits_of(generator)
     if isinstance(bits, np.random.BitGenerator):
         return bits.state
@@ -45,10 +45,7 @@ def state_of(generator: Any) -> Any:
 
 
 def set_state(generator: Any, state: Any) -> None:
-    """
-    :param generator: What :func:`is_generator` is true for, or a space
-    :param state: What :func:`state_of` returned
-    """
+    """Put a generator, or a space's generator, into a state that :func:`state_of` returned."""
     bits = bits_of(generator)
     if isinstance(bits, np.random.BitGenerator):
         bits.state = state
@@ -57,7 +54,7 @@ def set_state(generator: Any, state: Any) -> None:
 
 
 def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
-    """Copy an object that is costly to make: ``make(obj, reuse)`` may write over an earlier copy of it."""
+    """Copy an object that is costly to make: ``make(obj, reuse)`` may overwrite an earlier copy."""
     known = c.reuse.get(id(obj))
     made = make(obj, known[1] if known is not None and known[0] is obj else None)
     c.natives[id(obj)] = (obj, made)
@@ -65,7 +62,7 @@ def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
 
 
 def copy_array(c: Any, obj: Any) -> Any:
-    """An array of any kind. A view is a view of its owner's copy; what nobody can write to is shared."""
+    """An array of any kind. A view becomes a view of its owner's copy; read-only memory is shared."""
     kind, writeable = type(obj), obj.flags.writeable
     if obj.base is None and kind is np.ndarray and not obj.dtype.hasobject:
         return obj.copy(order="K") if writeable else obj
@@ -91,20 +88,20 @@ def copy_array(c: Any, obj: Any) -> Any:
 
 
 def _base_of(obj: Any) -> Any:
-    """What an array is a view of; None for an owner of memory."""
+    """The object of which an array is a view; None for an owner of memory."""
     base: Any = obj.base if isinstance(obj, np.ndarray) else obj.obj if isinstance(obj, memoryview) else None
-    return base.base if type(base).__name__ == "DummyArray" else base  # of np.lib.stride_tricks
+    return base.base if type(base).__name__ == "DummyArray" else base  # np.lib.stride_tricks puts it in between
 
 
 def _copy_objects(c: Any, obj: Any, made: Any) -> None:
     if obj.dtype != object:
         raise CannotCopyError("is an array of records that refer to Python objects")
     for place, one in enumerate(obj.flat):
-        made.flat[place] = c(one)  # one by one: numpy would take a nested list apart
+        made.flat[place] = c(one)  # one by one: numpy would make an array of a nested list
 
 
 def _same_view(obj: Any, owner: Any, made: Any) -> Any:
-    """The view of an owner's copy that an array is of the owner."""
+    """The same view of ``made``, the owner's copy, as ``obj`` is of ``owner``."""
     offset = _address(obj) - _address(_flat(owner, obj))
     if obj.dtype.hasobject:
         return np.lib.stride_tricks.as_strided(_flat(made, obj)[offset // obj.itemsize :], obj.shape, obj.strides)
@@ -112,7 +109,7 @@ def _same_view(obj: Any, owner: Any, made: Any) -> Any:
 
 
 def _flat(owner: Any, obj: Any) -> Any:
-    """All that an owner of memory holds, in the order in which it lies there."""
+    """The memory of an owner as a flat array, in memory order."""
     if name_of(type(owner)) == "torch.Tensor":
         owner = owner.numpy()
     elif isinstance(owner, bytearray | array.array):
@@ -153,12 +150,12 @@ def copy_memoryview(c: Any, obj: Any) -> Any:
 
 
 def deep(c: Any, obj: Any) -> Any:
-    """What ``copy.deepcopy`` copies whole. What both copy is one object in the copy."""
+    """Copy by ``copy.deepcopy``. The shared memo keeps references between objects."""
     return copy.deepcopy(obj, c.memo)
 
 
 def copy_mujoco_data(c: Any, obj: Any) -> Any:
-    """MjData, all of it: rewards read derived arrays that lag behind ``qpos``, so that no state of MuJoCo's own is exact."""
+    """MjData, with all arrays: rewards read derived arrays that lag behind ``qpos`` and that MuJoCo's own states lack."""
     import mujoco
 
     if not hasattr(mujoco, "mj_copyData"):  # before 3.5
@@ -178,7 +175,7 @@ def copy_mujoco_data(c: Any, obj: Any) -> Any:
 
 
 def copy_mujoco_model(c: Any, obj: Any) -> Any:
-    """MjModel: shared, until the check sees siblings differ, which may be because the env changes it."""
+    """MjModel: shared. If the check finds a difference, each sibling gets its own, for the env may change the model."""
     return copy.copy(obj) if c.own_models else obj
 
 
@@ -193,14 +190,14 @@ def copy_ale(c: Any, obj: Any) -> Any:
     """An emulator of Atari games. Loading a game takes long, so an earlier copy's emulator is used again."""
     if obj.getFloat("repeat_action_probability") > 0:  # the previous action is not in an ALEState
         raise CannotCopyError(
-            "repeats actions at random by itself, and its state does not tell which action it repeats. Make the env with "
+            "repeats actions at random, and its saved state lacks the previous action. Make the env with "
             "repeat_action_probability=0.0, or take an id that ends in NoFrameskip-v4; Stable-Baselines3's "
             "AtariWrapper(env, action_repeat_probability=0.25) repeats actions in a way that can be copied"
         )
     if any(map(obj.getString, ("record_screen_dir", "record_sound_filename"))) or any(
         map(obj.getBool, ("display_screen", "sound"))
     ):
-        raise CannotCopyError("shows or records what it does")
+        raise CannotCopyError("shows or records its screen or sound")
 
     def make(ale: Any, reuse: Any) -> Any:
         settings = [(kind, name, getattr(ale, f"get{kind}")(name)) for kind, name in _ALE_SETTINGS]
@@ -217,7 +214,7 @@ def copy_ale(c: Any, obj: Any) -> Any:
 
 
 def _copy_table(c: Any, obj: Any) -> Any:
-    """A pandas DataFrame or Series: shared where all its arrays are read-only, else a copy."""
+    """A pandas DataFrame or Series: shared if all its arrays are read-only, else a copy."""
     columns = [obj] if obj.ndim == 1 else [obj.iloc[:, place] for place in range(obj.shape[1])]
     if columns and not any(one.to_numpy().flags.writeable for one in columns if one.dtype.kind in "biufcmM"):
         if all(one.dtype.kind in "biufcmM" for one in columns):
@@ -233,7 +230,7 @@ def _copy_table(c: Any, obj: Any) -> Any:
 
 
 def _copy_tensor(c: Any, obj: Any) -> Any:
-    """A torch tensor. Tensors that share memory do so in the copy."""
+    """A torch tensor. Copies of tensors that share memory share memory."""
     if obj.grad_fn is not None:
         raise CannotCopyError("is a tensor that belongs to a graph of gradients")
     made = deep(c, obj.data)  # a Parameter's own copy would have memory of its own
@@ -251,7 +248,7 @@ def _copy_surface(c: Any, obj: Any) -> Any:
 
 
 def share(c: Any, obj: Any) -> Any:
-    """What never changes."""
+    """The object itself, because it never changes."""
     return obj
 
 
@@ -284,12 +281,12 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     **{f"torch.{part}": share for part in ("device", "dtype", "layout", "memory_format")},
 }
 _CONSTANT_PACKAGES = ("jax", "jaxlib")
-"""Arrays that never change, and functions of these."""
+"""Packages whose objects never change."""
 
 
 @functools.lru_cache(maxsize=4096)
 def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
-    """How it is copied, ``rule(copier, obj)``, if it is one of those above or a subclass without attributes of its own."""
+    """The rule of a type in ``_BY_NAME`` or of its subclass, ``rule(copier, obj)``; None for another type."""
     if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
         return share
     if kind is type(torch_generator() or ...):
@@ -303,7 +300,7 @@ def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
 
 
 def _with_attributes(rule: Callable[[Any, Any], Any], c: Any, obj: Any) -> Any:
-    """An object of a subclass written in Python."""
+    """An object of a Python subclass, with its attributes."""
     made = rule(c, obj)
     if type(made) is not type(obj):
         raise CannotCopyError(f"is a {name_of(type(obj))}, whose base copies itself as another type")

@@ -1,4 +1,4 @@
-"""How Python's own objects are copied: containers, functions, references, buffers."""
+"""Rules for Python's own objects: containers, functions, references, buffers."""
 
 import collections
 import functools
@@ -18,13 +18,13 @@ from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule
 from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "spec", "_cached_spec"})
-"""How an env was made. No step reads it."""
+"""Attributes that record how an env was made. No step reads them."""
 _PLAIN_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 
 def fill(c: Any, obj: Any, made: Any) -> Any:
-    """Copy Python attributes and slots into a copy that was made."""
+    """Copy an object's attributes and slots into its new copy."""
     kind: Any = type(obj)
     c.memo[id(obj)] = made
     if kind.__dictoffset__:
@@ -50,13 +50,13 @@ def slots_of(kind: Any) -> tuple[Any, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _shared_attributes(kind: Any) -> frozenset[str]:
-    """Attributes that are not copied: how an env was made, and what was declared constant."""
+    """Attributes that are not copied: records of how an env was made, and declared constants."""
     records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
     return records.union(*(engines.constants_of(base) for base in kind.__mro__))
 
 
 def copy_space(c: Any, obj: Any) -> Any:
-    """A space: constant but for its generator, and spaces in it."""
+    """A space. Only its generator and the spaces in it are copied."""
     attributes = vars(obj)
     inner = () if type(obj) in _PLAIN_SPACES else [name for name in attributes if _holds_spaces(name, attributes[name])]
     generator = generator_of(obj)
@@ -77,7 +77,7 @@ def _holds_spaces(name: str, value: Any) -> bool:
 def copy_mapping(c: Any, obj: Any) -> Any:
     made = c.remember(obj, obj.copy())
     for key, value in obj.items():
-        if type(key) not in ATOMS and c(key) is not key:  # objects as keys: the order is that of insertion
+        if type(key) not in ATOMS and c(key) is not key:  # a copied key: insert all anew, to keep the order
             made.clear()
             made.update((c(key), c(value)) for key, value in list(obj.items()))
             return made
@@ -97,13 +97,13 @@ def copy_tuple(c: Any, obj: Any) -> Any:
     if ATOMS.issuperset(map(type, obj)):
         return obj
     parts = [c(one) for one in obj]
-    if id(obj) in c.memo:  # it leads back to itself
+    if id(obj) in c.memo:  # a cycle of references has copied it
         return c.memo[id(obj)]
     return obj if all(map(operator.is_, parts, obj)) else tuple.__new__(type(obj), parts)
 
 
 def copy_set(c: Any, obj: Any) -> Any:
-    """A set. Its order is the original's where one of two ways to build it gives that; see docs/branching.md."""
+    """A set. Two ways to build it are tried, to keep the original's order; see docs/branching.md."""
     parts = [c(one) for one in obj]
     same = all(map(operator.is_, parts, obj))
     if type(obj) is frozenset:
@@ -119,7 +119,7 @@ def copy_set(c: Any, obj: Any) -> Any:
 
 
 def subclass_of(base: Any) -> Rule:
-    """A rule for subclasses of a container, whose own methods may do more than hold an item."""
+    """A rule for subclasses of a container. It calls the base's methods, because a subclass's may have side effects."""
 
     def copy(c: Any, obj: Any) -> Any:
         made = c.remember(obj, base.__new__(type(obj)))
@@ -138,7 +138,7 @@ def subclass_of(base: Any) -> Rule:
 
 
 def immutable_subclass_of(base: Any) -> Rule:
-    """A rule for subclasses of numbers, texts and tuples, whose objects may have attributes."""
+    """A rule for subclasses of numbers, strings and tuples, whose objects may have attributes."""
 
     def copy(c: Any, obj: Any) -> Any:
         made = copy_tuple(c, obj) if base is tuple else obj
@@ -149,7 +149,7 @@ def immutable_subclass_of(base: Any) -> Rule:
 
 
 def copy_function(c: Any, obj: Any) -> Any:
-    """A function: shared, unless it keeps something from call to call that its module does not keep."""
+    """A function: shared, unless it keeps values between calls (closure, attributes, defaults) and is no module's global."""
     defaults = (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values())
     is_plain = obj.__closure__ is None and not obj.__dict__ and ATOMS.issuperset(map(type, defaults))
     if is_plain or _is_global(obj):
@@ -165,7 +165,7 @@ def copy_function(c: Any, obj: Any) -> Any:
 
 
 def _is_global(function: Any) -> bool:
-    """Whether a function is found by its name in its module, so that it is one for all."""
+    """Whether a function is found by its name in its module."""
     found: Any = sys.modules.get(function.__module__)
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
@@ -194,7 +194,7 @@ def copy_bound_builtin(c: Any, obj: Any) -> Any:
 
 
 def copy_cached_function(c: Any, obj: Any) -> Any:
-    """``lru_cache``: what it holds cannot be copied, but an empty one can be made again."""
+    """A function with an ``lru_cache``: the cached results cannot be copied, but an empty cache can be made anew."""
     function = c(obj.__wrapped__)
     if _is_global(obj) or (function is obj.__wrapped__ and obj.cache_info().currsize == 0):
         return obj
@@ -221,9 +221,9 @@ def copy_weak_container(c: Any, obj: Any) -> Any:
 
 
 def copy_by_reduce(c: Any, obj: Any) -> Any:
-    """An object of Python's own in C, of the parts that it names (``__reduce__``)."""
+    """One of Python's own objects in C, rebuilt from the parts that ``__reduce__`` returns."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of itertools, which cannot be copied from Python 3.14 on
+        warnings.simplefilter("ignore", DeprecationWarning)  # about itertools, which cannot be copied from Python 3.14 on
         make, arguments, *state = obj.__reduce_ex__(2)
         arguments = [c(one) for one in arguments]
         if id(obj) in c.memo:
@@ -238,8 +238,8 @@ def copy_file(c: Any, obj: Any) -> Any:
     if obj in (sys.stdout, sys.stderr, sys.stdin, sys.__stdout__, sys.__stderr__) or obj.closed:
         return obj
     raise CannotCopyError(
-        "is an open file: all siblings would share its position, and what one writes cannot be taken back",
-        "Read what the env needs of it before the training, and close it; write from a callback, or with SB3's Monitor",
+        "is an open file: all siblings would share its position, and a sibling's writes cannot be undone",
+        "Read the file before the training, and close it; write from a callback, or with SB3's Monitor",
     )
 
 
@@ -251,12 +251,12 @@ def copy_lock(c: Any, obj: Any) -> Any:
 
 def copy_ufunc(c: Any, obj: Any) -> Any:
     if obj.__name__.endswith("(vectorized)"):  # np.frompyfunc, of any function
-        raise CannotCopyError("is a function of np.frompyfunc, which does not tell what it calls")
+        raise CannotCopyError("is a function of np.frompyfunc, and the Python function in it cannot be read")
     return obj
 
 
 def copy_local(c: Any, obj: Any) -> Any:
-    """What a thread keeps for itself."""
+    """A ``threading.local``."""
     made = c.remember(obj, type(obj)())
     made.__dict__.update({name: c(value) for name, value in obj.__dict__.items()})
     return made

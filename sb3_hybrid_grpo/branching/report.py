@@ -1,4 +1,4 @@
-"""How an env is branched, whether that is exact, and what it costs."""
+"""A report for the user: how an env is branched, whether its siblings are exact, and what they cost."""
 
 import time
 import warnings
@@ -13,17 +13,17 @@ from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder, require_env
 from sb3_hybrid_grpo.errors import BranchingError
 
 SECONDS, MOST_SECONDS = 0.6, 3.0
-"""How long costs are measured, and at most, where a round takes long."""
+"""Seconds for which costs are measured, and the most if rounds take long."""
 STEPS = 4
 """Steps of a sibling and of the env in a round."""
 
 
 class BranchingReport(NamedTuple):
-    """What :func:`check_branching` found. Times are in microseconds; ``str()`` of it is for people."""
+    """The result of :func:`check_branching`. Times are in microseconds; ``str(report)`` is a readable text."""
 
     env: str
     engine: str
-    """What siblings are: "copied", "forked", or "none"."""
+    """How siblings are made: "copied", "forked", or "none"."""
     n_samples: int
     branch_horizon: int
     refusal: str = ""
@@ -31,32 +31,32 @@ class BranchingReport(NamedTuple):
     reasons: tuple[str, ...] = ()
     """Why siblings cannot be copies."""
     step: float = 0.0
-    """A step of the env alone."""
+    """Time of one step of the env alone."""
     fork: float = 0.0
-    """To make a sibling."""
+    """Time to make a sibling."""
     sibling_step: float = 0.0
     group_step: float = 0.0
-    """A step of all members, with all that branching costs."""
+    """Time of one step of all members, with all costs of branching."""
     slow_down: float = 0.0
-    """What a step of the group costs, over as many plain steps: the median of ratios measured in turn."""
+    """Time of a group's step divided by the time of N plain steps: the median over rounds."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether the env can be branched: only what was shown to be exact is."""
+        """Whether the env can be branched: an env whose siblings are not exact is refused."""
         return not self.refusal
 
     @property
     def hint(self) -> str:
-        """What would make it faster; empty if little would."""
+        """Advice that makes branching faster; empty if there is none."""
         if self.engine == "forked":
             return (
-                "forks cost milliseconds. Say how the simulator is copied (register_copier), or saved and restored "
+                "forks cost milliseconds. Declare how the simulator is copied (register_copier), or saved and restored "
                 "(register_engine, or save_state() and restore_state(state) of the env)"
             )
         if self.is_exact and self.branch_horizon < 16 and self.fork > 2 * self.step:
             return (
-                "a copy costs more than two steps. Say which large tables never change: table.flags.writeable = False for an "
-                "array, declare_constant for an attribute"
+                "a copy costs more than two steps. If large tables never change, declare them: table.flags.writeable = False "
+                "for an array, declare_constant for an attribute"
             )
         return ""
 
@@ -79,22 +79,22 @@ class BranchingReport(NamedTuple):
 
 def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: int = 64) -> BranchingReport:
     """
-    Find out how an env is branched, whether that is exact, and what it costs. The env is reset and played; its recorders
-    (``Monitor`` and its like) see nothing of it.
+    Find out how an env is branched, whether its siblings are exact, and what they cost. The env is reset and stepped; its
+    recorders (such as ``Monitor``) record nothing.
 
     :param env: The env
     :param n_samples: N, the members of a group
     :param branch_horizon: K, the steps between two forks
     :return: The report
-    :raises TypeError: for something else than an env, such as its id
+    :raises TypeError: if ``env`` is no env, for example its id
     :raises ValueError: if one of the numbers is no whole number of at least 1
     """
     require_env(env)
     for name, value in (("n_samples", n_samples), ("branch_horizon", branch_horizon)):
         if not isinstance(value, int) or value < 1:
             raise ValueError(
-                f"Received {name}={value!r}: what is measured is a group that forks every so many steps, so it must be a "
-                "whole number of at least 1. branch_horizon=64 is what 'auto' does where groups pay."
+                f"Received {name}={value!r}: it must be a whole number of at least 1, for a group that forks at a fixed "
+                "interval. Use n_samples=4 and branch_horizon=64, the interval of 'auto'."
             )
     layer: Any = env
     try:
@@ -125,7 +125,7 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
 
 
 def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
-    """Seconds of a step, of a fork and of a sibling's step, round by round: a busy machine changes from moment to moment."""
+    """Seconds of a step, of a fork and of a sibling's step, in rounds: the speed of a busy machine changes all the time."""
     actions, sibling = RandomActions(branching), None
     rounds: list[tuple[float, float, float]] = []
     branching.reset(seed=0)
@@ -135,7 +135,7 @@ def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
         while time.perf_counter() - start < (SECONDS if len(rounds) > 2 else MOST_SECONDS) and len(rounds) < 2000:
             began = time.perf_counter()
             sibling = branching.sibling_maker(sibling)
-            if sibling.kind == "forked":  # a process is there when it has answered
+            if sibling.kind == "forked":  # the process is ready when it has answered
                 sibling.get_wrapper_attr("get_wrapper_attr")("action_space")
             fork = time.perf_counter() - began
             sibling_step, _ = _timed(sibling, actions)

@@ -1,4 +1,4 @@
-"""Siblings: live copies of an env, or else forked processes; and what decides which."""
+"""Siblings: copies of an env, or forked processes; and the choice between them."""
 
 import contextlib
 import itertools
@@ -20,10 +20,10 @@ from sb3_hybrid_grpo.notices import notice
 
 class SteppedEnv:
     """
-    An env that is stepped with its own state of what it shares with others.
+    An env that shares objects with other envs, and is stepped with its own state of them.
 
     :param env: The env
-    :param shared_state: That state, if it shares something
+    :param shared_state: Its state of the shared objects; None if it shares none
     """
 
     def __init__(self, env: Any, shared_state: MemberState | None) -> None:
@@ -50,13 +50,13 @@ class SteppedEnv:
 
 class CopiedEnv(SteppedEnv):
     """
-    A live copy of an env with its wrappers as it is now, its generators of random numbers included. It shares with the env
-    what never changes, and nothing else. Recorders are left out.
+    A copy of an env in its present state, with its wrappers and generators of random numbers. It shares only objects that
+    never change with the env. Recorders are left out.
 
     :param env: The env
-    :param previous: An earlier copy that is not needed any more: its simulators and generators are written over
-    :param own_models: Whether it needs an MjModel of its own, because the env changes its one
-    :param streams: The env's streams in the place of generators that it shares
+    :param previous: An earlier copy that is not needed any more: its simulators and generators are overwritten
+    :param own_models: Whether the copy needs its own MjModel, because the env changes the model
+    :param streams: The env's streams in place of generators that it shares
     :raises CannotCopyError: if the env holds an object that no rule copies
     """
 
@@ -78,10 +78,10 @@ class CopiedEnv(SteppedEnv):
             self.step, self.reset = made.step, made.reset  # type: ignore[method-assign]
 
     def close(self) -> None:
-        """Nothing: what a copy shares with the env is the env's to close."""
+        """Do nothing: the env closes the objects that a copy shares with it."""
 
     def __getattr__(self, name: str) -> Any:
-        """What any env has: its spaces, its spec."""
+        """Other attributes of the copied env: its spaces, its spec."""
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
@@ -89,15 +89,15 @@ class CopiedEnv(SteppedEnv):
 
 _NO_STREAMS = MemberState([], [])
 Sibling = CopiedEnv | ForkedEnv
-"""An env that began in the state of another one, and is stepped beside it."""
+"""A copy or fork of an env, which is stepped beside the env."""
 
 
 _TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Envs, by their ids, of which it was said that their siblings are forks."""
+"""Envs, by their ids, whose user was told that siblings are forks."""
 
 
 class SiblingMaker:
-    """Makes siblings of an env: copies where all that it holds can be copied and that is exact, else forks."""
+    """Makes siblings of an env: copies if all its objects can be copied and the copies are exact, else forks."""
 
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
         self.env = env
@@ -115,11 +115,11 @@ class SiblingMaker:
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
         self.noisy = self._saves_itself = bool(copier.swapped)
-        """Whether steps draw random numbers; what was not checked, or saves itself, may do so."""
+        """Whether steps draw random numbers. For an env that saves itself this is assumed."""
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
-            return "it holds objects that lead to one another in too long a chain"
+            return "it holds a chain of references that is too long for Python's recursion limit"
         if not isinstance(error, CannotCopyError):
             return f"copying it raised {error!r}"
         path = path_along(self.env, error.holders)
@@ -136,7 +136,7 @@ class SiblingMaker:
         self.streams = streams if streams.shared else None
 
     def take_forks(self, reason: str) -> None:
-        """Make forks from now on, for this reason; an error where processes cannot be forked."""
+        """Make forks from now on, for this reason; raise an error if processes cannot be forked."""
         self.reasons.append(reason)
         self.forks = True
         if not can_fork():
@@ -147,7 +147,7 @@ class SiblingMaker:
         if not self.forks:
             try:
                 return CopiedEnv(self.env, previous, self.own_models, self.streams)
-            except Exception as error:  # the env holds something that it did not hold before
+            except Exception as error:  # the env now holds an object that cannot be copied
                 self.take_forks(self._reason(error))
         if _TOLD.get(id(self.env)) is not self.env:
             _TOLD[id(self.env)] = self.env
@@ -155,28 +155,28 @@ class SiblingMaker:
         return ForkedEnv(self.env, previous, self.streams)
 
     def numbers(self) -> list[bytes | None]:
-        """The states of the generators that steps may draw from; none where that cannot be read."""
+        """The states of the generators that steps may draw from; empty if they cannot be read."""
         streams = self.streams or _NO_STREAMS
-        with contextlib.suppress(Exception):  # what forks need not be copied
+        with contextlib.suppress(Exception):  # an env that is forked may be impossible to copy
             return numbers_of(self.env, streams.states, Copier(shared=[one.obj for one in streams.shared]), of_spaces=False)
         return []
 
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""
         return (
-            f"Each sibling of {self.env} is a process, forked from the env's, which takes milliseconds (check_branching(env) "
-            f"measures how many). What is faster cannot be used: {'; '.join(self.reasons)}."
+            f"Each sibling of {self.env} is a process forked from the env's, and a fork takes milliseconds "
+            f"(check_branching(env) measures how many). Copies, which are faster, cannot be used: {'; '.join(self.reasons)}."
         )
 
     def check(self, shared: dict[str, Any]) -> None:
-        """Show that siblings of this very env are exact: copies, or else forks."""
+        """Check that siblings of this env are exact: copies, or else forks."""
         while can_fork():
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
             except HungForkError as error:
-                notice(f"Whether siblings of {self.env} are exact could not be shown before the training. {error}")
+                notice(f"Whether siblings of {self.env} are exact could not be checked before the training. {error}")
                 return
-            if found.lazy:  # generators that are made when they are first needed: made now, so that members share them
+            if found.lazy:  # generators made at their first use: make them now, so that all members copy the same ones
                 _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
             elif found.draws:
                 self._take_streams(found.draws)
@@ -194,42 +194,42 @@ class SiblingMaker:
             raise self.not_exact(found.difference or f"{self.around.refused}")
         if found.error is not None:
             notice(
-                f"Whether siblings of {self.env} are exact could not be shown before the training: the env raised "
-                f"{found.error} when it played random actions. Where only some actions are valid, give it action_masks(), as "
-                "sb3-contrib's MaskablePPO wants it."
+                f"Whether siblings of {self.env} are exact could not be checked before the training: the env raised "
+                f"{found.error} when it played random actions. If only some actions are valid, give the env action_masks(), "
+                "as for sb3-contrib's MaskablePPO."
             )
         if found.own_difference is not None:
             notice(
                 f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
-                "it reads a clock, or draws random numbers without a seed, so members do not see the same noise. Draw from "
-                "self.np_random, which reset(seed=...) seeds, and count steps in the place of a clock."
+                "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
+                "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
         for name in sorted((_path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
             notice(
-                f"{name} is shared by several envs and changes when one of them steps, so siblings do not see what another "
-                "env does to it. Give each env its own, or put the envs into a SubprocVecEnv."
+                f"{name} is shared by several envs and changes when one of them steps. Siblings have copies of it, without "
+                "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
             )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
-        _TOLD[id(self.env)] = self.env  # in the process of the check
+        _TOLD[id(self.env)] = self.env  # no notice from the process of the check
         return self(previous)
 
     def not_exact(self, found: str) -> BranchingError:
-        """The error that says why neither copies nor forks can be used."""
+        """The error for an env of which neither copies nor forks can be used."""
         return BranchingError(
-            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state where neither "
-            "a copy nor a forked process has its own (another process, a file, shared memory), or says wrongly how it is "
-            "copied. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
+            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state that copies "
+            "and forked processes share with it (another process, a file, shared memory), or a registered function copies it "
+            "wrongly. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
             "use n_samples=1 (plain PPO)."
         )
 
 
 def path_along(env: gym.Env[Any, Any], holders: Sequence[Any]) -> str:
     """
-    Say how an object is reached from an env: by the env's own attributes, without the innards of a library's objects.
+    The path of attributes from an env to an object. It ends at an object of a library, whose internals users do not know.
 
     :param env: The env
-    :param holders: The object, what holds it, and so on up to the env
+    :param holders: The object, its holder, the holder's holder, and so on up to the env
     """
     layers = list(layers_of(env))
     own = {module_of(type(layer)).split(".")[0] for layer in layers}
@@ -248,7 +248,7 @@ def path_along(env: gym.Env[Any, Any], holders: Sequence[Any]) -> str:
 
 def _path_to(env: gym.Env[Any, Any], sought: Any) -> str:
     class Finder(Copier):
-        """Stops where it meets the object."""
+        """Stops when it meets the object."""
 
         def __call__(self, obj: Any) -> Any:
             return super().__call__(obj) if obj is not sought else never("")(self, obj)

@@ -1,4 +1,4 @@
-"""Steps the siblings of every env of a VecEnv, in its processes where it has some."""
+"""Step the siblings of every env of a VecEnv, in the VecEnv's processes if it has any."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, 
 from sb3_hybrid_grpo.errors import BranchingError
 
 Then = Callable[[], object] | None
-"""A function that :func:`call` calls after it has sent all commands and before it reads the answers: it sends member 0's step,
-which the processes take as soon as they have stepped the siblings."""
+"""A function that :func:`call` calls after it has sent all commands and before it reads the answers. It sends member 0's step,
+so that the processes take that step right after the siblings' steps."""
 _PATIENCE = 30.0
-"""How long an answer that nobody wants any more is waited for, in seconds."""
+"""Seconds to wait for an answer that is only read to be dropped."""
 
 
 class DeadProcessError(EOFError):
@@ -35,14 +35,14 @@ def when(step: int) -> str:
 
 
 def base_of(env: VecEnv) -> VecEnv:
-    """The one that its wrappers are around."""
+    """The VecEnv inside of all VecEnv wrappers."""
     while isinstance(env, VecEnvWrapper):
         env = env.venv
     return env
 
 
 def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
-    """Call a method of every env at once, each with arguments of its own; ``env_method`` has the same for all."""
+    """Call a method of all envs at once. Each env has its own arguments, which ``env_method`` does not offer."""
     answers: list[Any] = []
     sent = 0
     try:
@@ -63,13 +63,13 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then =
 
 
 def send_step(env: VecEnv, actions: np.ndarray) -> None:
-    """Send the envs of a SubprocVecEnv a step that :func:`step_env` waits for; those of another VecEnv step there."""
+    """Send a step to the envs of a SubprocVecEnv. :func:`step_env` waits for it, and steps the envs of other VecEnvs."""
     base = base_of(env)
     if isinstance(base, SubprocVecEnv) and type(env).step is VecEnv.step:
         try:
             env.step_async(actions)
         except BaseException:
-            base.waiting = True  # some of the processes may have been told
+            base.waiting = True  # some processes may have received the step
             raise
 
 
@@ -85,22 +85,22 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
             _await(remote, process)  # a wrapper may send nothing before its step_wait
         try:
             return env.step_wait()
-        except BaseException:  # the answers that are not read yet are there
+        except BaseException:  # all answers have arrived: drop the unread ones
             _drain(base, slice(None), patience=0.0)
             base.waiting = False
             raise
     except (EOFError, ConnectionError) as error:
         raise BranchingError(
             f"{when(step)} the process of env {_dead_one(base, '?')} died in the step of member 0 (the env itself), or that "
-            "step failed: what it printed last says which. Make the envs anew and load the last checkpoint."
+            "step failed: see the last output of the process. Make the envs anew and load the last checkpoint."
         ) from error
 
 
 def forget_step(env: VecEnv) -> bool:
     """
-    After an error or an interrupt: read the answers to a step that was sent, lest the next command take them for its own.
+    After an error or an interrupt, read the pending answers to a step, lest the next command take them for its own.
 
-    :return: Whether the envs are in processes, so that nobody knows where the step has led
+    :return: Whether the envs are in processes, so that their states are unknown
     """
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv):
@@ -112,14 +112,14 @@ def forget_step(env: VecEnv) -> bool:
 
 
 def _await(remote: Any, process: Any) -> None:
-    """Wait for an answer. Forked processes hold each other's pipes open, so that a dead one need not give an end of file."""
+    """Wait for an answer. Forked processes hold each other's pipes open, so a dead process may cause no end of file."""
     while not remote.poll(1.0):
         if not process.is_alive() and not remote.poll():
             raise EOFError
 
 
 def _drain(env: SubprocVecEnv, which: slice, patience: float) -> None:
-    """Read the answers still under way, so that no later command takes one of them for its own."""
+    """Read the pending answers, so that no later command takes one of them for its own."""
     for remote, process in zip(env.remotes[which], env.processes[which], strict=True):
         end = time.monotonic() + patience
         try:
@@ -127,18 +127,18 @@ def _drain(env: SubprocVecEnv, which: slice, patience: float) -> None:
                 continue
             if there:
                 remote.recv()
-        except (EOFError, OSError):  # the interrupt has ended the process too
+        except (EOFError, OSError):  # the interrupt has ended the process, too
             continue
 
 
 def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
-    """Which process has ended."""
+    """The index of a process that has ended."""
     ended = wait([process.sentinel for process in env.processes], timeout=3.0)
     return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), guess)
 
 
 def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any]]:
-    """For each env of this process, the objects that another one holds, too, by their ids."""
+    """For each env of this process, the objects that another env holds, too, by their ids."""
     held = [{id(one): one for one in its} for its in held_objects]
     shared = []
     for e, its in enumerate(held):
@@ -148,7 +148,7 @@ def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any]]
 
 
 class Fanout:
-    """Calls a method of every env's :class:`BranchingWrapper` at once, each with arguments of its own."""
+    """Calls a method of all envs' :class:`BranchingWrapper` at once, each with its own arguments."""
 
     def __init__(self, env: VecEnv) -> None:
         if env.render_mode == "human" and "human" in env.get_attr("metadata", 0)[0].get("render_modes", []):
@@ -180,24 +180,24 @@ class Fanout:
         for above in self._wrappers_above():
             if above:
                 raise ValueError(
-                    f"Received an env that was made branchable below {', '.join(above)}, which its siblings would escape. "
+                    f"Received an env that was made branchable below {', '.join(above)}, which its siblings would bypass. "
                     "Call make_branchable last: make_branchable(Wrapper(env)), not Wrapper(make_branchable(env))."
                 )
         self.at_step = 0
-        """Number of the step that is being taken, for messages."""
+        """Number of the present step, for messages."""
         self._keys, self._shapes, dtypes = obs_space_info(self.base.observation_space)
-        # a SubprocVecEnv keeps the types in which envs answer, a DummyVecEnv has arrays of its own
+        # a SubprocVecEnv keeps the envs' dtypes, a DummyVecEnv has arrays of its own
         self._casts = not isinstance(self.base, SubprocVecEnv)
         self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
 
     def _wrappers_above(self) -> list[list[str]]:
-        """The wrappers of each env that its siblings would escape."""
+        """For each env, the wrappers that its siblings would bypass."""
         if isinstance(self.base, DummyVecEnv):
             return [layers_above(one) for one in self.base.envs]
         return self.base.env_method("wrappers_above")
 
     def check(self) -> None:
-        """Show that siblings are exact, by the next engine where the first one's are not."""
+        """Check that siblings are exact."""
         n_envs = self.base.num_envs
         shared: list[dict[str, Any]] = [{} for _ in range(n_envs)]
         if n_envs > 1 and not isinstance(self.base, SubprocVecEnv):
@@ -205,12 +205,12 @@ class Fanout:
         self._call("check_siblings", [(one,) for one in shared])
 
     def fork_reasons(self) -> str:
-        """Why siblings of an env are forked processes, and what that costs; empty if those of all envs are copies."""
+        """Why siblings of an env are forked processes, and what they cost; empty if all siblings are copies."""
         return next(filter(None, self._call("fork_reasons", [()] * self.base.num_envs)), "")
 
     def step(self, actions: np.ndarray, forks: np.ndarray, then: Then = None) -> list[SiblingSteps]:
         """Step all siblings."""
-        # lists, which cost less than arrays to look at and to send
+        # lists are cheaper than arrays to read and to send
         forks_of = forks.T.tolist()
         arguments = [(actions[:, e], forks_of[e]) for e in range(self.base.num_envs)]
         return self._call("step_siblings", arguments, then)
@@ -220,7 +220,7 @@ class Fanout:
         self._call("drop_siblings", [()] * self.base.num_envs)
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
-        """Ask siblings which actions are valid in their states."""
+        """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
     def saw_noise(self) -> bool:
@@ -275,5 +275,5 @@ class Fanout:
 
 
 def _steps_as(env: VecEnv, kind: type[VecEnv]) -> bool:
-    """Whether a VecEnv of a subclass takes a step as its class does."""
+    """Whether a VecEnv, perhaps of a subclass, has the step methods of a class."""
     return type(env).step_wait is kind.step_wait and type(env).step_async is kind.step_async

@@ -1,4 +1,4 @@
-"""What the VecEnv wrappers do to an observation, done to the siblings' without a trace in the wrappers."""
+"""Apply VecEnv wrappers to the siblings' observations and rewards, without a change of the wrappers' state."""
 
 import copy
 from collections.abc import Callable
@@ -25,10 +25,10 @@ Observations = Any
 
 
 class Rows(NamedTuple):
-    """What siblings saw in a step, sibling by sibling: M·E rows."""
+    """The siblings' results of a step, sibling by sibling: M·E rows."""
 
     observations: Observations
-    """The observations reached, before any reset or fork."""
+    """The next observations, before any reset or fork."""
     rewards: np.ndarray
     dones: np.ndarray
     """Whether a sibling's own episode ended."""
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
     """With ``"terminal_observation"`` where an episode ended."""
 
     def showing(self, observations: Observations) -> "Rows":
-        """The rows with these, the last ones of episodes in the infos included."""
+        """The rows with these observations, also as ``"terminal_observation"`` in the infos."""
         for row in np.flatnonzero(self.dones) if self.dones.any() else ():
             self.infos[row]["terminal_observation"] = row_of(observations, int(row))
         return self._replace(observations=observations)
@@ -44,26 +44,26 @@ class Rows(NamedTuple):
 
 class Stage:
     """
-    A VecEnv wrapper as siblings see it: its own ``step_wait``, called with their rows, in a shallow copy of it that is thrown
-    away, so that the wrapper itself never sees them.
+    Applies a VecEnv wrapper to the siblings' rows: it calls ``step_wait`` of a temporary shallow copy of the wrapper, so that
+    the wrapper itself does not change.
     """
 
     def __init__(self, wrapper: Any, n_siblings: int) -> None:
         self.wrapper, self.n_siblings = wrapper, n_siblings
         self.own: dict[str, Any] = {}
-        """Attributes of the copy that siblings have of their own."""
+        """Attributes that replace the wrapper's in the copy."""
 
     def fork(self, forks: np.ndarray) -> None:
-        """Give these siblings, ``(M, E)``, the state of member 0."""
+        """Give these siblings, ``(M, E)``, the wrapper's state for member 0."""
 
     def step(self, rows: Rows) -> Rows:
-        """Transform what siblings saw. The infos are changed in place."""
-        # no row ends an episode here: a VecEnv would show the next one's first observation in it
+        """Transform the siblings' results. The infos are changed in place."""
+        # dones are hidden: where an episode ends, a wrapper expects the next episode's first observation
         seen = self._step_wait(rows._replace(dones=np.zeros_like(rows.dones)))
         return rows.showing(seen.observations)._replace(rewards=seen.rewards)
 
     def preview(self, rows: Rows) -> Rows:
-        """What :meth:`step` would return now; nothing is kept."""
+        """Return the result of :meth:`step`, and keep no state."""
         before = copy.deepcopy(self.own)
         seen, self.own = self.step(rows), before
         return seen
@@ -75,7 +75,7 @@ class Stage:
 
 
 class _StepDone:
-    """A VecEnv whose step has been taken."""
+    """A VecEnv whose ``step_wait`` returns given rows."""
 
     def __init__(self, venv: VecEnv, rows: Rows) -> None:
         self._venv, self._rows = venv, rows
@@ -88,7 +88,7 @@ class _StepDone:
 
 
 class Normalize(Stage):
-    """VecNormalize, with the statistics in force now."""
+    """VecNormalize, with its present statistics, which siblings do not change."""
 
     def __init__(self, wrapper: VecNormalize, n_siblings: int) -> None:
         super().__init__(wrapper, n_siblings)
@@ -96,7 +96,7 @@ class Normalize(Stage):
 
 
 class FrameStack(Stage):
-    """VecFrameStack, with a stack of frames of each sibling's own."""
+    """VecFrameStack, with a stack of frames for each sibling."""
 
     def __init__(self, wrapper: VecFrameStack, n_siblings: int) -> None:
         super().__init__(wrapper, n_siblings)
@@ -107,7 +107,7 @@ class FrameStack(Stage):
     def fork(self, forks: np.ndarray) -> None:
         _, envs = np.nonzero(forks)
         for mine, theirs in zip(_stacks(self.own["stacked_obs"]), _stacks(self.wrapper.stacked_obs), strict=True):
-            mine.stacked_obs = mine.stacked_obs.copy()  # the array was returned by the last step
+            mine.stacked_obs = mine.stacked_obs.copy()  # the last step returned this array
             mine.stacked_obs[forks.reshape(-1)] = theirs.stacked_obs[envs]
 
 
@@ -118,7 +118,7 @@ def _stacks(stacked: StackedObservations[Any]) -> list[Any]:
 
 
 class Stateless(Stage):
-    """A wrapper of the user's that keeps no state from step to step. It gets the rows of one member after the other's."""
+    """A user's wrapper that keeps no state between steps. It gets one member's rows at a time."""
 
     def step(self, rows: Rows) -> Rows:
         parts = []
@@ -139,15 +139,15 @@ _STAGES: dict[type[VecEnvWrapper], type[Stage] | None] = {
     VecFrameStack: FrameStack,
     **dict.fromkeys((VecTransposeImage, VecExtractDictObs), Stage),
     **dict.fromkeys((VecMonitor, VecVideoRecorder), None),  # they record
-    VecCheckNan: None,  # what a sibling gives is always checked
+    VecCheckNan: None,  # siblings' numbers are always checked
 }
 _OWN_METHODS = ("step", "step_async", "step_wait", "reset")
 
 
 def register_vec_wrapper(wrapper_class: type[VecEnvWrapper]) -> None:
     """
-    Declare that a VecEnv wrapper of one's own keeps no state from step to step: what it makes of observations, rewards and
-    infos depends on nothing else. Siblings' rows then go through its ``step_wait``, too.
+    Declare that your own VecEnv wrapper keeps no state between steps: its observations, rewards and infos depend only on
+    those of the VecEnv inside. The wrapper's ``step_wait`` is then applied to siblings, too.
 
     Example::
 
@@ -161,8 +161,8 @@ def register_vec_wrapper(wrapper_class: type[VecEnvWrapper]) -> None:
 
         register_vec_wrapper(ShapedReward)
 
-    :param wrapper_class: The class; its subclasses are meant, too, where they override neither ``step_wait`` nor ``reset``
-    :raises TypeError: for something else than a subclass of VecEnvWrapper
+    :param wrapper_class: The class; included are subclasses that override neither ``step_wait`` nor ``reset``
+    :raises TypeError: if ``wrapper_class`` is no subclass of VecEnvWrapper
     """
     if not (isinstance(wrapper_class, type) and issubclass(wrapper_class, VecEnvWrapper)):
         raise TypeError(f"wrapper_class must be a subclass of VecEnvWrapper, got {wrapper_class!r}.")
@@ -170,7 +170,7 @@ def register_vec_wrapper(wrapper_class: type[VecEnvWrapper]) -> None:
 
 
 def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
-    """Find what the siblings' observations and rewards go through."""
+    """The stages for a VecEnv's wrappers, innermost first."""
     stages: list[Stage] = []
     while isinstance(env, VecEnvWrapper):
         kind = type(env)
@@ -178,8 +178,8 @@ def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
         if base is None or any(getattr(kind, name) is not getattr(base, name) for name in _OWN_METHODS):
             known = ", ".join(sorted(kind.__name__ for kind in _STAGES))
             raise ValueError(
-                f"Received an env wrapped in {kind.__name__}; what it does to the observations and rewards of siblings "
-                f"is not known. Known VecEnv wrappers: {known}. If it keeps no state from step to step, say so: "
+                f"Received an env wrapped in {kind.__name__}; the package cannot apply this wrapper to siblings, because it "
+                f"does not know it. Known VecEnv wrappers: {known}. If it keeps no state between steps, declare this: "
                 f"register_vec_wrapper({kind.__name__}), from sb3_hybrid_grpo.branching. Else write it as a "
                 "gymnasium.Wrapper around each env, or use n_samples=1 (plain PPO)."
             )
@@ -190,7 +190,7 @@ def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
 
 
 def is_truncated(info: dict[str, Any]) -> bool:
-    """Whether an episode that ended was cut off."""
+    """Whether an ended episode was truncated."""
     return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
 
 
@@ -200,7 +200,7 @@ def row_of(observations: Observations, row: int) -> Any:
 
 
 def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, step: int) -> None:
-    """Look for a NaN. Siblings pass by VecCheckNan, and one in them would reach the policy through the loss alone."""
+    """Raise an error if siblings' numbers are NaN: VecCheckNan does not see siblings, and the loss would become NaN."""
     named = {f"observation {key!r}": its for key, its in observations.items()} if isinstance(observations, dict) else {}
     for name, values in {"reward": rewards, **(named or {"observation": observations})}.items():
         # the sum is NaN where a value is (or where infinities meet)
@@ -208,13 +208,13 @@ def check_numbers(observations: Observations, rewards: np.ndarray, n_envs: int, 
             row = int(np.flatnonzero(np.isnan(values.reshape(len(values), -1)).any(axis=1))[0])
             raise BranchingError(
                 f"The {name} of member {row // n_envs + 1} (a sibling) of env {row % n_envs} is NaN at step {step} of the "
-                f"training: {values[row]}. Find out what the env does with the actions it was given; VecCheckNan finds a NaN "
-                "of member 0."
+                f"training: {values[row]}. Check the env's step() for the actions it was given; VecCheckNan finds a NaN of "
+                "member 0."
             )
 
 
 def each(function: Callable[..., Any], *batches: Observations) -> Observations:
-    """Apply a function to arrays, or key by key to dicts of arrays."""
+    """Apply a function to arrays, or to each key of dicts of arrays."""
     if isinstance(batches[0], dict):
         return {key: function(*(batch[key] for batch in batches)) for key in batches[0]}
     return function(*batches)

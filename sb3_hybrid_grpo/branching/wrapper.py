@@ -1,4 +1,4 @@
-"""The wrapper that lets siblings live beside an env, and copies for anybody."""
+"""The wrapper that steps the siblings of an env, and functions that make an env branchable or copy it."""
 
 import copy
 import gc
@@ -19,16 +19,16 @@ from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_record
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
-"""Attributes of gymnasium's wrappers. Those of ours have names that Python mangles, as no env's are."""
+"""Attributes of gymnasium's wrappers. BranchingWrapper's own have mangled names, which no env's attribute has."""
 _ONLY_READ = frozenset({"action_masks", "render_mode", "metadata", "spec", "observation_space", "action_space"})
-"""What is asked of an env while it plays, without changing it."""
+"""Attributes that are read while an env plays, without a change of the env."""
 
 
 class SiblingSteps(NamedTuple):
     """One step of each of an env's M siblings; a list of M entries each."""
 
     observations: list[Any]
-    """Observations reached, before any reset."""
+    """Next observations, before any reset."""
     rewards: list[float]
     terminated: list[bool]
     truncated: list[bool]
@@ -37,10 +37,10 @@ class SiblingSteps(NamedTuple):
 
 class SiblingFailure:
     """
-    A sibling's step raised. Returned, not raised: an exception would end the worker of a SubprocVecEnv.
+    The exception of a sibling's step. It is returned, because a raised one would end the worker of a SubprocVecEnv.
 
     :param member: The member; 0 for the env itself
-    :param error: What was raised. It is a BranchingError if it is this package that cannot go on
+    :param error: The exception; a BranchingError if this package raised it
     """
 
     def __init__(self, member: int, error: BaseException, text: str = "") -> None:
@@ -52,7 +52,7 @@ class SiblingFailure:
 
 
 class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
-    """Lets siblings live beside an env: other members of the env's group. ``step`` and ``reset`` are those of the env."""
+    """Makes and steps an env's siblings, the other members of its group. ``step`` and ``reset`` are the env's own."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -64,7 +64,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What a VecEnv sets on the outermost layer (``set_attr``) is meant for the env."""
+        """Pass attributes on to the env: a VecEnv's ``set_attr`` sets them on the outermost layer."""
         if name in _OF_WRAPPERS or name.startswith("_BranchingWrapper__") or hasattr(type(self), name):
             object.__setattr__(self, name, value)
         else:
@@ -72,12 +72,12 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             setattr(self.env, name, value)
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
-        """Set an attribute of the env. Siblings have it from their next fork on."""
+        """Set an attribute of the env. Siblings get it at their next fork."""
         self.__watch = None
         return super().set_wrapper_attr(name, value, force=force)
 
     def get_wrapper_attr(self, name: str) -> Any:
-        """An attribute of the env. Who calls a method may change the env, and siblings see that at their next fork."""
+        """An attribute of the env. It may be a method that changes the env; siblings get such changes at their next fork."""
         if name not in _ONLY_READ and not hasattr(type(self), name):
             self.__watch = None
         return super().get_wrapper_attr(name)
@@ -102,7 +102,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__siblings
 
     def check_siblings(self, shared: dict[str, Any] | None = None) -> SiblingFailure | None:
-        """Show that siblings of this very env are exact, before there are any."""
+        """Check that siblings of this env are exact, before any are made."""
         try:
             self.__maker.check(shared or {})
         except Exception as error:
@@ -110,7 +110,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return None
 
     def held_objects(self) -> list[Any]:
-        """The objects of which a copy of the env has copies; none where it cannot be copied."""
+        """The objects that are copied with the env; empty if the env cannot be copied."""
         copier = Copier()
         try:
             copier(self.env)
@@ -119,13 +119,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return copier.originals
 
     def fork_reasons(self) -> str:
-        """Why siblings of the env are forked processes, and what that costs; empty if they are copies."""
+        """Why siblings of the env are forked processes, and what they cost; empty if they are copies."""
         return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool:
         """
-        Whether a step was seen to draw random numbers. What a reset draws does not count. The check sees but a few steps, in a
-        slow env: each call looks at those that have come since the last, up to the first reset.
+        Whether a step was seen to draw random numbers; draws of a reset do not count. The check sees only a few steps of a
+        slow env. So each call also looks at the steps since the last call, up to the first reset.
         """
         self.__look_for_noise()
         if not self.__maker.noisy:
@@ -147,7 +147,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         else:
             with streams:
                 result = self.env.step(action)
-        if result[2] or result[3]:  # the VecEnv keeps it as terminal_observation, and the reset may write over a buffer
+        if result[2] or result[3]:  # the VecEnv keeps it as terminal_observation, and the reset may overwrite the env's buffer
             result = (copy.deepcopy(result[0]), *result[1:])
         if watch is not None:
             self.__compare(watch, taken, result)
@@ -160,7 +160,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             return self.env.reset(**kwargs)
 
     def drop_siblings(self) -> None:
-        """End all siblings. The env stays as it was, and new ones start from it."""
+        """End all siblings. The env does not change."""
         for sibling in self.__siblings.values():
             sibling.close()
         self.__siblings, self.__watch = {}, None
@@ -170,14 +170,14 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         super().close()
 
     def __begin_watch(self) -> None:
-        """At the 1st, 2nd, 4th, 8th, … fork of all siblings one more is made, which does as member 0 does."""
+        """At the 1st, 2nd, 4th, 8th, … fork of all siblings, make one more sibling, which repeats member 0's actions."""
         self.__forks_of_all += 1
         previous, self.__watch = self.__watch, None
         if self.__maker.watchable and self.__forks_of_all & (self.__forks_of_all - 1) == 0:
             self.__watch, self.__steps_of_watch = self.__maker(previous), 0
 
     def __compare(self, watch: Sibling, action: Any, result: Any) -> None:
-        """It must see what member 0 sees. What differs late shows here: then siblings are forks from now on."""
+        """Compare the watched sibling's step with member 0's. If a copy differs, siblings are forks from now on."""
         self.__steps_of_watch += 1
         try:
             again = shown(*watch.step(action))
@@ -195,10 +195,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def wrappers_above(self) -> list[str]:
         """
-        Name the wrappers above this one that siblings would escape. In a process of a SubprocVecEnv nothing leads to the
-        outermost of them; :func:`layers_above` is for where something does.
+        Name the wrappers above this one that siblings would bypass. A process of a SubprocVecEnv offers no way to the
+        outermost wrapper, so the garbage collector's objects are searched. Elsewhere, use :func:`layers_above`.
         """
-        gc.collect()  # wrappers that nobody holds any more
+        gc.collect()  # deletes wrappers that are not in use any more
         wrappers: list[Any] = [one for one in gc.get_objects() if issubclass(type(one), gym.Wrapper)]
         above: list[Any] = [self]
         for layer in above:
@@ -207,11 +207,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def step_siblings(self, actions: Any, forks: Sequence[bool]) -> SiblingSteps | SiblingFailure:
         """
-        Step every sibling once. The env stays as it was.
+        Step every sibling once. The env does not change.
 
         :param actions: One action for each of the M siblings, ``(M, ...)``
-        :param forks: Whether each sibling starts from the env's current state, M of them; the others go on from their own
-        :return: What the siblings saw, or which of them failed
+        :param forks: For each of the M siblings, whether it forks from the env's current state before the step
+        :return: The siblings' results, or the failure of one of them
         """
         steps = SiblingSteps([], [], [], [], [])
         observations, rewards, all_terminated, all_truncated, infos = steps
@@ -235,7 +235,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return steps
 
     def mask_siblings(self, wanted: list[int]) -> list[np.ndarray] | SiblingFailure:
-        """What the env's ``action_masks()`` says in the states of these siblings, or which of them failed."""
+        """The masks of these siblings from the env's ``action_masks()``, or the failure of one of them."""
         masks: list[np.ndarray] = []
         try:
             for member in wanted:
@@ -246,7 +246,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
 
 def _copied(observation: Any) -> Any:
-    """Some envs return a buffer of their own, which the next step overwrites."""
+    """A copy of an observation: some envs return a buffer that the next step overwrites."""
     if isinstance(observation, dict):
         return {key: np.array(value) for key, value in observation.items()}
     return np.array(observation)
@@ -254,17 +254,17 @@ def _copied(observation: Any) -> Any:
 
 def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
     """
-    Put a :class:`BranchingWrapper` into an env's chain of wrappers: below the recorders at its top, above all the others, so
-    that siblings never write an episode to a log and never escape a time limit.
+    Put a :class:`BranchingWrapper` into an env's chain of wrappers, below the recorders at its top and above all others. So
+    siblings write no episodes to a log, but have the env's time limit.
 
-    ``HybridGRPO`` does it by itself for env ids, envs and ``DummyVecEnv``. For a ``SubprocVecEnv``::
+    ``HybridGRPO`` calls this for env ids, envs and ``DummyVecEnv``. For a ``SubprocVecEnv``, call it in the processes::
 
         make_vec_env("CartPole-v1", n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
 
-    :param env: The env; its recorders are kept, and changed to hold the new wrapper
-    :return: The env, branchable
+    :param env: The env. If it has recorders at its top, the new wrapper is put inside of them, in place
+    :return: The branchable env
     :raises BranchingError: if the env cannot be branched
-    :raises TypeError: for something else than an env, such as its id
+    :raises TypeError: if ``env`` is no env, for example its id
     """
     require_env(env)
     if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
@@ -281,24 +281,24 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 def layers_above(env: gym.Env[Any, Any]) -> list[str]:
-    """Name the wrappers above the :class:`BranchingWrapper` of an env that siblings would escape, outermost first."""
+    """Name the wrappers above an env's :class:`BranchingWrapper` that siblings would bypass, outermost first."""
     above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
     return [type(layer).__name__ for layer in above if not is_recorder(layer)]
 
 
 def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     """
-    Make live, exact copies of an env, with its wrappers and its generators of random numbers, as it is now.
+    Make exact copies of an env in its present state, with its wrappers and its generators of random numbers.
 
-    What no rule copies is forked: such a copy is a process, and its ``close()`` ends it. Recorders (``Monitor`` and its like)
-    are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env itself is not touched.
+    If the env holds an object that no rule copies, each copy is a forked process, which ``close()`` ends. Recorders (such as
+    ``Monitor``) are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env does not change.
 
     :param env: Any gymnasium env
-    :param n: How many
+    :param n: Number of copies
     :return: n envs, each with ``step``, ``reset``, ``get_wrapper_attr`` and ``close``, and a ``kind``: "copied" or "forked"
-    :raises BranchingError: if no copy can have what the env holds
-    :raises TypeError: for something else than an env, such as its id
-    :raises ValueError: for a negative number
+    :raises BranchingError: if the env can be neither copied nor forked
+    :raises TypeError: if ``env`` is no env, for example its id
+    :raises ValueError: if ``n`` is negative
     """
     require_env(env)
     if n < 0:

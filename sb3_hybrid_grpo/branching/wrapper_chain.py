@@ -1,4 +1,4 @@
-"""An env's chain of wrappers, and those in it that siblings skip."""
+"""An env's chain of wrappers. Siblings skip some of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +10,13 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
-"""Wrappers that write down what happens. Siblings skip them."""
+"""Wrappers that record episodes. Siblings skip them."""
 CHECKERS = (OrderEnforcing, PassiveEnvChecker)
-"""Wrappers that remember what they have checked, and change nothing."""
+"""Wrappers that check calls, and change nothing. Siblings skip them."""
 
 
 class SkippedBySiblings:
-    """Marks a wrapper of this package that a copy of an env does without."""
+    """Marks a wrapper of this package that siblings skip."""
 
 
 def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
@@ -29,14 +29,14 @@ def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 
 def require_env(env: Any) -> None:
     """
-    :raises TypeError: for something else than an env, an env's id above all
+    :raises TypeError: if ``env`` is no env, for example its id
     """
     if not callable(getattr(env, "step", None)):
         raise TypeError(f"env must be a gymnasium env, got {env!r}. Make it first: env = gymnasium.make({str(env)!r}).")
 
 
 def innermost(env: gym.Env[Any, Any]) -> Any:
-    """The innermost layer that is a gymnasium env, whatever its ``unwrapped`` says."""
+    """The innermost env of the chain, which may differ from the env's own ``unwrapped``."""
     return list(layers_of(env))[-1]
 
 
@@ -50,20 +50,20 @@ def _is_recorder(kind: type) -> bool:
         return False
     if kind.step not in [kind.step for kind in RECORDERS]:
         raise BranchingError(
-            f"An env in a {kind.__name__} cannot be branched. {kind.__name__} records episodes, which siblings must not do, "
-            "and has a step() of its own, which they may not miss. Put what its step() does into a gymnasium.Wrapper below a "
-            f"plain {kind.__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
+            f"An env in a {kind.__name__} cannot be branched. {kind.__name__} records episodes, so siblings must skip it, but "
+            "it has a step() of its own, which siblings may need. Move the code of this step() into a gymnasium.Wrapper below "
+            f"a plain {kind.__mro__[1].__name__}, or use n_samples=1 (plain PPO)."
         )
     return True
 
 
 def is_skipped(kind: type) -> bool:
-    """Whether siblings skip it."""
+    """Whether siblings skip wrappers of this class."""
     return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or _is_recorder(kind)
 
 
 def skip_in_chain(env: Any) -> Any:
-    """Take the wrappers that siblings skip out of a chain, for good: in a forked process."""
+    """Take the wrappers that siblings skip out of a chain, in place. Only a forked process does this."""
     while is_skipped(type(env)):
         env = env.env
     layer: Any
@@ -75,8 +75,8 @@ def skip_in_chain(env: Any) -> Any:
 
 def generator_of(holder: Any) -> Any:
     """
-    The generator that an env or a space has, or None. This and :func:`set_generator` alone use gymnasium's private name:
-    ``np_random`` makes a generator where there is none, and a space's cannot be set.
+    The generator that an env or a space has, or None. Only this and :func:`set_generator` use gymnasium's private name,
+    because ``np_random`` makes a generator if there is none, and a space's ``np_random`` cannot be set.
     """
     return getattr(holder, "_np_random", None)
 
@@ -99,6 +99,6 @@ def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
 
 
 def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
-    """Ids of the generators of those spaces. Draws from them sample actions or observations: no noise of the env."""
+    """Ids of the generators of an env's spaces, which sample actions or observations and are no noise of the env."""
     made = [generator_of(one) for one in spaces_of(env)]
     return {id(its) for one in made if one is not None for its in (one, one.bit_generator)}
