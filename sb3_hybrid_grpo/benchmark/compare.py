@@ -21,12 +21,12 @@ from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules
 from sb3_hybrid_grpo.commands.evaluation import make_env
 
-GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")  # all else must agree with earlier results
+GROWS = ("algorithms", "seeds", "n_envs", "update_sizes", "batch_sizes")  # other settings must agree with earlier results
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    of_preset: dict[str, Any] = {"default": argparse.SUPPRESS}  # each env has its own, in presets.py
+    of_preset: dict[str, Any] = {"default": argparse.SUPPRESS}  # the default is each env's own, in presets.py
     several: dict[str, Any] = {"nargs": "+", **of_preset}
     algorithms = f"{', '.join(ALGORITHMS)}, each optionally with arguments of its own: hybrid,n_samples:8,branch_horizon:16"
     parser.add_argument("--env", help="ids of gymnasium envs; by default all that have a preset", **several)
@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Execute the runs that are missing, keep each as it ends; the exit code is 1 if one failed, 130 after Ctrl-C."""
+    """Execute the missing runs and keep each result; the exit code is 1 if a run failed, 130 after Ctrl-C."""
     require_modules(("tqdm", "pandas"), extra="compare")
-    # everything that can be wrong shows before the first run
+    # all mistakes of the user are found before the first run
     presets = {env: preset_of(env, options) for env in dict.fromkeys(getattr(options, "env", PRESETS))}
     planned = {env: variants_of(env, preset) for env, preset in presets.items()}
     paths = {env: output_folder(options.output) / f"{env.rpartition(':')[2].replace('/', '-')}.csv" for env in presets}
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     for env, preset in presets.items():
         note_protocol(results[env], {"env": env} | {key: one for key, one in asdict(preset).items() if key not in GROWS})
         done, shared = results[env].done(), (preset.budget, preset.evaluations, preset.episodes, preset.normalize)
-        # one seed of everything after the other, so that what is there at any time can be compared
+        # seed by seed over all variants, so that unfinished results can be compared at any time
         wanted = (Run(env, variant, seed, *shared) for seed, variant in product(range(preset.seeds), planned[env]))
         runs += [one for one in wanted if one.key not in done]
     print(f"{len(runs)} runs to go, {options.jobs} at a time; results in {options.output}")
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
-    """Execute runs side by side, with a progress bar, and add each to the table of its env; return how many failed."""
+    """Execute runs in parallel, with a progress bar, and add each to the table of its env; return how many failed."""
     from tqdm import tqdm
 
     failures = 0
@@ -97,7 +97,7 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
 
 
 def preset_of(env: str, options: argparse.Namespace) -> Preset:
-    """What the runs on an env share: its preset and the options that override it; CommandError if there is no such env."""
+    """The settings of all runs on an env: its preset, overridden by the options; CommandError if there is no such env."""
     module, _, name = env.rpartition(":")
     try:
         if module:
@@ -118,7 +118,7 @@ def preset_of(env: str, options: argparse.Namespace) -> Preset:
 
 
 def variants_of(env: str, preset: Preset) -> list[Variant]:
-    """Every algorithm with every update size and batch size; CommandError if one is not what it may be, or too large."""
+    """Every algorithm with every update size and batch size; CommandError if a setting is not allowed."""
     parameters = [inspect.signature(algorithm_class(algorithm)).parameters for algorithm in preset.algorithms]
     unused = [key for key in preset.hyperparams if not any(key in accepted for accepted in parameters)]
     if unused:
@@ -130,7 +130,7 @@ def variants_of(env: str, preset: Preset) -> list[Variant]:
             f"--budget received {preset.budget} simulator steps, which is less than an update of {max(preset.update_sizes)} "
             "samples: raise it, or lower --update-sizes"
         )
-    # an algorithm with a batch size of its own is the same with every batch size of the search
+    # drop duplicates: an algorithm that sets its own batch size ignores those of the search
     variants = {(variant.algorithm, variant.settings): variant for variant in found}
     for variant in variants.values():
         try:
@@ -141,13 +141,13 @@ def variants_of(env: str, preset: Preset) -> list[Variant]:
 
 
 def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
-    """Note what all runs on an env share, for JSON; CommandError if there are results that were made otherwise."""
+    """Write the settings of all runs on an env to a JSON; CommandError if there are results of other settings."""
     path = results.path.with_suffix(".json")
     notes = read_notes(path) if len(results.frame) else {}
     if len(results.frame) and not notes:
         raise CommandError(f"{results.path} has results, but {path}, which says how they were made, is missing: restore it")
     made_with, here = notes.get("made_with", []), stamp()
-    # without its last number: 0.1 counted other steps than 0.2
+    # versions without their last number: only 0.1 and 0.2 count steps differently
     old, new = (sorted({one["sb3_hybrid_grpo"].rpartition(".")[0] for one in stamps}) for stamps in (made_with, [here]))
     known, needed = {**(notes or wanted), "version": old or new}, {**wanted, "version": new}
     differing = [f"{key} is {value!r}, there {known.get(key)!r}" for key, value in needed.items() if known.get(key) != value]
@@ -160,7 +160,7 @@ def note_protocol(results: Results, wanted: dict[str, Any]) -> None:
 
 
 def note_failure(table: Path, one: Run, error: BaseException | None) -> None:
-    """Note in the JSON beside a table whether a run failed, so that no one takes those that did not for all of them."""
+    """Record in the JSON beside a table whether a run failed, so that the page can name missing runs."""
     path = table.with_suffix(".json")
     notes, entry = read_notes(path), dict(zip(KEY, one.key, strict=True))
     failed = [known for known in notes.get("failed", []) if {key: known[key] for key in entry} != entry]

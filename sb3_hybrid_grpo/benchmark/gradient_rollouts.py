@@ -1,4 +1,4 @@
-"""Independent rollouts of a frozen policy, and the gradients that each estimator makes of them."""
+"""Independent rollouts of a frozen policy, and each estimator's policy gradients from them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -24,7 +24,7 @@ Horizon = int | Literal["episode"] | None  # None: PPO's independent envs, as ma
 
 
 class Size(NamedTuple):
-    """How large a rollout is, and how often the bootstrap draws. PPO has ``n_groups * n_samples`` envs."""
+    """Size of a rollout, and number of bootstrap resamples. PPO has ``n_groups * n_samples`` envs."""
 
     n_groups: int = 4
     n_samples: int = 4
@@ -38,18 +38,18 @@ class Size(NamedTuple):
 
 
 class Estimator(NamedTuple):
-    """How advantages are made of a rollout: arguments of HybridGRPO, and what is no option of it."""
+    """How advantages are estimated: arguments of HybridGRPO, and two settings that HybridGRPO does not have."""
 
     name: str
     horizon: Horizon
     kind: AdvantageEstimator = "hybrid"
     beta: float | Literal["auto"] = "auto"
     transform: str | None = None
-    own_trace: bool = False  # member 0's trace goes on with its own advantage at forks
-    same_units: bool = True  # advantages are worth what PPO's are, so that the gradients are too
+    own_trace: bool = False  # at forks, member 0's trace goes on with member 0's own advantage
+    same_units: bool = True  # advantages, and so gradients, have the same units as PPO's
 
 
-# PPO comes first: its rollouts are the reference too.
+# PPO comes first: its rollouts are also the reference.
 ESTIMATORS = (
     Estimator("PPO", None),
     Estimator("paper (K=1, tanh)", 1, kind="paper", transform="tanh", same_units=False),
@@ -69,7 +69,7 @@ HORIZONS = tuple(dict.fromkeys(estimator.horizon for estimator in ESTIMATORS))
 
 
 class Gradients(NamedTuple):
-    """Of one rollout: the gradients (P,) by plain and by normalised advantages, and the group baseline, NaN without one."""
+    """One rollout's gradients (P,) from plain and from normalised advantages, and its group baseline (NaN without one)."""
 
     plain: npt.NDArray[np.float32]
     normalised: npt.NDArray[np.float32]
@@ -77,7 +77,7 @@ class Gradients(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """A policy as it was at one moment of a training."""
+    """A copy of a policy at one moment of a training."""
 
     stage: str
     trained_steps: int  # simulator steps that the policy had been updated with
@@ -87,13 +87,13 @@ class Frozen(NamedTuple):
 
 class _Model(HybridGRPO):
     def train(self) -> None:
-        """Leave the policy as it is."""
+        """Do not change the policy."""
 
 
 class Collector(BaseCallback):
     """
-    Collects independent rollouts of a frozen policy (None: the one that it starts with). The seed is that of the envs, of the
-    actions and of where rollouts start. CommandError if the env cannot be trained on or branched.
+    Collects independent rollouts of a frozen policy (None: a new one). The seed is for the envs, the actions and the start
+    states of rollouts. CommandError if the env cannot be trained on or branched.
     """
 
     def __init__(self, env_id: str, horizon: Horizon, size: Size, seed: int, frozen: Frozen | None = None) -> None:
@@ -124,7 +124,7 @@ class Collector(BaseCallback):
         return self._found
 
     def _on_training_start(self) -> None:
-        """Step all envs together, and reset each one when as many steps are left as it is to go."""
+        """Bring each env a random number of steps into an episode: it is reset when that many joint steps are left."""
         observations = self.model._last_obs
         steps_E = self._rng.integers(self._longest, size=self.env.num_envs)
         for left in range(int(steps_E.max()), -1, -1):
@@ -157,13 +157,13 @@ def estimate(
     buffer: HybridRolloutBuffer, estimator: Estimator, last_values: th.Tensor, dones: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
     """
-    Estimate the advantages (T, N * E) of a full buffer anew, and its baseline. ``last_values`` are V of the states after the
-    rollout, shape (N * E,), where ``dones`` do not go on.
+    Estimate the advantages (T, N * E) of a full buffer, and its baseline, anew. ``last_values`` are V of the states after the
+    rollout, shape (N * E,); ``dones`` marks members that were cut at the last step.
     """
     n_samples, buffer.baseline = buffer.n_samples, Baseline(np.nan, np.nan)
     transform = Transform(estimator.transform, n_samples)
     buffer.estimation = Estimation(estimator.kind, estimator.beta, transform)
-    if estimator.own_trace:  # nothing of the group is known
+    if estimator.own_trace:  # each member as a group of one
         buffer.n_samples = 1
     buffer.compute_returns_and_advantage(last_values, dones)
     buffer.n_samples = n_samples

@@ -1,11 +1,10 @@
 """
-How much a gradient estimate varies and how far its mean is off, from independent estimates: pure numpy.
+Variance and bias of a gradient estimator, from independent estimates: pure numpy.
 
 The suffix of an array names its axes: ``RP`` is (R rollouts, P parameters), ``BR`` is (B rows of weights, R rollouts).
-Means of few noisy gradients are long because they are noisy: the square of their length is on average too large by
-``tr Cov / R``. All squares of lengths here have that taken off, so they are right on average, and may come out negative.
-Intervals are of the bootstrap over rollouts, 95 %. Drawing rollouts again adds the same noise a second time, so in the
-bootstrap's own rows it is taken off twice.
+The squared length of a mean of R noisy gradients is on average too large by ``tr Cov / R``. This excess is subtracted from all
+squared lengths here. They are unbiased then, and may be negative. Intervals are 95 % bootstrap intervals over rollouts.
+Resampling adds the same noise a second time, so the excess is subtracted twice in the bootstrap's own rows.
 """
 
 from typing import NamedTuple
@@ -17,7 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """An estimate and its interval; the upper end is infinite where the data set none."""
+    """An estimate and its interval; the upper end is infinite if the data give no bound."""
 
     value: float
     low: float
@@ -53,20 +52,20 @@ class Sample:
 
 class Comparison(NamedTuple):
     """
-    One estimator beside the reference. ``noise_ratio`` is ``trace_ratio`` with the gradient scaled first so that its expected
-    component along the reference's expected gradient is as long as that gradient: noise per progress, free of units.
+    One estimator compared with the reference. For ``noise_ratio`` the gradient is first scaled, so that its expected component
+    along the reference's expected gradient has that gradient's length: noise per progress, without units.
     """
 
     trace: float  # tr Cov of one gradient, in squared units of the gradient
-    squared_norm: float  # ‖E g‖², in the same units; negative where it drowns in the noise
-    trace_ratio: Interval  # tr Cov over that of the reference: for estimators in the same units
+    squared_norm: float  # ‖E g‖², in the same units; may be negative if noise dominates
+    trace_ratio: Interval  # tr Cov over the reference's tr Cov: for estimators in the same units
     noise_ratio: Interval
     squared_bias: Interval  # ‖E g − E reference‖² / ‖E reference‖²: for estimators in the same units
-    cosine: float  # between the two expected gradients; NaN where one drowns in the noise; by chance a little beyond 1
+    cosine: float  # between the two expected gradients; NaN if a squared norm is negative; by chance a little beyond 1
 
 
 def compare(own: Sample, reference: Sample) -> Comparison:
-    """Compare an estimator with the reference, whose rollouts are others of the same size, with as many resamples."""
+    """Compare an estimator with the reference, which has other rollouts of the same size, and as many resamples."""
     product_B = own.product(reference)
     distance_B = own.raw_square_of_mean_B - 2 * product_B + reference.raw_square_of_mean_B
     squared_distance_B = distance_B - own.noise_of_mean_B - reference.noise_of_mean_B
@@ -85,6 +84,6 @@ def compare(own: Sample, reference: Sample) -> Comparison:
 
 
 def _interval(rows_B: FloatArray) -> Interval:
-    # an order statistic, and none between two of them: infinite ones may be among them
+    # an order statistic without interpolation, because some rows may be infinite
     low, high = np.quantile(rows_B[1:], (0.025, 0.975), method="inverted_cdf")
     return Interval(float(rows_B[0]), float(low), float(high))

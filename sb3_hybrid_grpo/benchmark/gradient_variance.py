@@ -37,8 +37,8 @@ Done = Callable[[], object]  # called after each rollout
 
 ENVS = ["hybrid_grpo/Inventory-v0", "hybrid_grpo/CartPoleSwingUp-v0"]
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 64, "n_epochs": 10, "gamma": GAMMA, "device": "cpu"}
-SEED_STEP = 1_000_000  # training (seed, seed + 1, ... one per env) does not reach the seeds of rollouts
-FEWEST_ROLLOUTS, LARGE = 8, 100  # the page does not tell a large number from a larger one
+SEED_STEP = 1_000_000  # rollouts have other seeds than the training, whose envs have seed, seed + 1, ...
+FEWEST_ROLLOUTS, LARGE = 8, 100  # the page writes "> 100" for larger numbers
 NAME, NOTHING = "gradient_variance", Interval(math.nan, math.nan, math.nan)
 ENDS = ("", "_low", "_high")
 INTERVALS = ("trace_ratio", "noise_ratio", "relative_bias")
@@ -82,7 +82,7 @@ class _Freezer(BaseCallback):
     def _on_rollout_end(self) -> None:
         model: Any = self.model
         if not self.copies or (len(self.copies) == 1 and self.num_timesteps >= self.budget / 2):
-            self._copy(model, self.num_timesteps - model.n_steps * model.n_envs)  # this rollout is still to be learned from
+            self._copy(model, self.num_timesteps - model.n_steps * model.n_envs)  # not yet updated with this rollout
         self.done()
 
     def _on_training_end(self) -> None:
@@ -104,7 +104,7 @@ def train(env_id: str, budget: int, seed: int, size: Size, done: Done) -> list[F
 
 
 def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], size: Size, done: Done) -> pd.DataFrame:
-    """Measure all estimators on one policy, with so many rollouts for each and for the reference: two rows an estimator."""
+    """Measure all estimators on one policy: two rows each. ``rollouts`` counts those of an estimator and of the reference."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     references: dict[str, Sample] = {}
@@ -116,7 +116,7 @@ def measure(env_id: str, frozen: Frozen, seed: int, rollouts: tuple[int, int], s
             gathered.append(collector.collect(estimators))
             done()
         collector.env.close()
-        if horizon is None:  # the first kind; its first rollouts are PPO's own, which tell what chance does to a ratio of 1
+        if horizon is None:  # comes first; PPO's own row uses the first rollouts, the reference the others
             references = samples_of([one[0] for one in gathered[rollouts[0] :]], rng, size)
         for place, estimator in enumerate(estimators):
             own = [one[place] for one in gathered[: rollouts[0]]]
@@ -140,7 +140,7 @@ def samples_of(gradients: list[Gradients], rng: np.random.Generator, size: Size)
 
 
 def save_report(results: Results) -> None:
-    """Save the page and the plot of a table, of which at least one policy was measured."""
+    """Save the page and the plot of a table with at least one measured policy."""
     folder, rows, notes = results.path.parent, results.frame, read_notes(results.path.with_suffix(".json"))
     panels = [f"{one.env.rpartition('/')[2]}, {one.stage}\n({one.trained_steps:,} steps)" for one in rows.itertuples()]
     named = rows.assign(panel=panels, case=rows.estimator)[rows.advantages == "plain"]
@@ -164,7 +164,7 @@ def save_report(results: Results) -> None:
 
 
 def shown(row: dict[str, Any], name: str) -> str:
-    """Write a value with its interval; nothing where there is none."""
+    """Write a value with its interval; nothing for NaN."""
     value, low, high = (number(row[f"{name}{end}"]) for end in ENDS)
     return value and f"{value} ({low}…{high})"
 
@@ -191,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(options: argparse.Namespace, size: Size) -> None:
-    """Raise a CommandError about what cannot be measured, before anything is trained."""
+    """Raise a CommandError if something cannot be measured, before any training."""
     require_modules(("tqdm", "matplotlib", "tabulate"), extra="compare")
     reasons = dict.fromkeys(("rollouts", "reference_rollouts"), (FEWEST_ROLLOUTS, "a variance of fewer means nothing"))
     reasons["budget"] = 3 * size.simulator_steps, "three rollouts, so that start, middle and end of the training differ"

@@ -1,4 +1,4 @@
-"""The figures of all benchmarks, to be read at 600 pixels and by the colour-blind: colours are Okabe and Ito's."""
+"""The figures of all benchmarks, readable at a width of 600 pixels, in Okabe and Ito's colours for the colour-blind."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -26,13 +26,13 @@ BLACK = "#000000"
 FIXED_COLORS = {"ppo": (BLACK,), "trpo": ("#CC79A7",), "paper": ("#E69F00",), "grpo": ("#999999",)}
 OUR_COLORS = ("#0072B2", "#009E73", "#D55E00", "#56B4E9")
 LINES, MOST_CURVES = ("-", "--", ":", "-.", (0, (8, 2, 1, 2, 1, 2))), 6
-UNDER_WAY = 0.1  # from this share of the steps on, every curve that rises is within the frame
+UNDER_WAY = 0.1  # after this share of the steps, every rising curve is within the frame
 Kinds = dict[str, tuple[str, ...]]
 Style = tuple[str, Any]  # colour and dashes of an algorithm's line, the same in all figures of a page
 
 
 def label_of(algorithm: str) -> str:
-    """Name an algorithm for people: ``hybrid,branch_horizon:64`` is ``HybridGRPO (K = 64)``."""
+    """A readable name for an algorithm: ``hybrid,branch_horizon:64`` is ``HybridGRPO (K = 64)``."""
     family, _, arguments = algorithm.partition(",")
     parts = arguments.replace("branch_horizon:auto", "").replace("branch_horizon", "K").strip(",")
     name = NAMES.get(family, family)
@@ -40,7 +40,7 @@ def label_of(algorithm: str) -> str:
 
 
 def styles_of(algorithms: Iterable[str]) -> dict[str, Style]:
-    """Give every algorithm a look of its own; baselines always have the same."""
+    """Give every algorithm its own line style; baselines always have the same."""
     styles: dict[str, Style] = {}
     taken: dict[tuple[str, ...], int] = {}
     for algorithm in sorted(set(algorithms), key=lambda name: (label_of(name) != "HybridGRPO", name)):
@@ -52,7 +52,7 @@ def styles_of(algorithms: Iterable[str]) -> dict[str, Style]:
 
 
 def new_panels(count: int, width: float, height: float, columns: int = 3, **shared: Any) -> tuple["Figure", list["Axes"]]:
-    """Make a figure with ``count`` panels of some inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``."""
+    """Make a figure with ``count`` panels, sizes in inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``."""
     from matplotlib.figure import Figure  # without pyplot: no global state, and no display is needed
 
     columns = math.ceil(count / math.ceil(count / columns))
@@ -65,13 +65,13 @@ def new_panels(count: int, width: float, height: float, columns: int = 3, **shar
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Save a figure as a PNG, in one go."""
+    """Save a figure as a PNG, atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
 def prepare(axes: "Axes", xlabel: str) -> None:
-    """Set what all panels with steps on the x-axis share."""
+    """Format a panel with steps on the x-axis."""
     axes.set_xlabel(xlabel)
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=5)
@@ -82,7 +82,7 @@ def prepare(axes: "Axes", xlabel: str) -> None:
 
 
 def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
-    """Let the y-axis begin with the lowest score once training is under way, of what ends above the untrained policy."""
+    """Begin the y-axis at the lowest score after 10 % of the training, over the curves that end above the untrained policy."""
     shown, seen = list(variants), []
     for variant in [one for one in shown if one.final.value > results.untrained] or shown:
         grid, scores = variant.on_common_grid()
@@ -93,7 +93,7 @@ def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
 
 
 def mark_target(axes: "Axes", results: EnvResults) -> None:
-    """Mark PPO's final score, and how much earlier HybridGRPO has it than the first PPO, at whatever settings."""
+    """Mark PPO's final score, and how much earlier than the first PPO, at any settings, HybridGRPO reaches it."""
     target, ours = results.best_final("ppo"), results.best_training("ours")
     if target is None:
         return
@@ -109,7 +109,7 @@ def mark_target(axes: "Axes", results: EnvResults) -> None:
 
 
 def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_shown: Sequence[Axis]) -> None:
-    """Save learning curves, each algorithm at its best settings: PPO's, and the highest means over training."""
+    """Save learning curves of PPO and the algorithms with the highest means over training, each at its best settings."""
     kept = sorted(results.best, key=lambda name: (name != "ppo", -results.best[name].training.value))[:MOST_CURVES]
     shown = {name: variant for name, variant in results.best.items() if name in kept}
     columns = 1 if max(map(len, map(label_of, shown))) > 30 else 2
@@ -134,7 +134,7 @@ def save_curves(path: Path, results: EnvResults, styles: dict[str, Style], axes_
 
 
 def save_settings(path: Path, results: EnvResults, styles: dict[str, Style]) -> None:
-    """Save learning curves of all settings, a panel per algorithm: the best ones, drawn solid, were chosen from these."""
+    """Save learning curves of all settings, a panel per algorithm, with the best settings as a solid line."""
     height = 3.6 + 0.22 * max(len(results.settings_of(algorithm)) for algorithm in results.best)
     figure, panels = new_panels(len(results.best), 4.2, height, sharey=True)
     for (algorithm, best), axes in zip(results.best.items(), panels, strict=True):
@@ -198,8 +198,8 @@ def save_zoo(path: Path, curves: pd.DataFrame) -> None:
 
 def save_intervals(path: Path, rows: pd.DataFrame, kinds: Kinds, xlabel: str, columns: int, limits: Any = None) -> None:
     """
-    Save values with intervals, a panel for every value of ``rows.panel``. ``kinds`` names the columns of value, low and high
-    end, which are ratios to 1. With limits, the axis is logarithmic and has arrows for values beyond them.
+    Save ratios with intervals, a panel for every value of ``rows.panel``. ``kinds`` names the columns of ratio, low end and
+    high end. With limits, the axis is logarithmic, and arrows stand for values beyond the limits.
     """
     names, cases = (list(dict.fromkeys(rows[column])) for column in ("panel", "case"))
     figure, panels = new_panels(len(names), 3.4, 0.8 + 0.27 * len(cases), columns, sharex=True, sharey=True)

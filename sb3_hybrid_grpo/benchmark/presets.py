@@ -1,4 +1,4 @@
-"""How each env is compared: the settings that all algorithms share."""
+"""The settings that all algorithms share on each env of a comparison."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +9,10 @@ _ALGORITHMS = ("ppo", "hybrid,branch_horizon:64", "hybrid")
 @dataclass(frozen=True)
 class Preset:
     """
-    What the runs on an env share: the options of ``compare``, and how an update is spread over envs.
+    Settings of all runs on an env: the options of ``compare``, and how an update is divided among envs.
 
-    :param n_envs: Envs of every algorithm: the class alone is swapped. None: as many as keep each of them at
-        ``executed_steps`` between two updates, so PPO has an env where HybridGRPO has a member.
+    :param n_envs: Number of envs, the same for every algorithm. None: each env takes ``executed_steps`` steps between two
+        updates, so PPO has as many envs as HybridGRPO has members.
     """
 
     budget: int = 163_840
@@ -30,7 +30,7 @@ class Preset:
 
 _SWING_UP = Preset(budget=245_760, executed_steps=256, update_sizes=(4096, 1024))
 _MUJOCO = Preset(204_800, 10, 10, 10, update_sizes=(2048,), hyperparams={"gamma": 0.99, "learning_rate": 3e-4})
-# What `compare` runs without --env. An env that is not here gets the defaults of Preset.
+# Without --env, `compare` runs these. Other envs get the defaults of Preset.
 PRESETS = {
     "hybrid_grpo/Inventory-v0": Preset(
         episodes=100, update_sizes=(2048, 1024, 512), algorithms=(*_ALGORITHMS, "trpo", "paper", "grpo")

@@ -90,7 +90,7 @@ def interval(estimate: Estimate) -> str:
 
 
 def steps_beside_ppo(variant: Runs, results: EnvResults, target: Runs) -> str:
-    """Write when a variant reaches the best PPO's final score: steps, and their share of its and of the first PPO's."""
+    """Write the steps after which a variant reaches the best PPO's final score, beside that PPO's and the first PPO's."""
     score = target.final.value
     own, its, first = variant.steps_to_reach(score), target.steps_to_reach(score), results.first_ppo_to_reach(score)
     if own is None or first is None:
@@ -148,7 +148,7 @@ def over_envs(comparisons: Sequence[EnvResults], profiles: Profiles | None) -> l
 
 
 def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, Any]) -> list[str]:
-    """Write about one env: its figures, all variants, how it was made, and what a comparison has to allow for."""
+    """Write about one env: its figures, all variants, how the results were made, and cautions for the reader."""
     parts = [f"## {results.env}", f"![Learning curves of {results.env}]({figures[0]})", variants_table(results)]
     parts += [f"![All settings]({figure})" for figure in figures[1:]]
     tried = ", ".join(f"{label_of(name)} {len(results.settings_of(name))}" for name in results.best)
@@ -186,6 +186,6 @@ def variants_table(results: EnvResults) -> str:
         *means, mean = scores(*variant.means, variant.means.mean())
         ratios = "–" if np.isnan(variant.ratios).any() else ", ".join(f"{one:.2f}" for one in variant.ratios)
         rows.append([*cells, f"{variant.wall_seconds:,.0f} s", f"{', '.join(means)} ({mean})", ratios])
-    if all(row[-1] == "–" for row in rows):  # of runs that did not note it
+    if all(row[-1] == "–" for row in rows):  # older runs did not record it
         return table(header, [row[:-1] for row in rows])
     return table([*header, "ρ in the middle and at the end, median"], rows)

@@ -1,5 +1,5 @@
 """
-Tables of results in CSV files that grow run by run, a JSON beside each that says how it was made.
+Tables of results in CSV files that grow run by run. A JSON beside each CSV records how the results were made.
 
 ``simulator_steps`` (0.1's ``num_simulator_steps``, 0.2's ``num_timesteps``) include siblings, ``executed_steps`` (0.1's
 ``num_timesteps``, 0.2's ``num_executed_steps``) do not. 0.1's ``settings`` have ``executed_steps`` for its ``n_steps``.
@@ -21,11 +21,11 @@ from sb3_hybrid_grpo.commands.cli import CommandError, replacing, versions, writ
 
 class Results:
     """
-    A table in a CSV, which need not exist.
+    A table in a CSV, which need not exist yet.
 
-    :param columns: Type by column: ``str``, ``int`` or ``float``.
-    :param key: The columns that tell one run from the others. Rows of a run are added together.
-    :raises CommandError: if the file holds anything else
+    :param columns: The type of each column: ``str``, ``int`` or ``float``.
+    :param key: The columns that identify a run. Rows of a run are added together.
+    :raises CommandError: if the file holds another table
     """
 
     def __init__(self, path: Path, columns: Mapping[str, type], key: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class Results:
         numbers = {name: [""] for name, kind in self.columns.items() if kind is not str}
         try:
             frame = pd.read_csv(self.path, keep_default_na=False, na_values=numbers, dtype=str)
-            missing = list(self.columns)[len(frame.columns) :]  # numbers that newer versions add are not known of older runs
+            missing = list(self.columns)[len(frame.columns) :]  # older runs lack the number columns of newer versions
             if [*frame, *missing] != list(self.columns) or any(self.columns[name] is not float for name in missing):
                 raise ValueError(f"its columns are {list(frame)}, needed are {list(self.columns)}")
             return frame.reindex(columns=list(self.columns)).astype(self.columns)
@@ -51,8 +51,8 @@ class Results:
         return set(self.frame[self.key].itertuples(index=False, name=None))
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Add all rows of a run, in the place of those of its key. A crash leaves the file without them or with them all."""
-        known = self.read()  # with what another process may have added
+        """Add all rows of a run, atomically, in place of earlier rows of the same run."""
+        known = self.read()  # another process may have added rows
         same = (known[self.key] == list(rows.iloc[0][self.key])).all(axis=1).to_numpy()
         place, others = int(same.argmax()) if same.any() else len(known), known[~same]
         parts = [part for part in (others[:place], rows[list(self.columns)], others[place:]) if len(part)]
@@ -62,7 +62,7 @@ class Results:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """Read the JSON that says how results were made; empty if there is no such file, CommandError if it cannot be read."""
+    """Read the JSON that records how results were made; empty if there is no file, CommandError if it cannot be read."""
     if not path.exists():
         return {}
     try:
@@ -72,7 +72,7 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 
 def write_notes(path: Path, notes: Mapping[str, Any]) -> None:
-    """Write such a JSON."""
+    """Write the JSON that records how results were made."""
     write_text(path, json.dumps(notes, indent=2) + "\n")
 
 
@@ -84,7 +84,7 @@ def stamp() -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor, the number of its cores, the operating system."""
+    """The processor, the number of cores, the operating system."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return f"{next(names, platform.processor() or platform.machine())}, {os.cpu_count()} cores, {platform.system()}"

@@ -1,4 +1,4 @@
-"""The runs of a comparison, each in a process of its own: one that dies takes no other with it."""
+"""The runs of a comparison, each in its own process, so that the death of one does not end the others."""
 
 import multiprocessing
 import os
@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from sb3_hybrid_grpo.benchmark.variants import Variant
 from sb3_hybrid_grpo.commands.evaluation import evaluate, make_env, normalized_like
 
-# an evaluation of the policy alone, deterministic; wall seconds are those of the training; no ratio where none was measured
+# one deterministic evaluation; wall_seconds is the training's time; gradient_variance_ratio is NaN if it was not measured
 Row = dict[str, Any]
 Ended = tuple["Run", "Future[pd.DataFrame]"]
 
@@ -49,17 +49,17 @@ class Run(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from the other runs on its env: algorithm, settings, seed."""
+        """Identifies a run on its env: algorithm, settings, seed."""
         return self.variant.algorithm, self.variant.settings, self.seed
 
     @property
     def total_timesteps(self) -> int:
-        """What ``learn`` is called with: whole updates."""
+        """The ``total_timesteps`` for ``learn``: whole updates."""
         return self.budget // self.variant.update_size * self.variant.update_size
 
 
 class _Evaluation(BaseCallback):
-    """Evaluates before the training and then at even distances, between two updates: there the policy does not change."""
+    """Evaluates before the training, and then at regular intervals, between two updates."""
 
     def __init__(self, run: Run, report: Callable[[Row], None]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _Evaluation(BaseCallback):
 
     def _on_training_end(self) -> None:
         before, run, steps = time.perf_counter(), self.run_, self.model.num_timesteps
-        # the same episodes at every evaluation of every run, none of which is trained on
+        # the same episodes in all evaluations of all runs; no training sees them
         env = make_env(run.env, min(run.episodes, MOST_EVALUATION_ENVS), EVALUATION_SEED)
         reward = float(np.mean(evaluate(self.model, normalized_like(self.model, env), run.episodes)))
         executed = getattr(self.model, "num_executed_steps", steps)  # PPO has no siblings
@@ -91,7 +91,7 @@ class _Evaluation(BaseCallback):
 
 
 def execute(run: Run, report: Callable[[Row], None]) -> None:
-    """Train, and call ``report`` with the row of every evaluation along the way."""
+    """Train, and call ``report`` with the row of every evaluation."""
     seed = SEEDS_APART * run.seed
     env: VecEnv = make_env(run.env, run.variant.n_envs, seed)
     if run.normalize:
@@ -103,8 +103,8 @@ def execute(run: Run, report: Callable[[Row], None]) -> None:
 
 def side_by_side(runs: Sequence[Run], jobs: int, say: Callable[[str], None]) -> Generator[Ended, None, None]:
     """
-    Execute so many runs at a time, and say in another thread what every evaluation found. Each run that ends is given with a
-    future whose result are its rows and whose exception says what went wrong. Closing the generator ends the others.
+    Execute ``jobs`` runs at a time, and report each evaluation by ``say``, from another thread. Yields each ended run with a
+    future: its result are the run's rows, its exception is the run's error. Closing the generator ends the other runs.
     """
     threads, processes, stopped = ThreadPoolExecutor(jobs), set[Any](), Event()
     futures = {threads.submit(_watch, run, say, processes, stopped): run for run in runs}
@@ -143,7 +143,7 @@ def _watch(run: Run, say: Callable[[str], None], processes: set[Any], stopped: E
 
 
 def _work(run: Run, rows: Connection) -> None:
-    """Execute a run in this process, which prints nothing; send its rows, and what went wrong."""
+    """Execute a run in this process without any output; send its rows, or its error."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)

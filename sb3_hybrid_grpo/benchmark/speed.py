@@ -1,9 +1,9 @@
 """
 Speed of HybridGRPO beside SB3's PPO, sb3-contrib's TRPO, SBX's PPO and a bare ``env.step`` loop, on one core.
 
-A busy machine changes its speed from second to second. So every measurement of HybridGRPO is taken right after one of PPO and
-one of the bare loop, ratios are formed pair by pair, and the tables show their median with the lowest and the highest. The
-learning rate is 0: every repeat measures the same policy (but TRPO's). A new measurement replaces that of its env.
+A busy machine changes its speed from second to second. So every measurement of HybridGRPO comes right after one of PPO and one
+of the bare loop. Ratios are formed pair by pair, and the tables show their median, lowest and highest. The learning rate is 0,
+so that every repeat measures the same policy (except TRPO's). A new measurement of an env replaces the old one.
 """
 
 import argparse
@@ -32,17 +32,17 @@ ENVS = ("CartPole-v1", "Pendulum-v1", *MUJOCO, *BOX2D, "hybrid_grpo/Inventory-v0
 
 
 class Section(NamedTuple):
-    """A table of speeds in the CSV ``name``, with a heading and what people have to know."""
+    """A table of speeds in the CSV ``name``, with a heading and an explanation."""
 
     name: str
     title: str
     text: str
-    labels: dict[str, str]  # title by name of what tells rows apart; the first is the env
-    columns: dict[str, tuple[str, int]]  # title and digits by name of the numbers
-    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")  # what numbers depend on besides machine and versions
+    labels: dict[str, str]  # titles of the columns that identify a row, by name; the first is the env
+    columns: dict[str, tuple[str, int]]  # titles and digits of the number columns, by name
+    settings: tuple[str, ...] = ("samples", "n_epochs", "repeats")  # numbers depend on these, the machine and versions
 
     def results(self, folder: Path) -> Results:
-        """The section's table, in which the unit of work is an env."""
+        """The section's table; each env is a run of its own."""
         numbers = {f"{name}_{statistic}": float for name in self.columns for statistic in STATISTICS}
         texts = dict.fromkeys((*self.settings, "made_with"), str)
         return Results(folder / f"{self.name}.csv", {**dict.fromkeys(self.labels, str), **numbers, **texts}, ["env"])
@@ -77,7 +77,7 @@ favours neither. One thread on one core, a core for each worker. Made by `python
 
 
 def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
-    """Write a section of a page: medians, with the lowest and the highest where these differ."""
+    """Write a section of a page: medians, with lowest and highest if these differ."""
 
     def cell(row: dict[str, float], name: str, digits: int) -> str:
         middle, low, high = (f"{row[f'{name}_{statistic}']:,.{digits}f}" for statistic in STATISTICS)
@@ -96,7 +96,7 @@ def section_text(section: Section, rows: pd.DataFrame) -> list[str]:
 
 
 def time_table(rows: pd.DataFrame) -> list[str]:
-    """Split the time of a sample: what the bare loop takes for a step, what a rollout takes besides, and the update."""
+    """Split the time of a sample into a step of the bare loop, the rest of a rollout, and the update."""
     raw = rows[rows.algorithm == RAW_LOOP].set_index("env").rollout_median
     cells = []
     for row in rows[rows.update_median.notna() & rows.env.isin(raw.index)].to_dict("records"):
@@ -112,7 +112,7 @@ def time_table(rows: pd.DataFrame) -> list[str]:
 
 
 def save_page(folder: Path) -> None:
-    """Save ``speed.md`` and its picture, of all envs that were measured."""
+    """Save ``speed.md`` and its picture for all measured envs."""
     rows = ALGORITHMS.results(folder).frame
     groups = [f"{one.algorithm} N = {one.n_samples}, K = {one.branch_horizon}" for one in rows.itertuples()]
     named = rows.assign(panel=rows.env.str.rpartition("/")[2], case=rows.algorithm.where(rows.n_samples == "", groups))
@@ -136,17 +136,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, save env by env, and name the page; the exit code is 0."""
+    """Measure, save env by env, and print the page's path; the exit code is 0."""
     require_modules(["matplotlib", "tqdm", "tabulate"], "speed")
     from tqdm import tqdm
 
     envs = [] if options.report_only else [env for env in ENVS if env.rpartition(":")[2] in options.envs]
     for env in envs:
-        make_env(env, 1, 0).close()  # a missing package shows now
-    results = ALGORITHMS.results(output_folder(options.output))  # another table is refused now, not in half an hour
+        make_env(env, 1, 0).close()  # finds missing packages early
+    results = ALGORITHMS.results(output_folder(options.output))  # finds a wrong table early
     th.set_num_threads(1)
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    if envs and cores:  # for JAX, too, whose threads are ended by no option of its own
+    if envs and cores:  # one core also for JAX, which has no option for its number of threads
         os.sched_setaffinity(0, {max(cores)})
     for env in (bar := tqdm(envs, unit="env")):
         bar.set_description(env)

@@ -17,16 +17,16 @@ from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.commands.evaluation import default_policy
 from sb3_hybrid_grpo.graph_replay import CALLS_BEFORE_RECORDING
 
-Measurement = dict[str, Any]  # labels of a case, and the numbers that were measured of it
+Measurement = dict[str, Any]  # labels of a case, and its measured numbers
 BREAKOUT = "ale_py:BreakoutNoFrameskip-v4"
 SBX, RAW_LOOP = "SBX PPO", "env.step loop"
 BATCH_SIZE = 64
 GROUPS = tuple((n_samples, horizon) for n_samples in (1, 4, 8, 16) for horizon in (1, 64))
-N_ENVS = {"CartPole-v1": 8, "hybrid_grpo/Inventory-v0": 8}  # where it is not 4
+N_ENVS = {"CartPole-v1": 8, "hybrid_grpo/Inventory-v0": 8}  # others have 4
 
 
 class Size(NamedTuple):
-    """How much to measure."""
+    """The amount of data and repeats of a measurement."""
 
     samples: int = 2048  # in a rollout, the same for every algorithm: members and envs included
     n_epochs: int = 10
@@ -36,20 +36,20 @@ class Size(NamedTuple):
 
 
 class Speed(NamedTuple):
-    """Simulator steps per second while collecting, samples per second while updating (all epochs count as one), and both."""
+    """Simulator steps per second of a rollout, samples per second of an update with all its epochs, and of both together."""
 
     rollout: float
     update: float
     overall: float
 
     def beside(self, peer: "Speed") -> dict[str, float]:
-        """The speeds with their ratios to PPO's, measured right before."""
+        """The speeds, and their ratios to PPO's speeds, measured right before."""
         pairs = zip(self._fields, self, peer, strict=True)
         return self._asdict() | {f"{name}_to_ppo": own / its for name, own, its in pairs}
 
 
 class Runner(BaseCallback):
-    """A model that is measured again and again, with the learning rate 0: always the same policy."""
+    """A model for repeated measurements. Its learning rate is 0, so that the policy stays the same."""
 
     def __init__(self, algorithm: Any, env: VecEnv, samples: int, **arguments: Any) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Runner(BaseCallback):
         return Speed(*(steps / seconds for seconds in (collected - start, updated - collected, updated - start)))
 
     def warm_up(self, calls: int) -> None:
-        """Step each env and learn from minibatches so many times at least: initialise lazily, compile, record."""
+        """Take at least ``calls`` steps of each env and ``calls`` minibatches, until all is initialised and recorded."""
         model = self.model
         minibatches = getattr(model, "n_epochs", 1) * model.n_steps * model.n_envs // model.batch_size
         executed = model.n_steps // getattr(model, "n_samples", 1)
@@ -85,7 +85,7 @@ class Runner(BaseCallback):
 
 
 def make_envs(env_id: str, n_envs: int | None = None, **arguments: Any) -> VecEnv:
-    """Make the envs of an algorithm, Atari games with SB3's wrappers and four frames stacked; ``arguments`` of SB3 besides."""
+    """Make an algorithm's envs, Atari games with SB3's wrappers and four stacked frames; ``arguments`` go to SB3."""
     arguments |= {"n_envs": n_envs or N_ENVS.get(env_id, 4), "seed": 0}
     if env_id == BREAKOUT:
         return VecFrameStack(make_atari_env(env_id, **arguments), n_stack=4)
@@ -99,7 +99,7 @@ def raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
         env.action_space.seed(seed)
-    # Drawn beforehand: the loop is to measure the envs, not the action space.
+    # Drawn beforehand, so that the loop measures the envs and not the action space.
     actions = [[env.action_space.sample() for env in envs] for _ in range(32)]
 
     def measure() -> float:
@@ -117,13 +117,13 @@ def raw_loop(env_id: str, n_envs: int, seconds: float) -> Callable[[], float]:
 
 
 def labels(env_id: str, algorithm: str, n_samples: int | str = "", horizon: int | str = "") -> Measurement:
-    """Name a case: the env, what is measured, and N and K where the algorithm has them."""
+    """Labels of a case: the env, the algorithm, and N and K if the algorithm has them."""
     env = env_id.rpartition(":")[2]
     return {"env": env, "algorithm": algorithm, "n_samples": str(n_samples), "branch_horizon": str(horizon)}
 
 
 def measure_speed(env_id: str, size: Size, groups: Sequence[tuple[int, int]] = GROUPS) -> list[Measurement]:
-    """Measure the bare loop, PPO, TRPO, SBX's PPO where it is installed, then each group size and horizon."""
+    """Measure the bare loop, PPO, TRPO, SBX's PPO if it is installed, then each group size and horizon."""
     n_envs, epochs, found = N_ENVS.get(env_id, 4), {"n_epochs": size.n_epochs}, []
     loop, ppo = raw_loop(env_id, n_envs, size.raw_seconds), Runner(PPO, make_envs(env_id), size.samples, **epochs)
     cases = [(labels(env_id, "TRPO"), Runner(TRPO, make_envs(env_id), size.samples))]

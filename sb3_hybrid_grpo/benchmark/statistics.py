@@ -1,4 +1,4 @@
-"""The numbers of a comparison: learning curves on a common grid, interquartile means with intervals, who is best."""
+"""The numbers of a comparison: learning curves on a common grid, interquartile means with intervals, the best settings."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ Axis = Literal["simulator_steps", "executed_steps", "wall_seconds"]
 
 BASELINES, OURS = ("ppo", "trpo"), "ours"
 GRID_POINTS, RESAMPLES, FEWEST_SEEDS = 100, 2_000, 3
-HIGHEST_THRESHOLD = 2.0  # profiles end here, so that one env on which PPO learned little does not squeeze the others
+HIGHEST_THRESHOLD = 2.0  # profiles end here: an env on which PPO learned little would stretch the axis
 
 
 class Estimate(NamedTuple):
@@ -24,7 +24,7 @@ class Estimate(NamedTuple):
     interval: tuple[float, float] | None
 
     def overlaps(self, other: "Estimate") -> bool | None:
-        """Say whether the intervals overlap; None where one of them is missing."""
+        """Say whether the intervals overlap; None if one of them is missing."""
         if self.interval is None or other.interval is None:
             return None
         return self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]
@@ -40,7 +40,7 @@ def interquartile_means(scores: Array) -> Array:
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """Make rliable's resampling repeatable: it draws from numpy's global generator, which is put back afterwards."""
+    """Make rliable's resampling repeatable: seed numpy's global generator, and restore its state afterwards."""
     state = np.random.get_state()
     np.random.seed(0)
     try:
@@ -66,7 +66,7 @@ def first_reaching(steps: Array, values: Array, score: float) -> float | None:
 
 
 class Runs:
-    """An algorithm at some settings: evaluations sorted by ``simulator_steps``, of each seed one after training began."""
+    """An algorithm at some settings. Rows are sorted by ``simulator_steps``; each seed has one after training began."""
 
     def __init__(self, algorithm: str, settings: str, rows: pd.DataFrame) -> None:
         self.algorithm, self.settings = algorithm, settings
@@ -101,8 +101,8 @@ class Runs:
 
     def on_common_grid(self, axis: Axis = "simulator_steps") -> tuple[Array, Array]:
         """
-        The position of every evaluation on an axis (100 even ones if those are more) within the range that all runs cover, and
-        the rewards there, linear between evaluations, shape (seeds, grid).
+        The positions of all evaluations on an axis, within the range that all runs cover (100 even positions if there are
+        more), and the rewards there, interpolated linearly, shape (seeds, grid).
         """
         known = [run[axis].to_numpy(np.float64) for run in self.runs]
         first, last = max(steps[0] for steps in known), min(steps[-1] for steps in known)
@@ -118,22 +118,22 @@ class Runs:
         return first_reaching(grid, interquartile_means(values), score)
 
     def seeds_steps_to_reach(self, score: float) -> list[float | None]:
-        """The same of each seed's own curve."""
+        """For each seed's own curve, the steps after which it first reaches a score."""
         return [first_reaching(run.simulator_steps.to_numpy(), run.mean_reward.to_numpy(), score) for run in self.runs]
 
 
 class EnvResults:
-    """All variants on one env, whose files have a name; ``failed``: notes on runs that are missing."""
+    """All variants on one env. ``name`` is the stem of the env's files, ``failed`` has notes on missing runs."""
 
     def __init__(self, name: str, env: str, variants: Sequence[Runs], failed: Sequence[Any] = ()) -> None:
         self.name, self.env, self.variants, self.failed = name, env, list(variants), list(failed)
         names = dict.fromkeys(variant.algorithm for variant in self.variants)
         self.best = {name: max(self.settings_of(name), key=lambda variant: float(variant.means.mean())) for name in names}
-        """Each algorithm at its best settings: those with the highest plain mean over training and seeds."""
+        """Each algorithm at its best settings, with the highest plain mean over training and seeds."""
         rows = pd.concat([run for variant in self.variants for run in variant.runs])
         before = rows.mean_reward[rows.simulator_steps == 0]
         self.untrained = float(before.mean() if len(before) else rows.mean_reward.min())
-        """Mean reward of the policies before training; where none was evaluated, the lowest mean reward of all."""
+        """Mean reward of the policies before training; if none was evaluated, the lowest mean reward of all."""
 
     def settings_of(self, algorithm: str) -> list[Runs]:
         """The variants of an algorithm."""
@@ -150,13 +150,13 @@ class EnvResults:
         return max(fitting, key=lambda variant: variant.final.value, default=None)
 
     def first_ppo_to_reach(self, score: float) -> float | None:
-        """Simulator steps after which PPO first reaches a score, at whatever settings; None if it never does."""
+        """Simulator steps after which PPO, at any settings, first reaches a score; None if it never does."""
         found = [variant.steps_to_reach(score) for variant in self.variants if variant.group == "ppo"]
         return min((steps for steps in found if steps is not None), default=None)
 
 
 class Profiles(NamedTuple):
-    """By algorithm, the share of runs above each threshold, and its bounds (none for a single seed); over which runs."""
+    """For each algorithm, the share of runs above each threshold, and its bounds (none for a single seed)."""
 
     thresholds: Array  # 0 is the untrained policy, 1 the best PPO's final score
     shares: dict[str, Array]
@@ -167,12 +167,12 @@ class Profiles(NamedTuple):
 
 def performance_profiles(comparisons: Sequence[EnvResults]) -> Profiles | None:
     """
-    Compare algorithms over envs, each at its best settings on each: those with runs on all envs on which PPO learned anything.
-    None if PPO was not run on every env, or fewer than two envs are left.
+    Compare algorithms over all envs on which PPO learned something, each at its best settings on each env. Algorithms without
+    runs on one of these envs are left out. None if PPO was not run on every env, or fewer than two envs are left.
     """
     from rliable.library import create_performance_profile
 
-    def shares_above(scores: Array, levels: Array) -> Array:  # as rliable's own, of all levels at once
+    def shares_above(scores: Array, levels: Array) -> Array:  # as rliable's own, for all levels at once
         return np.asarray((scores[..., None] > levels).mean(axis=(0, 1)))
 
     targets = [(one, target.final.value - one.untrained) for one in comparisons if (target := one.best_final("ppo"))]

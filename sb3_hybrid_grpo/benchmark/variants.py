@@ -1,4 +1,4 @@
-"""The algorithms that are compared, and how each of them collects an update of a given size."""
+"""The compared algorithms, and how each collects an update of a given size."""
 
 import inspect
 import re
@@ -25,7 +25,7 @@ SHOWN = ("n_envs", "n_steps", "batch_size", "n_samples", "branch_horizon")  # in
 
 
 class Variant(NamedTuple):
-    """An algorithm as named on the command line, with all arguments of its class, schedules still as words."""
+    """An algorithm as named on the command line, with all arguments of its class; schedules are still strings."""
 
     algorithm: str
     n_envs: int
@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """How data is collected and used, in a line."""
+        """How data is collected and used, as one line."""
         known = {"n_envs": self.n_envs, **self.arguments}
         return " ".join(f"{name}:{known[name]}" for name in SHOWN if name in known)
 
@@ -49,7 +49,7 @@ class Variant(NamedTuple):
 
 
 def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
-    """The class of an algorithm, whose name may have arguments of its own; CommandError if there is none."""
+    """The class of an algorithm, whose name may be followed by arguments; CommandError if the name is unknown."""
     name = algorithm.partition(",")[0]
     if name not in ALGORITHMS:
         raise CommandError(
@@ -61,14 +61,14 @@ def algorithm_class(algorithm: str) -> type[OnPolicyAlgorithm]:
 
 def make_variant(algorithm: str, preset: Preset, update_size: int, batch_size: int) -> Variant:
     """
-    Spread an update over envs: over the preset's ``n_envs``, or over as many as there is data for ``executed_steps`` steps of
-    each; where not even one env (one group) has that, over a single one. Arguments that the class does not have are left out.
-    CommandError if the algorithm or its arguments are unknown, or the update cannot be spread evenly.
+    Divide an update among the preset's ``n_envs``, or else among as many envs as get ``executed_steps`` steps each, at least
+    one. Arguments that the class does not have are left out. CommandError if the algorithm or its arguments are
+    unknown, or the update cannot be divided evenly.
     """
-    name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at the commas within brackets
+    name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at commas within brackets
     cls, arguments = algorithm_class(name), dict(ALGORITHMS[name][1])
     own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
-    with_schedules(own)  # its mistakes show here
+    with_schedules(own)  # finds mistakes early
     accepted = inspect.signature(cls).parameters
     groups = {key: accepted[key].default for key in ("n_samples", "branch_horizon") if key in accepted}
     shared = {key: value for key, value in preset.hyperparams.items() if key in accepted}

@@ -1,6 +1,6 @@
 """
-HybridGRPO beside PPO in RL Baselines3 Zoo, with the entries of the Zoo, at equal simulator steps. Every run is a ``train`` of
-the launcher in a process of its own; then the final agent plays. A run that is in the results is not done again.
+HybridGRPO beside PPO in RL Baselines3 Zoo, with the Zoo's entries, at equal simulator steps. Every run is a ``train`` of the
+launcher in its own process; then the final agent plays. Runs that are in the results are not made again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}  # seeds
 EVALUATIONS, EPISODES = 20, 100
 PLAY_SEED = 1_000_000  # trainings and their evaluations have seeds far below it
-STANDARD_ERRORS = 2.0  # differences beyond it are called more than noise
+STANDARD_ERRORS = 2.0  # larger differences are called better or worse
 KEY = ("env", "algo", "seed")
 RUN: dict[str, type] = {"env": str, "algo": str, "seed": int, "simulator_steps": int}
 CURVES = {**RUN, "mean_reward": float}
@@ -100,8 +100,8 @@ def train(folder: Path, arguments: Sequence[str]) -> tuple[float, float]:
 
 def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[str, Any]:
     """
-    Train with some hyperparameters in place of the entry's, let the final agent play as ``enjoy`` would, and keep both. The
-    score, which is returned, is written last: without it, a run is not done.
+    Train, with ``hyperparams`` in place of the entry's, let the final agent play as ``enjoy`` would, and keep agent and score.
+    The score is returned. It is written last, because a run with a score counts as done.
     """
     from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 
@@ -134,7 +134,7 @@ def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[s
 
 
 def verdict(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Say whether scores, one per seed, are better or worse by more than noise; nothing where a single seed cannot tell."""
+    """Say whether scores, one per seed, are better or worse by more than noise; nothing for a single seed."""
     noise = STANDARD_ERRORS * math.hypot(*(float(pd.Series(one).sem()) for one in (ours, theirs)))
     if math.isnan(noise):
         return ""
@@ -180,7 +180,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what is missing, then write the report; the exit code is 0."""
+    """Make the missing runs, then write the report; the exit code is 0."""
     require_modules(("rl_zoo3", "yaml", "matplotlib", "tabulate"), extra="zoo")
     register()
     th.set_num_threads(1)

@@ -1,1 +1,1 @@
-"""The commands ``train`` and ``check``, and what all commands share."""
+"""The commands ``train`` and ``check``, and helpers for all commands."""

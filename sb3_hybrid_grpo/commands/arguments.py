@@ -12,7 +12,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.commands.cli import CommandError
 
-# Set by the commands' own options.
+# Arguments that the commands' own options set.
 OWN_OPTIONS = ("env", "seed", "verbose", "_init_setup_model")
 # Strings like lin_3e-4 stand for a linear decay to 0, as in RL Zoo.
 SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
@@ -30,7 +30,7 @@ def positive_int(text: str) -> int:
 
 
 def seed_int(text: str) -> int:
-    """Read a seed that is small enough for every generator that it is handed to."""
+    """Read a seed that is small enough for all generators."""
     if not text.isdecimal() or int(text) >= 2**31:
         raise argparse.ArgumentTypeError(f"received {text}, needs a whole number from 0 to {2**31 - 1}")
     return int(text)
@@ -40,12 +40,12 @@ def parse_hyperparams(
     items: Sequence[str], algorithm: type[OnPolicyAlgorithm] = HybridGRPO, option: str = "--hyperparams"
 ) -> dict[str, Any]:
     """
-    Read ``key:value`` pairs; a value that is no Python literal is taken as a word.
+    Read ``key:value`` pairs. A value that is no Python literal stays a string.
 
     :param items: The pairs, for example ``["gamma:0.9", "branch_horizon:auto"]``.
-    :param algorithm: The class whose arguments they are.
-    :param option: The option before them, for messages.
-    :raises CommandError: if an item is no pair, or no argument of the class
+    :param algorithm: The class that has the keys as arguments.
+    :param option: The command-line option before the pairs, for messages.
+    :raises CommandError: if an item is no pair, or its key is no argument of the class
     """
     accepted = [name for name in inspect.signature(algorithm).parameters if name not in OWN_OPTIONS]
     hyperparams: dict[str, Any] = {}

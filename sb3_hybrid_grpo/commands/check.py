@@ -1,4 +1,4 @@
-"""Show how an env is branched, whether that is exact, what it costs, and how much noise a group could remove."""
+"""Show how an env is branched, whether its siblings are exact, what they cost, and how much noise a group could remove."""
 
 import argparse
 from pathlib import Path
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _noise(env: Any, model: Path | None) -> str:
-    """Say whether steps draw random numbers, and what "auto" makes of it."""
+    """Say whether steps draw random numbers, and how "auto" begins."""
     env.reset(seed=0)
     env.get_wrapper_attr("check_siblings")()
     if not env.get_wrapper_attr("saw_noise")():

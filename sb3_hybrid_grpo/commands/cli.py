@@ -1,4 +1,4 @@
-"""What the commands share: an error for mistyped input, and files that are complete or absent."""
+"""Helpers for all commands: an error for mistyped input, atomic writes, versions."""
 
 import importlib.util
 import os
@@ -16,14 +16,14 @@ from sb3_hybrid_grpo import __version__
 
 
 class CommandError(Exception):
-    """Input that a user can correct: printed as one line, without a traceback, with exit code 2."""
+    """An error in the user's input. It is printed as one line, without a traceback, with exit code 2."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
-    Write a file so that it is never seen half written: the new content goes to a neighbour, whose path is yielded, and which
-    takes the name at the end. After an error, ``path`` is as it was.
+    Write a file atomically. The path of a temporary file is yielded; at the end that file is renamed to ``path``. After an
+    error, ``path`` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -34,24 +34,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one go (see :func:`replacing`)."""
+    """Write a text file atomically (see :func:`replacing`)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def output_folder(path: Path) -> Path:
-    """Make a folder, its parents included, unless it exists; CommandError if it cannot be made."""
+    """Make a folder and its parents, unless they exist; CommandError if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(
-            f"received {str(path)!r} as the folder to write to, which cannot be made ({error}); name one that can be written"
+            f"received the output folder {str(path)!r}, which cannot be made ({error}); name a folder that can be written"
         ) from error
     return path
 
 
 def require_modules(modules: Sequence[str], extra: str) -> None:
-    """Raise a CommandError if one of the modules is missing, with the command that installs the extra which brings them."""
+    """Raise a CommandError if one of the modules is missing; it names the extra that installs them."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise CommandError(f"this command needs {', '.join(missing)}; install with: {install_command(extra)}")
@@ -63,6 +63,6 @@ def install_command(extra: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that every result depends on."""
+    """Versions of the packages on which all results depend."""
     others = {one.__name__: str(vars(one)["__version__"]) for one in (sb3, gym, th, np)}
     return {"sb3_hybrid_grpo": __version__, **others, "python": platform.python_version()}

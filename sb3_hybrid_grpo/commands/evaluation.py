@@ -1,4 +1,4 @@
-"""Envs, and the evaluation of a policy in them, beside a random one."""
+"""Make envs, and evaluate a trained or a random policy in them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
 def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """
-    Make monitored envs in this process; the seed is that of the first, the others count up.
+    Make monitored envs in this process. The first env gets the seed, the next ones seed + 1, seed + 2, ...
 
     :raises CommandError: if there is no such env, or a package that it needs is missing
     """
@@ -44,7 +44,7 @@ def default_policy(observation_space: gym.Space[Any]) -> str:
 
 
 def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
-    """Put envs under the statistics of observations that a model was trained with; rewards stay the env's own."""
+    """Normalise observations with the statistics of a model's training; rewards stay raw."""
     trained = model.get_vec_normalize_env()
     if trained is None:
         return env
@@ -54,7 +54,7 @@ def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
 
 
 class RandomPolicy:
-    """Draws actions from the action space, whatever it sees."""
+    """Draws random actions from the action space."""
 
     def __init__(self, env: VecEnv, seed: int) -> None:
         self._n_envs, self._space = env.num_envs, env.action_space
@@ -70,11 +70,11 @@ def evaluate(policy: BaseAlgorithm | RandomPolicy, env: VecEnv, episodes: int) -
     Run whole episodes with the deterministic policy.
 
     :param policy: The policy.
-    :param env: Monitored envs of its own, with the training's observation statistics if there are any; closed at the end.
-    :param episodes: How many.
-    :return: The undiscounted reward of each, as the env gave it.
+    :param env: Monitored envs, with the training's observation statistics if there are any; closed at the end.
+    :param episodes: Number of episodes.
+    :return: The undiscounted raw reward of each episode.
     """
-    acting: Any = policy  # SB3 asks for no more than predict()
+    acting: Any = policy  # SB3 needs only its predict()
     rewards, _ = evaluate_policy(acting, env, episodes, deterministic=True, return_episode_rewards=True)
     env.close()
     return [float(reward) for reward in np.asarray(rewards)]

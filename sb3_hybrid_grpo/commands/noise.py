@@ -1,4 +1,4 @@
-"""How much of what an agent earns is noise that the members of a group have in common."""
+"""Estimate how much of the variance of returns is noise that the members of a group share."""
 
 import random
 import time
@@ -16,17 +16,17 @@ from sb3_hybrid_grpo.branching.exactness import RandomActions
 
 N_STATES, N_NOISES, N_MEMBERS = 64, 4, 4
 Act = Callable[[Any, Any], Any]
-"""Chooses an action for an env, given what the env has shown last."""
+"""Chooses an action for an env, given its last observation."""
 
 
 def random_actions(env: gym.Env[Any, Any]) -> Act:
-    """Draw actions from the action space; valid ones, where the env has ``action_masks()``."""
+    """Random actions; only valid ones, if the env has ``action_masks()``."""
     actions = RandomActions(env)
     return lambda at, _: actions(at)
 
 
 def actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:
-    """Draw the actions of a saved policy, which sees what ``VecNormalize`` saved beside it makes of the observations."""
+    """A saved policy's sampled actions. Observations are normalised if a ``VecNormalize`` was saved beside the policy."""
     model = HybridGRPO.load(path, device="cpu")
     saved = next(path.parent.glob("*/vecnormalize.pkl"), None)
     normalize: Any = (
@@ -37,19 +37,19 @@ def actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:
 
 def noise_share(env: gym.Env[Any, Any], act: Act, n_steps: int = 64, seconds: float = 5.0) -> float:
     r"""
-    Estimate which share of the variance of returns is due to the noise that an env draws in its steps. From each of several
-    states go on members with the same future noise and other actions, and members with another noise:
+    Estimate the share of the variance of returns that is due to the noise that an env draws in its steps. Several states are
+    tried with several future noises each; for each noise, M members take different actions:
 
     .. math:: share = \frac{\sigma^2_{noise}}{\sigma^2_{noise} + \sigma^2_{actions}}, \qquad
         \sigma^2_{noise} = \frac{MS_{between} - MS_{within}}{M}
 
-    with the mean squares between noises and within one, of M members (analysis of variance with random effects, e.g.
+    with the mean squares of returns between noises and within one noise (analysis of variance with random effects, e.g.
     Montgomery, *Design and Analysis of Experiments*). A group whose members share their noise can remove this share.
 
-    :param env: A branchable env that was checked, and of which copies can be made; it is reset and played
+    :param env: A branchable env that was checked and can be copied; it is reset and stepped
     :param act: Chooses actions
-    :param n_steps: Steps of a return, which is not discounted; the end of the episode ends it, too
-    :param seconds: After which no further state is begun, but for a second one
+    :param n_steps: Steps of an undiscounted return; it ends early with the episode
+    :param seconds: Time after which no further state is tried; two states are tried in any case
     :return: The share, from 0 to 1
     """
     start, between, within = time.perf_counter(), [], []
@@ -71,12 +71,12 @@ def noise_share(env: gym.Env[Any, Any], act: Act, n_steps: int = 64, seconds: fl
 
 
 def _seed(copy: Any, seed: int) -> None:
-    """Give a copy of an env another future noise: seed its own generators, and those that it has streams in the place of."""
+    """Give a copy of an env another future noise: seed its own generators, and its streams of shared ones."""
     shared = getattr(copy.shared_state, "shared", ())
     with copy.shared_state:
         for one in [*(own for _, own in copy.natives.values()), *(each.obj for each in shared)]:
             generator = getattr(one, "bit_generator", one)
-            if isinstance(one, gym.Env):  # one that saves and restores itself
+            if isinstance(one, gym.Env):  # an env that saves and restores itself
                 one.np_random = np.random.default_rng(seed)
             elif isinstance(generator, np.random.BitGenerator):
                 generator.state = type(generator)(seed).state
@@ -87,7 +87,7 @@ def _seed(copy: Any, seed: int) -> None:
 
 
 def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float, bool]:
-    """Take up to so many steps: what the env shows last, the sum of the rewards, and whether the episode has ended."""
+    """Take up to ``n_steps`` steps: the last observation, the sum of the rewards, and whether the episode has ended."""
     total, ended = 0.0, False
     while n_steps and not ended:
         obs, reward, terminated, truncated, _ = env.step(act(env, obs))

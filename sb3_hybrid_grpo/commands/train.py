@@ -21,9 +21,9 @@ from sb3_hybrid_grpo.commands.evaluation import RandomPolicy, default_policy, ev
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.zoo import ALGORITHM
 
-# The same for every env; everything else is HybridGRPO's default. 4 envs x 512 samples is 2048 samples an update.
+# The same for all envs; all other arguments have HybridGRPO's defaults. 4 envs x 512 samples is 2048 samples an update.
 DEFAULT_HYPERPARAMS: dict[str, Any] = {"n_steps": 512}
-# Evaluations have seeds that training (seed, seed + 1, ... one per env) does not reach.
+# Evaluations have other seeds than the training, whose envs have seed, seed + 1, ...
 SEED_OFFSETS = {"policy": 1_000_000, "random_policy": 2_000_000}
 
 
@@ -126,7 +126,7 @@ def new_run_folder(parent: Path, name: str) -> Path:
         folder = runs / f"{name}_{get_latest_run_id(str(runs), name) + 1}"
         try:
             folder.mkdir()
-        except FileExistsError:  # another run took it between the look and the making
+        except FileExistsError:  # another run made it in the meantime
             continue
         return folder
 
@@ -146,7 +146,7 @@ def learn(model: HybridGRPO, timesteps: int, log: EpisodeLog) -> bool:
 def save_for_zoo(model: HybridGRPO, folder: Path, hyperparams: dict[str, Any]) -> None:
     """Save the files that the Zoo's ``enjoy`` reads besides the model's."""
     normalize = model.get_vec_normalize_env()
-    # JSON is YAML too
+    # JSON is valid YAML
     write_text(folder / "config.yml", json.dumps({**hyperparams, "normalize": normalize is not None}, indent=2) + "\n")
     if normalize is not None:
         with replacing(folder / "vecnormalize.pkl") as temporary:
@@ -172,7 +172,7 @@ def save_learning_curve(
 
     :param path: The PNG to write.
     :param steps: Simulator steps, siblings included, at each episode's end; ascending.
-    :param rewards: Undiscounted reward of each episode, as the env gave it.
+    :param rewards: Undiscounted raw reward of each episode.
     :param title: Title of the plot.
     :param random_policy: The evaluation of a random policy, drawn as a dotted line; None for none.
     """
@@ -183,7 +183,7 @@ def save_learning_curve(
     axes = figure.add_subplot()
     axes.plot(steps, rewards, ".", markersize=4, alpha=0.25, color="#0072B2", label="one episode")
     window = min(50, max(5, len(rewards) // 10))
-    last = np.flatnonzero(np.diff(steps, append=np.inf))  # of the episodes that end at one step: its mean has them all
+    last = np.flatnonzero(np.diff(steps, append=np.inf))  # of episodes that end at the same step, only the last has a mean
     means = [np.mean(rewards[max(end - window, 0) : end]) for end in (last + 1).tolist()]
     axes.plot(np.array(steps)[last], means, color="#0072B2", linewidth=2, label=f"mean of the last {window}")
     if random_policy is not None:

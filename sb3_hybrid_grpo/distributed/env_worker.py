@@ -1,4 +1,4 @@
-"""The process of the cluster in which envs of a RayVecEnv live."""
+"""A process on the cluster that runs envs of a RayVecEnv."""
 
 import socket
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from sb3_hybrid_grpo.branching.wrapper import SiblingFailure, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError, FleetError
 
 Call = tuple[int, str, Any]
-"""A command for an env: its place in the worker, the command's name, its data; see the methods of :class:`EnvWorker`."""
+"""A command for an env: the env's place in the worker, the command's name and data; see the methods of :class:`EnvWorker`."""
 LARGE = 100_000
-"""Bytes from which on Ray puts an answer into its object store."""
+"""Number of bytes from which Ray puts an answer into its object store."""
 
 
 class EnvWorker:
     """
-    Holds envs. The commands are those of a SubprocVecEnv to its processes, with the same data and answers.
+    Runs envs. Commands, data and answers are the same as between a SubprocVecEnv and its processes.
 
-    ``__init__`` does nothing: an exception in it would look like a death of the process.
+    ``start`` makes the envs, not ``__init__``: an exception in ``__init__`` would look like a death of the process.
     """
 
     first: int
@@ -34,8 +34,8 @@ class EnvWorker:
         """
         Make the envs.
 
-        :param packed: Index of the first, functions that make them, and what to call then
-        :return: Observation space and action space, the name of the node, and the answers
+        :param packed: Index of the first env, functions that make the envs, and commands to call afterwards
+        :return: Observation space and action space, the name of the node, and the answers to the commands
         """
         import ray
 
@@ -57,8 +57,8 @@ class EnvWorker:
         """
         Call envs one after another.
 
-        :param packed: The calls. Ray takes longer for arrays than for their bytes
-        :return: The answers; large ones as they are, for Ray hands over their arrays without a copy
+        :param packed: The calls, pickled, because Ray is slower with arrays than with bytes
+        :return: The answers, pickled; large answers unpickled, because Ray passes their arrays without a copy
         """
         answers = self._answers(cloudpickle.loads(packed))
         packed = cloudpickle.dumps(answers)
@@ -99,7 +99,7 @@ class EnvWorker:
 
     def _env_method(self, place: int, data: tuple[str, Any, dict[str, Any]]) -> Any:
         name, arguments, keywords = data
-        if name == "check_siblings":  # the objects that envs share are here
+        if name == "check_siblings":  # only this process has the objects that its envs share
             arguments = (objects_shared_by([one.get_wrapper_attr("held_objects")() for one in self.envs])[place],)
         return self.envs[place].get_wrapper_attr(name)(*arguments, **keywords)
 
@@ -123,5 +123,5 @@ class EnvWorker:
         self.envs[place] = make_branchable(self.envs[place])
 
     def _masks_of_forks(self, place: int, number: int) -> list[Any]:
-        """What ``mask_siblings`` says of siblings that are forked now."""
+        """The masks of siblings that would fork now: the env's own."""
         return [self.envs[place].get_wrapper_attr("action_masks")()] * number

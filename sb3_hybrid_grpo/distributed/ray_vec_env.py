@@ -22,15 +22,15 @@ except ImportError as error:
     raise ImportError(f"RayVecEnv needs ray; install with: {install_command('ray')}") from error
 
 _CLOSE_WITHIN = 10.0
-"""Seconds that envs have to close."""
+"""Seconds within which envs must close."""
 _STARTS = 5
-"""How often a worker that is lost while it starts is started."""
+"""The most starts of a worker that is lost while it starts."""
 _NOTICE_AFTER, _PLACED_WITHIN = 60.0, 300.0
-"""Seconds after which workers that have not started are a notice; an error, if there is no room: machines take time, too."""
+"""If workers have not started: seconds before a notice, and before an error if the cluster has no room for them."""
 
 
 class _Connection:
-    """The process's connection with Ray. The last RayVecEnv that is closed ends it, unless it was there before the first."""
+    """This process's connection with Ray. The last RayVecEnv ends it when it closes, unless the user had opened it."""
 
     def __init__(self) -> None:
         self.users, self.is_own, self.is_local = 0, False, False
@@ -58,33 +58,33 @@ _connection = _Connection()
 
 class RayVecEnv(SubprocVecEnv):
     """
-    Envs in workers on a Ray cluster: to its user a SubprocVecEnv, whose envs may be on other machines. HybridGRPO makes them
-    branchable by itself. A step of all envs, or of all their groups, is one remote call to each worker.
+    A SubprocVecEnv whose envs run in workers on a Ray cluster, perhaps on other machines. HybridGRPO makes the envs branchable
+    by itself. A step of all envs, or of all their groups, is one remote call to each worker.
 
-    **A worker that is lost** (its process died, its node is gone, a step took longer than ``step_timeout``) is started again,
-    where the cluster has room. Its envs begin new episodes. In the step that was lost, the old ones end as truncated, with the
-    reward 0 and the last observation as ``terminal_observation``; ``info["worker_restarted"]`` says so. The same goes for the
-    siblings of a group. A new env's seed is made from the old one and the number of restarts; what ``set_attr`` had set is set
-    again. An env that raises an exception is an error.
+    **A lost worker** (its process died, its node is gone, a step took longer than ``step_timeout``) is started again, where
+    the cluster has room. Its envs begin new episodes. In the lost step, the old episodes end as truncated, with the reward 0
+    and the last observation as ``terminal_observation``; ``info["worker_restarted"]`` is True. The same holds for the siblings
+    of a group. A new env's seed is made from the old seed and the number of restarts. Attributes that ``set_attr`` had set are
+    set again. If an env raises an exception, a FleetError is raised.
 
     Example::
 
         make_vec_env("CartPole-v1", n_envs=64, vec_env_cls=RayVecEnv, vec_env_kwargs={"address": "auto"})
 
-    :param env_fns: Functions that make the envs. They are pickled; the workers must be able to import what they need
+    :param env_fns: Functions that make the envs. They are pickled; the workers must be able to import their modules
     :param envs_per_worker: Envs in each worker, stepped one after another
-    :param address: Address of a cluster, "auto" on its machines; by default the environment variable ``RAY_ADDRESS``, and if
-        that is not set, a Ray of its own on this machine. Of no effect where ``ray.init`` was called before
-    :param worker_options: Options of the actors (``ray.remote``'s): ``num_cpus``, 1 unless it is Ray's own on this machine,
+    :param address: Address of a cluster, "auto" on its machines. None: the environment variable ``RAY_ADDRESS``, or if that
+        is not set, a new Ray on this machine. No effect if ``ray.init`` was called before
+    :param worker_options: Options of the actors (``ray.remote``'s): ``num_cpus`` (1; 0 with a new Ray on this machine),
         ``num_gpus``, ``resources``, ``runtime_env``, ...
-    :param max_restarts: How often each worker is started again
-    :param step_timeout: Seconds that a step of an env may take, resets included; None: any time
-    :raises ValueError: if an argument is not one of these
-    :raises FleetError: if an env raises, a worker is lost once more, or the cluster has no room
+    :param max_restarts: How often each worker may be started again
+    :param step_timeout: Seconds that a step of an env may take, resets included; None: no limit
+    :raises ValueError: if a value is not allowed
+    :raises FleetError: if an env raises, a worker is lost after ``max_restarts`` restarts, or the cluster has no room
     """
 
     worker_restarts = 0
-    """How often workers were started again, all in all."""
+    """Number of restarts of all workers together."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class RayVecEnv(SubprocVecEnv):
         self.max_restarts, self.step_timeout = max_restarts, step_timeout
         self.waiting = self.closed = False
         _connection.open(address)
-        # like SubprocVecEnv's processes, workers on one machine ask for no cores
+        # like SubprocVecEnv's processes, workers on one machine reserve no cores
         self._actor_options = {"num_cpus": 0 if _connection.is_local else 1, "scheduling_strategy": "SPREAD", **options}
         asks = {"CPU": self._actor_options["num_cpus"], "GPU": options.get("num_gpus", 0), **options.get("resources", {})}
         self._asks_for = {name: amount for name, amount in asks.items() if amount}
@@ -121,7 +121,7 @@ class RayVecEnv(SubprocVecEnv):
             raise
 
     def make_branchable(self) -> None:
-        """Make the envs branchable, where they are."""
+        """Make the envs branchable, in their workers."""
         for remote in self.remotes:
             remote.send(("make_branchable", None))
         for remote in self.remotes:
@@ -143,7 +143,7 @@ class RayVecEnv(SubprocVecEnv):
         _connection.close()
 
     def _exchange(self, timeout: float) -> None:
-        """Send the commands that wait, one call to a worker, and take the answers. Start workers that are lost again."""
+        """Send the waiting commands, one call to each worker, and take the answers. Restart lost workers."""
         end = time.monotonic() + timeout
         try:
             while busy := [worker for worker in self._workers if worker.send()]:
@@ -155,20 +155,20 @@ class RayVecEnv(SubprocVecEnv):
                         worker.send_again()
                 elif time.monotonic() >= end:
                     return
-        except BaseException:  # an answer that nobody waits for any more is no answer to the next command
+        except BaseException:  # drop pending answers, lest the next command take them for its own
             for worker in self._workers:
                 worker.forget()
             self.waiting = False
             raise
 
     def _receive(self, busy: list[WorkerHandle], timeout: float) -> dict[WorkerHandle, str]:
-        """Take answers. Return the workers that are lost, and why."""
+        """Take answers. Return the lost workers with the cause of each."""
         answers = [worker.answer for worker in busy]
         try:
             for worker, answer in zip(busy, ray.get(answers, timeout=timeout), strict=True):
                 worker.receive(answer)
             return {}
-        except ray.exceptions.RayError:  # not all are there: one by one
+        except ray.exceptions.RayError:  # some answers are missing: take them one by one
             pass
         there, _ = ray.wait(answers, num_returns=len(answers), timeout=0)
         causes = {}
@@ -183,7 +183,7 @@ class RayVecEnv(SubprocVecEnv):
         return causes
 
     def _restart(self, causes: dict[WorkerHandle, str]) -> None:
-        """Start lost workers again, all at once."""
+        """Restart lost workers, all at once."""
         lost = {worker: f"{worker.name} on {worker.node}: {cause}" for worker, cause in causes.items()}
         for worker, cause in causes.items():
             ray.kill(worker.actor)
@@ -200,7 +200,7 @@ class RayVecEnv(SubprocVecEnv):
         notice(f"Workers were lost. The episodes of their envs end as truncated, and new ones begin.\n{found}")
 
     def _start(self, workers: list[WorkerHandle]) -> None:
-        """Start workers. One that is put on a node that is gone, but not yet known to be, is lost and starts once more."""
+        """Start workers. Ray may place a worker on a node that has just died; such a worker is lost, and starts again."""
         causes = dict.fromkeys(workers, "")
         try:
             for _ in range(_STARTS):
@@ -216,14 +216,14 @@ class RayVecEnv(SubprocVecEnv):
                     return
             worker, cause = next(iter(causes.items()))
             raise FleetError(f"{worker.name} was lost each of {_STARTS} times that it was started: {cause}.")
-        except BaseException:  # an interrupt, too: what has not started in full is to be started again
+        except BaseException:  # also after an interrupt, half-started workers must be started again
             for worker in workers:
                 if worker.actor is not None:
                     ray.kill(worker.actor)
             raise
 
     def _wait_for_places(self, starting: list[Any]) -> None:
-        """Wait until workers have started, or are lost; an error where the cluster has no room for them."""
+        """Wait until workers have started, or are lost; raise an error if the cluster has no room for them."""
         _, late = ray.wait(starting, num_returns=len(starting), timeout=_NOTICE_AFTER)
         if late:
             notice(self._why_late(len(late), _NOTICE_AFTER))
@@ -238,13 +238,13 @@ class RayVecEnv(SubprocVecEnv):
         there = {name: amount for name, amount in ray.cluster_resources().items() if name in self._asks_for}
         return (
             f"{number} of the workers did not start within {seconds:g} s. Each asks for {self._asks_for}; the cluster has "
-            f"{there}, for all that run on it. Where that is too little, add machines, or ask for less: "
+            f"{there}, for all its users. If this is too little, add machines, or ask for less: "
             "worker_options={'num_cpus': 0.5}."
         )
 
 
 def _cause_of(error: Exception) -> str:
-    """Why a worker is lost; if it is not, but raised an exception, that one is raised."""
+    """The cause of a worker's loss. If the worker is alive and raised an exception, that exception is raised."""
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, BranchingError | FleetError):
             raise error.cause from error
@@ -253,7 +253,7 @@ def _cause_of(error: Exception) -> str:
 
 
 def _check(n_envs: int, envs_per_worker: int, options: dict[str, Any], max_restarts: int, step_timeout: float | None) -> None:
-    """Refuse arguments that make no sense."""
+    """Refuse values that are not allowed."""
     if n_envs == 0:
         raise ValueError("Received no env_fns: RayVecEnv needs one function for each env.")
     if not isinstance(envs_per_worker, int) or envs_per_worker < 1:
@@ -263,4 +263,4 @@ def _check(n_envs: int, envs_per_worker: int, options: dict[str, Any], max_resta
     if step_timeout is not None and not step_timeout > 0:
         raise ValueError(f"Received step_timeout={step_timeout!r}: it must be a number of seconds above 0, or None.")
     if "max_restarts" in options:
-        raise ValueError("Received max_restarts in worker_options: workers start again by RayVecEnv(max_restarts=...).")
+        raise ValueError("Received max_restarts in worker_options. Use RayVecEnv(max_restarts=...), which restarts workers.")

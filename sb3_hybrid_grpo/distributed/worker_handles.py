@@ -1,4 +1,4 @@
-"""The driver's side of the workers: what is sent to them, what they answer, and what stands for an answer that was lost."""
+"""The driver's side of the workers: commands, answers, and replacements of lost answers."""
 
 import time
 from collections import deque
@@ -12,30 +12,30 @@ import numpy as np
 from sb3_hybrid_grpo.branching.wrapper import SiblingSteps
 
 Command = tuple[str, Any]
-"""What a SubprocVecEnv sends to the process of an env: the name of the command, and its data."""
+"""A SubprocVecEnv's command for the process of an env: the name of the command, and its data."""
 _LASTING = ("make_branchable", "set_attr", "reset", "check_siblings")
-"""Commands that a new env is given again."""
+"""Commands that are repeated for a new env after the loss of a worker."""
 
 
 def _name_of(command: Command) -> str:
-    """The name of the command, or of the method that siblings are stepped by."""
+    """The command's name; for methods that concern siblings, the method's name."""
     name, data = command
     is_ours = name == "env_method" and data[0] in ("step_siblings", "mask_siblings", "check_siblings")
     return str(data[0] if is_ours else name)
 
 
 def _steps_of(command: Command) -> int:
-    """How many steps of an env it asks for."""
+    """Number of env steps that a command asks for."""
     name = _name_of(command)
     return len(command[1][1][1]) if name == "step_siblings" else name == "step"
 
 
 class EnvHandle:
     """
-    An env of a worker, in the place of a SubprocVecEnv's pipe to its process, and of that process.
+    An env of a worker. It replaces two objects of a SubprocVecEnv: the pipe to an env's process, and the process.
 
     :param worker: The worker
-    :param place: The env's place in it
+    :param place: The env's place in the worker
     """
 
     def __init__(self, worker: "WorkerHandle", place: int) -> None:
@@ -46,14 +46,14 @@ class EnvHandle:
         self.last_obs: Any = None
         self.siblings_obs: list[Any] = []
         self.new_episode: tuple[Any, dict[str, Any]] | None = None
-        """What the reset of a new env returned, until the step in which the lost episode ends."""
+        """Observation and info of a new env's reset, until the step in which the lost episode ends."""
 
     def send(self, command: Command) -> None:
-        """Keep the command until an answer is waited for: then all that a worker is to do is one call."""
+        """Keep the command until an answer is waited for, so that all commands for a worker go into one call."""
         self.worker.outbox.append((self, command))
 
     def poll(self, timeout: float = 0.0) -> bool:
-        """Wait for an answer. True, too, if none is under way."""
+        """Wait for an answer. Also True if no answer is pending."""
         if not self.answers and self.worker.is_busy():
             self.worker.exchange(timeout)
         return bool(self.answers) or not self.worker.is_busy()
@@ -63,15 +63,15 @@ class EnvHandle:
         while not self.poll(60.0):
             continue
         if not self.answers:
-            raise EOFError("No answer is under way.")
+            raise EOFError("No answer is pending.")
         return self.answers.popleft()
 
     def is_alive(self) -> bool:
-        """A worker that died is started again where its answer is waited for."""
+        """Always True: a dead worker is restarted when its answer is waited for."""
         return True
 
     def take(self, command: Command, answer: Any) -> None:
-        """Keep an answer until it is read, and what is needed of it when the worker is lost."""
+        """Keep an answer until it is read, and the data needed if the worker is lost."""
         name, data = _name_of(command), command[1]
         if name in ("step", "reset"):
             self.last_obs = answer[0]
@@ -84,7 +84,7 @@ class EnvHandle:
         self.answers.append(answer)
 
     def commands_after_loss(self, restarts: int) -> list[Command]:
-        """What makes a new env as the lost one was, but for its state. Its seed is made from the old one and the count."""
+        """The commands that set up a new env like the lost one. Its seed is made from the old seed and the restarts."""
         commands = dict(self.lasting)
         if "reset" in commands:
             seed = None if self.seed is None else int(np.random.SeedSequence([self.seed, restarts]).generate_state(1)[0])
@@ -92,7 +92,7 @@ class EnvHandle:
         return list(commands.values())
 
     def answer_after_loss(self, command: Command) -> Any:
-        """End a lost episode where it last was, and that of its siblings. None: the new env has the answer."""
+        """Truncate a lost episode, and those of its siblings, at their last observations. None: the new env must answer."""
         name, data = _name_of(command), command[1]
         if name == "reset":
             self.new_episode = None
@@ -109,7 +109,7 @@ class EnvHandle:
         return None
 
     def to_ask(self, command: Command) -> Command:
-        """What the worker is asked: of a new env's siblings, which are not there yet, the masks of its own state."""
+        """The command for the worker. A new env has no siblings yet, so it is asked for its own masks instead of theirs."""
         if self.new_episode is not None and _name_of(command) == "mask_siblings":
             return "masks_of_forks", len(command[1][1][0])
         return command
@@ -117,13 +117,13 @@ class EnvHandle:
 
 class WorkerHandle:
     """
-    A worker: an actor of the cluster, and the next one when it is lost.
+    A worker: an actor of the cluster, replaced by a new one when it is lost.
 
-    :param number: Its number
+    :param number: The worker's number
     :param first: Index of its first env
     :param env_fns: Functions that make its envs
     :param new_actor: Makes an actor with an :class:`EnvWorker`
-    :param exchange: Exchanges commands and answers with all workers, for so many seconds at most
+    :param exchange: Exchanges commands and answers with all workers, within a time limit in seconds
     :param step_timeout: Seconds that a step of an env may take
     """
 
@@ -151,26 +151,26 @@ class WorkerHandle:
         self.outbox: list[tuple[EnvHandle, Command]] = []
         self._sent: list[tuple[EnvHandle, Command, Any]] = []
         self.answer: Any = None
-        """Ray's reference to the answer that is waited for."""
+        """Ray's reference to the pending answer."""
         self.deadline = np.inf
         for env in self.envs:
             env.answers.clear()
 
     def is_busy(self) -> bool:
-        """Whether answers are to come."""
+        """Whether answers are pending."""
         return bool(self.outbox) or self.answer is not None
 
     def start(self) -> Any:
-        """Begin to start an actor. Return a reference to what :meth:`started` is to be given."""
+        """Begin to start an actor. Return Ray's reference to the answer, for :meth:`started`."""
         its = [(env, command) for env in self.envs for command in env.commands_after_loss(self.restarts)]
-        its.sort(key=lambda one: _name_of(one[1]) == "check_siblings")  # it looks at all envs of the worker
+        its.sort(key=lambda one: _name_of(one[1]) == "check_siblings")  # comes last, because it reads all envs of the worker
         self._commands_at_start = its
         self.actor = self.new_actor()
         calls = [(env.place, *command) for env, command in its]
         return self.actor.start.remote(cloudpickle.dumps((self.first, self.env_fns, calls)))
 
     def started(self, answer: Any) -> list[gym.Space[Any]]:
-        """Note that it has started; return the envs' spaces."""
+        """Take the answer of the started actor; return the envs' spaces."""
         observation_space, action_space, self.node, answers = answer
         for (env, command), its in zip(self._commands_at_start, answers, strict=True):
             if command[0] == "reset":
@@ -178,14 +178,14 @@ class WorkerHandle:
         return [observation_space, action_space]
 
     def send(self) -> bool:
-        """Send the commands that wait, in one call, unless there is one already. Return whether an answer is to come."""
+        """Send the waiting commands in one call, unless a call is pending. Return whether an answer is pending."""
         if self.outbox and self.answer is None:
             self._sent, self.outbox = [(env, command, None) for env, command in self.outbox], []
             self.send_again()
         return self.answer is not None
 
     def send_again(self) -> None:
-        """Send those that are not answered."""
+        """Send the commands that have no answer yet."""
         self._sent = [(env, command, env.answer_after_loss(command)) for env, command, _ in self._sent]
         asked = [(env, command) for env, command, answer in self._sent if answer is None]
         steps = sum(_steps_of(command) for _, command in asked)

@@ -1,7 +1,7 @@
 """
-Reference envs whose rewards are driven by noise that no action causes, registered with gymnasium under ``hybrid_grpo/``.
+Reference envs whose rewards depend mostly on noise that no action causes, registered with gymnasium under ``hybrid_grpo/``.
 
-Importing this package registers them; a simulator is imported when an env that needs it is made.
+Importing this package registers the envs. MuJoCo is imported only when an env that needs it is made.
 """
 
 import gymnasium as gym

@@ -20,16 +20,16 @@ class GustWrapper(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         force along x = force · wind[0],  force along z (up) = force · vertical · wind[1]
 
     With the default persistence and noise, each component of ``wind`` has a standard deviation of 1 in the long run, so that
-    ``force`` is the typical strength of the wind. The wind is 0 at the start of an episode and is not observed;
-    ``info["wind"]`` tells it. Observations, actions, rewards and ends of episodes are those of the env.
+    ``force`` is the typical strength of the wind. The wind is 0 at the start of an episode. The policy does not observe it;
+    ``info["wind"]`` has its value. Observations, actions, rewards and ends of episodes do not change.
 
-    :param env: A MuJoCo env of gymnasium, or one with a ``model`` and ``data`` like theirs
+    :param env: A MuJoCo env of gymnasium, or another env with MuJoCo's ``model`` and ``data``
     :param force: Strength of the wind, in N
     :param body: Name or number of the body that the wind pushes; None: the first one that is not the world, usually the torso
     :param persistence: How much of the wind carries over to the next step, from 0 to below 1
-    :param noise: Standard deviation of what is new in the wind, each step
+    :param noise: Standard deviation of the noise added to the wind at each step
     :param vertical: Strength of the vertical wind, as a share of ``force``
-    :raises ValueError: if an argument is not what it may be
+    :raises ValueError: if a value is not allowed
     """
 
     def __init__(

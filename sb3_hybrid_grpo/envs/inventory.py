@@ -1,4 +1,4 @@
-"""A shop that orders against a random demand: the noise decides most of the cost."""
+"""A shop that orders goods for a random demand, which decides most of the cost."""
 
 import math
 from typing import Any
@@ -24,8 +24,8 @@ ORDER_UNIT = 10.0
 
 class Inventory(PicturedEnv[np.ndarray]):
     """
-    A shop orders goods that arrive ``lead_time`` steps later, and sells them to a random demand. What is out of stock is
-    backlogged: delivered later, at a cost for every step of waiting. One step, with the standard normal noise z::
+    A shop orders goods that arrive ``lead_time`` steps later, and sells them to a random demand. Goods that are out of stock
+    are backlogged: delivered later, at a cost for every step of waiting. One step, with the standard normal noise z::
 
         log_demand ← demand_persistence · log_demand + demand_noise · z
         stock      ← stock + (the order placed lead_time steps ago) − base_demand · exp(log_demand)
@@ -41,7 +41,7 @@ class Inventory(PicturedEnv[np.ndarray]):
     :param lead_time: Steps from an order to its arrival, at least 1
     :param base_demand: Median demand, in units of goods a step
     :param demand_persistence: How much of the logarithm of demand carries over to the next step, from 0 to below 1
-    :param demand_noise: Standard deviation of what is new in the logarithm of demand, each step
+    :param demand_noise: Standard deviation of the noise added to the logarithm of demand at each step
     :param holding_cost: Cost of a unit of goods in stock, each step
     :param backlog_cost: Cost of a unit of goods owed to customers, each step
     :param order_cost: Cost of ordering a unit of goods
@@ -50,7 +50,7 @@ class Inventory(PicturedEnv[np.ndarray]):
     :param max_stock: Limit of the stock and of the backlog, in units of goods
     :param initial_stock: Units of goods in stock at the start; negative: a backlog
     :param render_mode: None, or "rgb_array": pictures of the observation
-    :raises ValueError: if an argument is not what it may be
+    :raises ValueError: if a value is not allowed
     """
 
     def __init__(

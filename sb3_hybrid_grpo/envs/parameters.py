@@ -1,4 +1,4 @@
-"""Checks of the envs' constructor arguments: one message for all of them."""
+"""Checks of the envs' constructor arguments, which all raise the same message."""
 
 import math
 import numbers
@@ -45,16 +45,14 @@ def check_count(**arguments: Any) -> None:
 
 def require(holds: bool, name: str, value: Any, needed: str) -> None:
     """
-    :param holds: Whether the argument is what it may be
-    :param name: Its name
+    :param holds: Whether the argument's value is allowed
+    :param name: The argument's name
     :param value: What was received
-    :param needed: What it must be
-    :raises ValueError: if it is not
+    :param needed: The allowed values, for the message
+    :raises ValueError: if the value is not allowed
     """
     if not holds:
-        raise ValueError(
-            f"Received {name}={value!r}: it must be {needed}. Give such a value, or none where there is a default."
-        )
+        raise ValueError(f"Received {name}={value!r}: it must be {needed}. Give such a value, or leave the argument out.")
 
 
 def is_finite(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures of observations, for envs that have nothing else to show."""
+"""Pictures of observations, for envs without graphics of their own."""
 
 from typing import Any, Generic, TypeVar
 

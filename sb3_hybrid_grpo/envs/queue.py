@@ -1,4 +1,4 @@
-"""Load balancing: random jobs of heavy-tailed size, to be sent to servers of different speeds."""
+"""Load balancing: an agent sends random jobs of heavy-tailed size to servers of different speeds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,21 +25,21 @@ class Queue(PicturedEnv[np.int64]):
     which is, up to the noise of the arrivals, minus the mean number of jobs in the system per server. An episode starts with
     an empty system and the first job; it never terminates, and its registration truncates it after 200 jobs.
 
-    Observation, ``(k + 1,)``: for each of the k servers log(1 + its unfinished work / mean size of a job), then the same of
-    the size of the job to be sent. Action, ``Discrete(k)``: the server. ``info["interarrival_time"]`` is the time that went
-    by.
+    Observation, ``(k + 1,)``: for each of the k servers log(1 + its unfinished work / mean size of a job), then
+    log(1 + size / mean size) for the job to be sent. Action, ``Discrete(k)``: the server. ``info["interarrival_time"]`` is
+    the time until the next arrival.
 
-    The problem is that of H. Mao, S. B. Venkatakrishnan, M. Schwarzkopf, M. Alizadeh, *Variance Reduction for Reinforcement
+    The problem comes from H. Mao, S. B. Venkatakrishnan, M. Schwarzkopf, M. Alizadeh, *Variance Reduction for Reinforcement
     Learning in Input-Driven Environments*, ICLR 2019 (https://arxiv.org/abs/1807.02264), with the values of the authors'
-    code. Different here: observations are logarithms instead of capped work; the reward is scaled; sizes and times are not
-    rounded to whole numbers; an episode is truncated at a number of jobs and does not wait until the last one is finished.
+    code. Four things differ: observations are logarithms instead of capped work; the reward is scaled; sizes and times are
+    not rounded to whole numbers; an episode is truncated after a number of jobs, although some are unfinished.
 
     :param service_rates: Speed of each server, in work a unit of time
     :param mean_interarrival_time: Mean time between two arrivals, in units of time
     :param job_size_shape: Shape of the Pareto distribution of sizes, above 1 (finite mean); below 2 the variance is infinite
     :param job_size_scale: Smallest size of a job, in work
     :param render_mode: None, or "rgb_array": pictures of the observation
-    :raises ValueError: if an argument is not what it may be
+    :raises ValueError: if a value is not allowed
     """
 
     def __init__(

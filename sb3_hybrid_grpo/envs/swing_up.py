@@ -1,4 +1,4 @@
-"""A pole that hangs from a cart and is to be swung up, in still air and in gusty wind."""
+"""A cart that must swing up its pole, in still air and in gusty wind."""
 
 import math
 from typing import Any
@@ -18,10 +18,11 @@ class CartPoleSwingUp(PicturedEnv[np.ndarray]):
         (1 + cos(angle)) / 2 · max(1 − (position / track_limit)², 0)
 
     The episode terminates when the cart leaves the track; its registration truncates it after 250 steps. It starts with the
-    cart in the middle, at rest, and the pole at an angle of π; all four with normal noise. There is no other noise.
+    cart in the middle, at rest, and the pole at rest at an angle of π. Normal noise is added to these four numbers; there is
+    no other noise.
 
-    Observation, ``(5,)``: position of the cart (m), its speed (m/s), cosine and sine of the pole's angle from upright, its
-    speed (rad/s). Action, ``(1,)``, from −1 to 1: the force on the cart as a share of ``max_force``.
+    Observation, ``(5,)``: position of the cart (m), speed of the cart (m/s), cosine and sine of the pole's angle from upright,
+    speed of the pole (rad/s). Action, ``(1,)``, from −1 to 1: the force on the cart as a share of ``max_force``.
 
     :param gravity: Acceleration of gravity, in m/s²
     :param cart_mass: Mass of the cart, in kg
@@ -31,9 +32,9 @@ class CartPoleSwingUp(PicturedEnv[np.ndarray]):
     :param track_limit: Distance from the middle to the ends of the track, in m
     :param time_step: Time of a substep, in s
     :param n_substeps: Substeps in a step
-    :param start_noise: Standard deviation of the noise of each of the four at the start (m, m/s, rad, rad/s)
+    :param start_noise: Standard deviation of the noise in the four numbers of the start state (m, m/s, rad, rad/s)
     :param render_mode: None, or "rgb_array": pictures of the observation
-    :raises ValueError: if an argument is not what it may be
+    :raises ValueError: if a value is not allowed
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class CartPoleSwingUp(PicturedEnv[np.ndarray]):
         return self._observe(), reward, terminated, False, {}
 
     def _move(self, force: float) -> None:
-        """One substep of explicit Euler: positions move with the speeds of before."""
+        """One substep of explicit Euler: positions change with the old speeds."""
         total_mass = self.cart_mass + self.pole_mass
         pole_moment = self.pole_mass * self.pole_half_length
         cos, sin = math.cos(self._angle), math.sin(self._angle)
@@ -118,14 +119,14 @@ class GustyCartPoleSwingUp(CartPoleSwingUp):
         spin  ← spin + pole_push · wind
         speed ← speed + cart_push · wind
 
-    The wind is 0 at the start of an episode. It is not observed; ``info["wind"]`` tells it after each step.
+    The wind is 0 at the start of an episode. The policy does not observe it; ``info["wind"]`` has its value after each step.
 
     :param wind_persistence: How much of the wind carries over to the next step, from 0 to below 1
-    :param wind_noise: Standard deviation of what is new in the wind, each step (the wind itself has no unit)
+    :param wind_noise: Standard deviation of the noise added to the wind at each step (the wind has no unit)
     :param pole_push: Change of the pole's speed for a wind of 1, each step, in rad/s
     :param cart_push: Change of the cart's speed for a wind of 1, each step, in m/s
     :param kwargs: Arguments of :class:`CartPoleSwingUp`
-    :raises ValueError: if an argument is not what it may be
+    :raises ValueError: if a value is not allowed
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class GustyCartPoleSwingUp(CartPoleSwingUp):
         return super().reset(seed=seed, options=options)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        # The wind changes speeds alone, on which neither the reward nor the end of the episode depends.
+        # The wind changes only speeds, on which neither the reward nor the end of the episode depends.
         _, reward, terminated, truncated, _ = super().step(action)
         self._wind = self.wind_persistence * self._wind + self.wind_noise * float(self.np_random.standard_normal())
         self._spin += self.pole_push * self._wind

@@ -1,4 +1,4 @@
-"""HybridGRPO in RL Baselines3 Zoo: ``python -m sb3_hybrid_grpo.zoo``, or :func:`register` in a launcher of one's own."""
+"""HybridGRPO in RL Baselines3 Zoo: ``python -m sb3_hybrid_grpo.zoo``, or :func:`register` in your own launcher."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from sb3_hybrid_grpo.hybrid_grpo import HybridGRPO
 __all__ = ["ALGORITHM", "config_file", "register"]
 
 ALGORITHM = "hybrid_grpo"
-"""What ``--algo`` calls it."""
+"""The algorithm's name for ``--algo``."""
 
 
 def config_file() -> Path:
     """
-    Find the entries for envs that the Zoo's file for PPO does not list.
+    Find the YAML file with entries for envs that the Zoo's file for PPO does not list.
 
-    :return: Their file: in the package once that is installed, beside it in a clone
+    :return: The file: inside the package in an installation, beside the package in a clone
     """
     package = Path(__file__).parents[1]
     installed = package / "zoo_configs" / "hybrid_grpo.yml"
@@ -23,7 +23,7 @@ def config_file() -> Path:
 
 def register() -> None:
     """
-    Make ``hybrid_grpo`` known to ``rl_zoo3``: the algorithm, its entries, its tuning. Call it before the Zoo's functions::
+    Register ``hybrid_grpo`` with ``rl_zoo3``: the algorithm, its entries, its tuning. Call it before the Zoo's functions::
 
         import sb3_hybrid_grpo.zoo
         from rl_zoo3.train import train
@@ -40,5 +40,5 @@ def register() -> None:
     rl_zoo3.ALGOS[ALGORITHM] = HybridGRPO
     HYPERPARAMS_SAMPLER[ALGORITHM] = sample_hybrid_grpo_params
     HYPERPARAMS_CONVERTER[ALGORITHM] = convert_onpolicy_params
-    # the Zoo has no table of these
+    # the Zoo has no registry for experiment managers
     rl_zoo3.train.ExperimentManager = experiment_manager  # type: ignore[attr-defined, assignment]

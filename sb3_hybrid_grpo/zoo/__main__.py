@@ -39,10 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="hybrid-grpo-zoo",
         description="RL Baselines3 Zoo with HybridGRPO.",
         epilog="\n".join(f"{name:<16}{text}" for name, (_, text) in COMMANDS.items())
-        + "\n\ntrain --vec-env ray --vec-env-kwargs \"address:'auto'\" envs_per_worker:4 has its envs on a Ray cluster",
+        + "\n\ntrain --vec-env ray --vec-env-kwargs \"address:'auto'\" envs_per_worker:4 runs the envs on a Ray cluster",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, help="one of those below, each with --help of its own")
+    parser.add_argument("command", choices=COMMANDS, help="one of those below; each has its own --help")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the command's own options, as in the Zoo")
     typed = parser.parse_args(arguments)
     algorithm = [] if typed.command in _WITHOUT_ALGORITHM else ["--algo", ALGORITHM]
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_modules(("rl_zoo3", "requests", "seaborn"), extra="zoo")
         register()
         options = choose_vec_env(typed.options) if typed.command == "train" else typed.options
-        # what the user types comes later, and wins
+        # the user's options come later, and win
         sys.argv = [f"{parser.prog} {typed.command}", *algorithm, *options]
         run(typed.command)
     except (CommandError, BranchingError, FleetError) as error:
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def choose_vec_env(options: Sequence[str]) -> list[str]:
     """
-    Take out of the options what the Zoo does not know: ``--vec-env ray``, and ``--vec-env-kwargs``, arguments of the VecEnv.
+    Apply the options that the Zoo does not have: ``--vec-env ray``, and ``--vec-env-kwargs``, arguments of the VecEnv.
 
     :param options: Options of ``train``.
-    :return: The others.
+    :return: The other options.
     """
     import rl_zoo3.train
     from rl_zoo3.utils import StoreDict
@@ -93,9 +93,9 @@ def run(command: str) -> None:
     """
     import rl_zoo3.utils
 
-    # agents are loaded with their envs, which HybridGRPO makes branchable: in this process, not in those of a SubprocVecEnv
+    # load() makes an agent's envs branchable, which works in this process, but not in those of a SubprocVecEnv
     rl_zoo3.utils.create_test_env = functools.partial(rl_zoo3.utils.create_test_env, vec_env_cls=DummyVecEnv)
-    if command == "push_to_hub":  # which imports a function that huggingface_sb3 has renamed
+    if command == "push_to_hub":  # it imports a function that huggingface_sb3 has renamed
         hub: Any = importlib.import_module("huggingface_sb3.push_to_hub")
         if not hasattr(hub, "generate_metadata"):
             hub.generate_metadata = lambda *arguments: hub._generate_metadata(*arguments).to_dict()

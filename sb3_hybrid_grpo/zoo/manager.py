@@ -1,4 +1,4 @@
-"""The Zoo's experiments with what groups need: PPO's entries, envs that can be branched in their processes, plain errors."""
+"""The Zoo's experiments for HybridGRPO: PPO's entries, envs made branchable in their processes, errors in one line."""
 
 import copy
 from pathlib import Path
@@ -24,15 +24,15 @@ def experiment_manager(
     **named: Any,
 ) -> ExperimentManager:
     """
-    Make what the Zoo trains with.
+    Make the Zoo's experiment manager.
 
     :param args: The command line, as read by the Zoo
     :param algo: Name of the algorithm
     :param positional: Other arguments of :class:`ExperimentManager`
-    :param vec_env_class: Class of the VecEnvs; None: the one that the Zoo chooses
-    :param vec_env_kwargs: Its arguments
-    :param named: As ``positional``
-    :return: The Zoo's own for other algorithms than HybridGRPO
+    :param vec_env_class: Class of the VecEnvs; None: the Zoo's choice
+    :param vec_env_kwargs: Arguments of the VecEnvs
+    :param named: Further arguments of :class:`ExperimentManager`, by name
+    :return: The manager; for other algorithms than HybridGRPO the Zoo's own
     """
     manager = (HybridExperimentManager if algo == ALGORITHM else ExperimentManager)(args, algo, *positional, **named)
     manager.vec_env_class = vec_env_class or manager.vec_env_class
@@ -41,7 +41,7 @@ def experiment_manager(
 
 
 class HybridExperimentManager(ExperimentManager):
-    """For HybridGRPO. Without ``config``, an env's entry is taken from :func:`config_file`, or else from the Zoo's for PPO."""
+    """Manager for HybridGRPO. Without ``config``, an env's entry comes from :func:`config_file`, or else the Zoo's for PPO."""
 
     def __init__(self, args: Any, algo: str, env_id: str, *positional: Any, **named: Any) -> None:
         super().__init__(args, algo, env_id, *positional, **named)
@@ -69,7 +69,7 @@ class HybridExperimentManager(ExperimentManager):
         for key in {"advantage_estimator", "action_selection"} & given.keys() if self.optimize_hyperparameters else ():
             raise ValueError(
                 f"Received {key}={given[key]!r} with --optimize-hyperparameters, which tries values of branch_horizon and "
-                "group_baseline that not every one is legal with. Leave it out."
+                f"group_baseline that do not go with every {key}. Leave it out."
             )
         if self.vec_env_class is SubprocVecEnv and (self.optimize_hyperparameters or given.get("n_samples") != 1):
             own = given.get("env_wrapper") or []
@@ -79,7 +79,7 @@ class HybridExperimentManager(ExperimentManager):
             ]
         try:
             processed = super()._preprocess_hyperparams(hyperparams)
-        except Exception as error:  # the Zoo evaluates and imports what is written there
+        except Exception as error:  # the Zoo evaluates and imports the entries of the file
             raise ValueError(f"Received {self._not_understood(given)}: {type(error).__name__}: {error}") from error
         if not isinstance(self.n_envs, int) or self.n_envs < 1:
             raise ValueError(f"Received n_envs={self.n_envs!r}: it must be a whole number of at least 1.")

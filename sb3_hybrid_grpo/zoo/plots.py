@@ -10,7 +10,7 @@ from stable_baselines3.common.monitor import load_results
 
 
 class Episodes(pd.DataFrame):  # type: ignore[misc]
-    """``plot_train`` reads an episode's length from the column ``l``, and the steps of its x-axis from the attribute ``l``."""
+    """Episodes for ``plot_train``: it reads lengths in the column ``l``, and the x-axis' steps in the attribute ``l``."""
 
     _constructor = property(lambda self: Episodes)
     l = property(lambda self: self["simulator_steps"])  # noqa: E741
@@ -18,11 +18,12 @@ class Episodes(pd.DataFrame):  # type: ignore[misc]
 
 def load_scaled_results(folder: str) -> Episodes:
     """
-    Load a run's Monitor files, which hold the executed members' episodes alone. Every model that was saved in the run knows
-    both counts of steps; the scale is linear between two of them, and goes on after the last.
+    Load a run's Monitor files, which hold only the executed members' episodes, and convert their steps to simulator steps.
+    Every model that the run saved has both counts of steps. The conversion is linear between two saved models, and is
+    continued after the last.
 
     :param folder: The run's folder
-    :return: The episodes; where no model was saved, executed steps stay the x-axis
+    :return: The episodes; if no model was saved, the x-axis stays in executed steps
     """
     counts = {(0, 0)}
     for path in Path(folder).glob("*.zip"):
