@@ -167,8 +167,8 @@ def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:
             return data
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
         raise ValueError(
-            f"Received {path}, which holds no complete model ({error}). Give the zip file that model.save() wrote; one that "
-            "was cut short when it was copied or written cannot be repaired: take an earlier checkpoint."
+            f"Received {path}, which wasn't a zip-file with a complete model ({error}). Give the file that save() wrote. "
+            "A file that was cut short when it was copied or written cannot be repaired: take an earlier checkpoint."
         ) from error
     finally:
         if isinstance(path, BufferedIOBase):

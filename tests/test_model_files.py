@@ -85,7 +85,7 @@ def test_what_is_no_model_is_refused(ours: Any, tmp_path: Path) -> None:
     (tmp_path / "damaged.zip").write_bytes(damaged)
     for name in ("text", "short", "damaged"):
         for load in (ours.load, ours.from_ppo):
-            with pytest.raises(ValueError, match=r"holds no complete model.*earlier checkpoint"):
+            with pytest.raises(ValueError, match=r"wasn't a zip-file with a complete model.*earlier checkpoint"):
                 load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         ours.load(tmp_path / "nothing")
@@ -95,7 +95,7 @@ def test_models_of_other_algorithms_are_refused(tmp_path: Path) -> None:
     PPO("MlpPolicy", "CartPole-v1", **SMALL).save(tmp_path / "ppo")
     A2C("MlpPolicy", "CartPole-v1").save(tmp_path / "a2c")
     HybridGRPO("MlpPolicy", "CartPole-v1", **SMALL).save(tmp_path / "ours")
-    with pytest.raises(ValueError, match=r"saved by PPO, go on from it with HybridGRPO\.from_ppo"):
+    with pytest.raises(ValueError, match=r"PPO saved it, go on from it with HybridGRPO\.from_ppo"):
         HybridGRPO.load(tmp_path / "ppo")
     with pytest.raises(ValueError, match=r"which was not saved by PPO\. Use the zip file"):
         HybridGRPO.from_ppo(tmp_path / "a2c")
