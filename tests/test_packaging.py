@@ -4,10 +4,11 @@ import configparser
 import importlib
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import sb3_hybrid_grpo
 from sb3_hybrid_grpo import __version__
@@ -37,6 +38,22 @@ def test_setup_cfg_lists_every_package() -> None:
     listed = set(config["options"]["packages"].split())
     found = {".".join(init.parent.relative_to(PACKAGE.parent).parts) for init in PACKAGE.rglob("__init__.py")}
     assert listed == found | {"sb3_hybrid_grpo.zoo_configs"}
+
+
+def test_pins_can_be_installed_with_every_python_that_is_supported() -> None:
+    path = PACKAGE.parent / "constraints.txt"
+    if not path.is_file():
+        pytest.skip("runs against an installed package, without its sources")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    for python in ("3.10", "3.11", "3.12", "3.13"):
+        for pin in pins:
+            try:
+                supported = metadata(pin.name)["Requires-Python"]
+            except PackageNotFoundError:  # of an extra
+                continue
+            if pin.marker is None or pin.marker.evaluate({"python_version": python}):
+                assert Requirement(f"python{supported or ''}").specifier.contains(f"{python}.99"), (str(pin), python)
 
 
 def test_py_typed() -> None:
