@@ -77,7 +77,7 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"branch_horizon": None}, "'episode' or 'auto'"),
         ({"advantage_estimator": "gae"}, "one of 'hybrid', 'paper', 'paper_per_sample', 'grpo'"),
         ({"advantage_estimator": "paper", "n_samples": 1, "branch_horizon": 64}, "branch_horizon=1"),
-        ({"advantage_estimator": "paper", "branch_horizon": "auto"}, r"branch_horizon=1 \(as in the paper\)"),
+        ({"advantage_estimator": "paper", "branch_horizon": "auto"}, "branch_horizon=1 (as in the paper)"),
         ({"advantage_estimator": "paper_per_sample", "branch_horizon": "auto"}, "or 'episode'"),
         ({"advantage_estimator": "grpo", "n_samples": 1}, "n_samples of at least 2"),
         ({"group_baseline": -0.1}, "between 0"),
