@@ -1,6 +1,7 @@
 """Generators that envs share with their process have streams of the env's own; other state outside is seen."""
 
 import random
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -205,6 +206,37 @@ def test_an_object_that_envs_share_is_named() -> None:
     rng = np.random.default_rng(9)
     with pytest.warns(UserWarning, match=r"Shared\.rng is shared by several envs and changes .*Give each env its own"):
         share_of_equal_steps(DummyVecEnv([lambda: Shared(rng)] * 2), 3)
+
+
+class Counting(Line):
+    """Counts the steps of all envs of the class, and shows the count."""
+
+    steps = 0
+
+    def noise(self) -> float:
+        type(self).steps += 1
+        return float(self.steps)
+
+
+class GeneratorToo(Counting):
+    """Is forked before anything was played."""
+
+    def reset(self, **keywords: Any) -> Any:
+        self.places = (place for place in range(99))
+        return super().reset(**keywords)
+
+
+@pytest.mark.parametrize("kind", [Counting, GeneratorToo])
+def test_what_envs_share_outside_of_them_ends_no_training(kind: Any) -> None:
+    with pytest.warns(UserWarning, match=r"\(a forked process played .* became .* after a fork\) is shared by several envs"):
+        share_of_equal_steps(DummyVecEnv([kind] * 2), 20)
+
+
+def test_a_count_of_an_env_alone_is_exact() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "Each sibling of")
+        assert share_of_equal_steps(DummyVecEnv([Counting]), 20) == 1
 
 
 @pytest.mark.parametrize(("module", "is_library"), [("mujoco", True), ("mujoco.viewer", True), ("mujoco_walker", False)])

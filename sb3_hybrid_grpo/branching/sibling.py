@@ -102,6 +102,8 @@ class SiblingMaker:
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
         self.env = env
         self.forks, self.own_models, self.watchable = False, False, False
+        self.is_alone = True
+        """Whether it is the only env of its process."""
         self.reasons: list[str] = []
         """Why copies cannot be used."""
         self.streams: MemberState | None = None
@@ -168,8 +170,9 @@ class SiblingMaker:
             f"(check_branching(env) measures how many). Copies, which are faster, cannot be used: {'; '.join(self.reasons)}."
         )
 
-    def check(self, shared: dict[str, Any]) -> None:
+    def check(self, shared: dict[str, Any] | None) -> None:
         """Check that siblings of this env are exact: copies, or else forks."""
+        self.is_alone, shared = shared is None, shared or {}
         while can_fork():
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
@@ -189,7 +192,7 @@ class SiblingMaker:
         else:
             return
         self.noisy = found.noisy or self._saves_itself
-        self.watchable = found.reproducible and not found.shared
+        self.watchable = found.reproducible
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
             raise self.not_exact(found.difference or f"{self.around.refused}")
         if found.error is not None:
@@ -205,10 +208,15 @@ class SiblingMaker:
                 "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
         for name in sorted((_path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
-            notice(
-                f"{name} is shared by several envs and changes when one of them steps. Siblings have copies of it, without "
-                "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
-            )
+            self.tell_shared(name)
+
+    def tell_shared(self, name: str) -> None:
+        """Say that several envs share something, and end the watch: siblings and member 0 are known to differ."""
+        self.watchable = False
+        notice(
+            f"{name} is shared by several envs and changes when one of them steps. Siblings have copies of it, without "
+            "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
+        )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check

@@ -137,10 +137,12 @@ def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
     return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), guess)
 
 
-def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any]]:
-    """For each env of this process, the objects that another env holds, too, by their ids."""
+def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any] | None]:
+    """For each env of this process, the objects that another env holds, too, by their ids; None if there is no other env."""
+    if len(held_objects) == 1:
+        return [None]
     held = [{id(one): one for one in its} for its in held_objects]
-    shared = []
+    shared: list[dict[str, Any] | None] = []
     for e, its in enumerate(held):
         others = set().union(*(other for place, other in enumerate(held) if place != e))
         shared.append({str(key): one for key, one in its.items() if key in others})
@@ -199,9 +201,8 @@ class Fanout:
     def check(self) -> None:
         """Check that siblings are exact."""
         n_envs = self.base.num_envs
-        shared: list[dict[str, Any]] = [{} for _ in range(n_envs)]
-        if n_envs > 1 and not isinstance(self.base, SubprocVecEnv):
-            shared = objects_shared_by(self._call("held_objects", [()] * n_envs))
+        in_processes = isinstance(self.base, SubprocVecEnv)
+        shared = [None] * n_envs if in_processes else objects_shared_by(self._call("held_objects", [()] * n_envs))
         self._call("check_siblings", [(one,) for one in shared])
 
     def fork_reasons(self) -> str:

@@ -102,9 +102,13 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__siblings
 
     def check_siblings(self, shared: dict[str, Any] | None = None) -> SiblingFailure | None:
-        """Check that siblings of this env are exact, before any are made."""
+        """
+        Check that siblings of this env are exact, before any are made.
+
+        :param shared: Objects that other envs of this process hold, too, by their ids; None if there is no other env
+        """
         try:
-            self.__maker.check(shared or {})
+            self.__maker.check(shared)
         except Exception as error:
             return SiblingFailure(0, error)
         return None
@@ -190,8 +194,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         found = f"played the same actions differently: {found}".replace("step 1", f"step {self.__steps_of_watch} after a fork")
         if watch.kind == "copied":
             self.__maker.take_forks(f"a copy {found}")
-        else:
+        elif self.__maker.is_alone:
             self.__error = self.__maker.not_exact(f"a forked process {found}")
+        else:
+            self.__maker.tell_shared(f"Something outside of {self.env} (a forked process {found})")
 
     def wrappers_above(self) -> list[str]:
         """
