@@ -174,8 +174,6 @@ def test_streams_leave_the_generators_alone() -> None:
     before = [_numpy_state(), random.getstate(), th.get_rng_state().tolist()]
     with streams:
         drawn = np.random.random(), random.random(), float(th.rand(1))
-    with streams.fork():
-        pass
     assert before == [_numpy_state(), random.getstate(), th.get_rng_state().tolist()]
     with streams:
         assert (np.random.random(), random.random(), float(th.rand(1))) != drawn

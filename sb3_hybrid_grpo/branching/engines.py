@@ -82,10 +82,6 @@ class MemberState:
         self.shared, self.states = shared, states
         self._others: list[Any] = []
 
-    def fork(self) -> "MemberState":
-        """Return the same state for another member."""
-        return MemberState(self.shared, list(self.states))
-
     def __enter__(self) -> None:
         self._others = [one.save(one.obj) for one in self.shared]
         try:

@@ -49,7 +49,7 @@ class Stage:
     """
 
     def __init__(self, wrapper: Any, n_siblings: int) -> None:
-        self.wrapper, self.n_siblings = wrapper, n_siblings
+        self.wrapper = wrapper
         self.own: dict[str, Any] = {}
         """Attributes that replace the wrapper's in the copy."""
 
