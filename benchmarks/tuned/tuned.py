@@ -1,9 +1,9 @@
 """
 PPO and HybridGRPO, each tuned by the same search: 20 trials at half the budget, then ten other seeds of the best one.
 
-    pip install -c constraints.txt -e ".[compare,mujoco,zoo]"
     OMP_NUM_THREADS=1 python benchmarks/tuned/tuned.py --env hybrid_grpo/Inventory-v0 --budget 65536
-    python -m sb3_hybrid_grpo compare report benchmarks/tuned
+
+run.sh has the commands of all envs and of the report.
 
 The search is Optuna's TPE with one seed for both, so that the first ten trials of both are the same. It draws PPO's arguments
 alone; HybridGRPO's own stay at their defaults. A trial is one training, with a seed that the ten do not have; its score is the

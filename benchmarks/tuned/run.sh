@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# PPO and HybridGRPO, each tuned by the same search; see tuned.py. Adds what is missing to this folder, then writes the report.
+#
+#   pip install -c constraints.txt -e ".[compare,mujoco,zoo]" && benchmarks/tuned/run.sh VENVS
+#
+# VENVS is the folder that the commands of ../third_party/README.md fill; there, or-gym and gym-electric-motor need optuna, too.
+set -euo pipefail
+venvs="$(realpath "${1:?the folder of the virtual environments}")"
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export OMP_NUM_THREADS=1 PYTHONPATH="$PWD:$PWD/benchmarks/third_party"
+
+tune() { "$1" benchmarks/tuned/tuned.py --env "$2" --budget "$3" --episodes "$4"; }
+
+tune python hybrid_grpo/Inventory-v0 65536 20
+tune python hybrid_grpo/GustyHalfCheetah-v0 131072 10
+tune python hybrid_grpo/Queue-v0 131072 20
+tune "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
+tune "$venvs/venv-or-gym/bin/python" tasks:third_party/Newsvendor-v0 98304 20
+tune "$venvs/venv-gym-electric-motor/bin/python" tasks:third_party/MotorCurrent-v0 98304 20
+python -m sb3_hybrid_grpo compare report benchmarks/tuned
