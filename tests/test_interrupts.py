@@ -7,18 +7,28 @@ from typing import Any
 
 import pytest
 import torch as th
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
 
 SMALL: dict[str, Any] = {"n_samples": 3, "branch_horizon": 16, "n_steps": 96, "batch_size": 48, "n_epochs": 1, "seed": 0}
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", pytest.param("BipedalWalker-v3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("env_id", "kind"),
+    [
+        ("CartPole-v1", DummyVecEnv),
+        ("CartPole-v1", SubprocVecEnv),
+        pytest.param("BipedalWalker-v3", DummyVecEnv, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
-def test_interrupts_at_random_moments(env_id: str) -> None:
+def test_interrupts_at_random_moments(env_id: str, kind: type[DummyVecEnv] | type[SubprocVecEnv]) -> None:
     if env_id == "BipedalWalker-v3":
         pytest.importorskip("Box2D")
-    model = HybridGRPO("MlpPolicy", env_id, device="cpu", **SMALL).learn(96)
+    envs = make_vec_env(env_id, 2, vec_env_cls=kind, wrapper_class=make_branchable)
+    model = HybridGRPO("MlpPolicy", envs, device="cpu", **SMALL).learn(96)
     moments, interrupted = random.Random(0), 0
     before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     own = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

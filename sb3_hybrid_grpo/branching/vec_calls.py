@@ -1,10 +1,13 @@
 """Step the siblings of every env of a VecEnv, in the VecEnv's processes if it has any."""
 
+import contextlib
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
@@ -53,11 +56,12 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then =
             then()
         for remote, process in zip(env.remotes, env.processes, strict=True):
             _await(remote, process)
-            answers.append(remote.recv())
+            with _without_interrupts():
+                answers.append(remote.recv())
     except (EOFError, ConnectionError) as error:
         raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
     except BaseException:
-        _drain(env, slice(len(answers), sent), _PATIENCE)
+        forget_step(env)
         raise
     return answers
 
@@ -83,12 +87,8 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
             send_step(env, actions)
         for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
             _await(remote, process)  # a wrapper may send nothing before its step_wait
-        try:
+        with _without_interrupts():  # all answers have arrived
             return env.step_wait()
-        except BaseException:  # all answers have arrived: drop the unread ones
-            _drain(base, slice(None), patience=0.0)
-            base.waiting = False
-            raise
     except (EOFError, ConnectionError) as error:
         raise BranchingError(
             f"{when(step)} the process of env {_dead_one(base, '?')} died in the step of member 0 (the env itself), or that "
@@ -98,17 +98,29 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
 
 def forget_step(env: VecEnv) -> bool:
     """
-    After an error or an interrupt, read the pending answers to a step, lest the next command take them for its own.
+    After an error or an interrupt, read all pending answers, lest the next command take them for its own.
 
     :return: Whether the envs are in processes, so that their states are unknown
     """
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv):
         return False
-    if base.waiting:
-        _drain(base, slice(None), _PATIENCE)
-        base.waiting = False
+    _drain(base)
+    base.waiting = False
     return True
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait while a message is read: the rest of half a message would be taken for the next one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _await(remote: Any, process: Any) -> None:
@@ -118,17 +130,20 @@ def _await(remote: Any, process: Any) -> None:
             raise EOFError
 
 
-def _drain(env: SubprocVecEnv, which: slice, patience: float) -> None:
-    """Read the pending answers, so that no later command takes one of them for its own."""
-    for remote, process in zip(env.remotes[which], env.processes[which], strict=True):
-        end = time.monotonic() + patience
-        try:
-            while not (there := remote.poll(min(0.2, patience))) and process.is_alive() and time.monotonic() < end:
-                continue
-            if there:
-                remote.recv()
-        except (EOFError, OSError):  # the interrupt has ended the process, too
-            continue
+def _drain(env: SubprocVecEnv) -> None:
+    """
+    Read pending answers, however many there are: an interrupt may come between a command and the note that it was sent. So ask
+    for the spaces, and read until they come.
+    """
+    for remote, process in zip(env.remotes, env.processes, strict=True):
+        end, answer = time.monotonic() + _PATIENCE, None
+        with contextlib.suppress(EOFError, OSError):  # the interrupt has ended the process, too
+            remote.send(("get_spaces", None))
+            while not (isinstance(answer, tuple) and isinstance((*answer, None)[0], gym.Space)) and process.is_alive():
+                with _without_interrupts():
+                    answer = remote.recv() if remote.poll(0.2) else answer
+                if time.monotonic() > end:
+                    break
 
 
 def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
