@@ -133,13 +133,13 @@ def _await(remote: Any, process: Any) -> None:
 def _drain(env: SubprocVecEnv) -> None:
     """
     Read pending answers, however many there are: an interrupt may come between a command and the note that it was sent. So ask
-    for the spaces, and read until they come.
+    for a space, and read until it comes.
     """
     for remote, process in zip(env.remotes, env.processes, strict=True):
         end, answer = time.monotonic() + _PATIENCE, None
         with contextlib.suppress(EOFError, OSError):  # the interrupt has ended the process, too
-            remote.send(("get_spaces", None))
-            while not (isinstance(answer, tuple) and isinstance((*answer, None)[0], gym.Space)) and process.is_alive():
+            remote.send(("get_attr", "observation_space"))
+            while not isinstance(answer, gym.Space) and process.is_alive():
                 with _without_interrupts():
                     answer = remote.recv() if remote.poll(0.2) else answer
                 if time.monotonic() > end:
