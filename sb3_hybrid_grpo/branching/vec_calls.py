@@ -85,8 +85,10 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
     try:
         if not base.waiting:
             send_step(env, actions)
-        for remote, process in zip(base.remotes, base.processes, strict=True) if base.waiting else ():
-            _await(remote, process)  # a wrapper may send nothing before its step_wait
+        if not base.waiting:  # a wrapper may send nothing before its step_wait
+            return env.step_wait()
+        for remote, process in zip(base.remotes, base.processes, strict=True):
+            _await(remote, process)
         with _without_interrupts():  # all answers have arrived
             return env.step_wait()
     except (EOFError, ConnectionError) as error:
@@ -98,14 +100,21 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
 
 def forget_step(env: VecEnv) -> bool:
     """
-    After an error or an interrupt, read all pending answers, lest the next command take them for its own.
+    After an error or an interrupt, read all pending answers, lest the next command take them for its own. Their number is
+    unknown: an interrupt may come between a command and the note that it was sent. So ask for a space and read until it comes.
 
     :return: Whether the envs are in processes, so that their states are unknown
     """
     base = base_of(env)
     if not isinstance(base, SubprocVecEnv):
         return False
-    _drain(base)
+    for remote, process in zip(base.remotes, base.processes, strict=True):
+        end, answer = time.monotonic() + _PATIENCE, None
+        with contextlib.suppress(EOFError, OSError):  # the interrupt has ended the process, too
+            remote.send(("get_attr", "observation_space"))
+            while not isinstance(answer, gym.Space) and process.is_alive() and time.monotonic() < end:
+                with _without_interrupts():
+                    answer = remote.recv() if remote.poll(0.2) else None
     base.waiting = False
     return True
 
@@ -128,22 +137,6 @@ def _await(remote: Any, process: Any) -> None:
     while not remote.poll(1.0):
         if not process.is_alive() and not remote.poll():
             raise EOFError
-
-
-def _drain(env: SubprocVecEnv) -> None:
-    """
-    Read pending answers, however many there are: an interrupt may come between a command and the note that it was sent. So ask
-    for a space, and read until it comes.
-    """
-    for remote, process in zip(env.remotes, env.processes, strict=True):
-        end, answer = time.monotonic() + _PATIENCE, None
-        with contextlib.suppress(EOFError, OSError):  # the interrupt has ended the process, too
-            remote.send(("get_attr", "observation_space"))
-            while not isinstance(answer, gym.Space) and process.is_alive():
-                with _without_interrupts():
-                    answer = remote.recv() if remote.poll(0.2) else answer
-                if time.monotonic() > end:
-                    break
 
 
 def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
