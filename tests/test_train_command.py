@@ -55,7 +55,7 @@ def test_writes_everything_and_names_it(tmp_path: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert all(str(folder / name) in printed for name in names)
     assert "ep_rew_mean" in printed  # SB3's log table
-    assert "random policy" in printed and "it lags" in printed
+    assert "Mean reward of 3 episodes" in printed and "it lags" in printed
     assert f"hybrid-grpo-zoo enjoy --env CartPole-v1 -f {tmp_path}" in printed
     assert (folder / "learning_curve.png").read_bytes().startswith(PNG_SIGNATURE)
 
@@ -76,9 +76,8 @@ def test_evaluation_json(tmp_path: Path) -> None:
     assert report["versions"]["sb3_hybrid_grpo"] == __version__
     assert report["settings"]["hyperparams"]["gamma"] == 0.9
     assert report["settings"]["timesteps"] == 256
-    for who in ("policy", "random_policy"):
-        assert len(report[who]["rewards"]) == 3
-        assert report[who]["mean_reward"] == pytest.approx(sum(report[who]["rewards"]) / 3)
+    assert len(report["rewards"]) == 3
+    assert report["mean_reward"] == pytest.approx(sum(report["rewards"]) / 3)
 
 
 def test_monitor_csv_has_the_steps_of_each_episode(tmp_path: Path) -> None:
@@ -239,12 +238,12 @@ def test_learning_curve_has_no_jags_where_episodes_end_at_one_step(tmp_path: Pat
     lines: list[tuple[Any, ...]] = []
     monkeypatch.setattr(Axes, "plot", lambda self, x, y, *_, **__: lines.append((list(x), list(y))))
     monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
-    save_learning_curve(tmp_path / "curve.png", [10, 20, 20, 30], [2.0, 4.0, 6.0, 2.0], "", None)
+    save_learning_curve(tmp_path / "curve.png", [10, 20, 20, 30], [2.0, 4.0, 6.0, 2.0], "")
     assert lines == [([10, 20, 20, 30], [2.0, 4.0, 6.0, 2.0]), ([10, 20, 30], [2.0, 4.0, 3.5])]
 
 
 def test_learning_curve_without_a_finished_episode(tmp_path: Path) -> None:
-    save_learning_curve(tmp_path / "curve.png", [], [], "no episode ended", None)
+    save_learning_curve(tmp_path / "curve.png", [], [], "no episode ended")
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG_SIGNATURE)
 
 

@@ -1,10 +1,9 @@
-"""Make envs, and evaluate a trained or a random policy in them."""
+"""Make envs, and evaluate a trained policy in them."""
 
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -53,28 +52,15 @@ def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
     return normalized
 
 
-class RandomPolicy:
-    """Draws random actions from the action space."""
-
-    def __init__(self, env: VecEnv, seed: int) -> None:
-        self._n_envs, self._space = env.num_envs, env.action_space
-        self._space.seed(seed)
-
-    def predict(self, observation: Any, state: Any = None, **_: Any) -> tuple[npt.NDArray[Any], Any]:
-        """Draw one action per env; see ``BaseAlgorithm.predict``."""
-        return np.array([self._space.sample() for _ in range(self._n_envs)]), state
-
-
-def evaluate(policy: BaseAlgorithm | RandomPolicy, env: VecEnv, episodes: int) -> list[float]:
+def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int) -> list[float]:
     """
     Run whole episodes with the deterministic policy.
 
-    :param policy: The policy.
+    :param model: The trained model.
     :param env: Monitored envs, with the training's observation statistics if there are any; closed at the end.
     :param episodes: Number of episodes.
     :return: The undiscounted raw reward of each episode.
     """
-    acting: Any = policy  # SB3 needs only its predict()
-    rewards, _ = evaluate_policy(acting, env, episodes, deterministic=True, return_episode_rewards=True)
+    rewards, _ = evaluate_policy(model, env, episodes, deterministic=True, return_episode_rewards=True)
     env.close()
     return [float(reward) for reward in np.asarray(rewards)]

@@ -17,14 +17,13 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int, seed_int, with_schedules
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, replacing, require_modules, versions, write_text
-from sb3_hybrid_grpo.commands.evaluation import RandomPolicy, default_policy, evaluate, make_env, normalized_like
+from sb3_hybrid_grpo.commands.evaluation import default_policy, evaluate, make_env, normalized_like
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.zoo import ALGORITHM
 
 # The same for all envs; all other arguments have HybridGRPO's defaults. 4 envs x 512 samples is 2048 samples an update.
 DEFAULT_HYPERPARAMS: dict[str, Any] = {"n_steps": 512}
-# Evaluations have other seeds than the training, whose envs have seed, seed + 1, ...
-SEED_OFFSETS = {"policy": 1_000_000, "random_policy": 2_000_000}
+EVALUATION_SEED = 1_000_000  # added to the training's seed; the training's envs have seed, seed + 1, ...
 
 
 class EpisodeLog(BaseCallback):
@@ -80,22 +79,23 @@ def run(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - start
     model.save(folder / f"{name}.zip")
     save_for_zoo(model, output_folder(folder / name), {"n_envs": options.n_envs, **hyperparams})
-    title, report = f"HybridGRPO on {name}", {}
+    title = f"HybridGRPO on {name}"
     if finished:
         print(f"Evaluating {options.eval_episodes} episodes ...")
-        report = evaluate_model(model, options)
-        own, random = (f"{report[who]['mean_reward']:.1f} ± {report[who]['std_reward']:.1f}" for who in report)
-        print(f"Mean reward of {options.eval_episodes} episodes: {own}   (random policy: {random})")
+        env = make_env(options.env, min(4, options.eval_episodes), options.seed + EVALUATION_SEED)
+        rewards = evaluate(model, normalized_like(model, env), options.eval_episodes)
+        mean, std = float(np.mean(rewards)), float(np.std(rewards))
+        print(f"Mean reward of {options.eval_episodes} episodes: {mean:.1f} ± {std:.1f}")
         print("Above, ep_rew_mean is the mean of the last 100 training episodes: it lags, and includes exploration.")
         settings = {key: getattr(options, key) for key in ("timesteps", "n_envs", "seed", "normalize")}
         made: dict[str, Any] = {"env": options.env, "settings": {**settings, "hyperparams": hyperparams}}
         made |= {"simulator_steps": model.num_timesteps, "executed_steps": model.num_executed_steps}
-        made |= {"training_seconds": round(seconds, 1), **report, "versions": versions()}
-        write_text(folder / "evaluation.json", json.dumps(made, indent=2) + "\n")
+        made |= {"training_seconds": round(seconds, 1), "mean_reward": mean, "std_reward": std, "rewards": rewards}
+        write_text(folder / "evaluation.json", json.dumps(made | {"versions": versions()}, indent=2) + "\n")
     else:
         print("\nInterrupted: the model is saved as far as it was trained; the evaluation is left out.")
         title += " (interrupted)"
-    save_learning_curve(folder / "learning_curve.png", log.steps, log.rewards, title, report.get("random_policy"))
+    save_learning_curve(folder / "learning_curve.png", log.steps, log.rewards, title)
     print(f"Trained {model.num_timesteps:,} simulator steps ({model.num_executed_steps:,} executed) in {seconds:.0f} s.")
     print("Saved:", *sorted(path for path in folder.rglob("*") if path.is_file()), sep="\n  ")
     print(f"Watch it play (extra zoo): hybrid-grpo-zoo enjoy --env {options.env.rpartition(':')[2]} -f {options.output_dir}")
@@ -153,20 +153,7 @@ def save_for_zoo(model: HybridGRPO, folder: Path, hyperparams: dict[str, Any]) -
             normalize.save(str(temporary))
 
 
-def evaluate_model(model: HybridGRPO, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Evaluate the trained policy and a random one, in fresh envs; return mean, deviation and every reward of both."""
-    n_envs, report = min(4, options.eval_episodes), {}
-    for who, offset in SEED_OFFSETS.items():
-        env = make_env(options.env, n_envs, options.seed + offset)
-        policy = model if who == "policy" else RandomPolicy(env, options.seed + offset)
-        rewards = evaluate(policy, normalized_like(model, env), options.eval_episodes)
-        report[who] = {"mean_reward": float(np.mean(rewards)), "std_reward": float(np.std(rewards)), "rewards": rewards}
-    return report
-
-
-def save_learning_curve(
-    path: Path, steps: Sequence[int], rewards: Sequence[float], title: str, random_policy: dict[str, Any] | None
-) -> None:
+def save_learning_curve(path: Path, steps: Sequence[int], rewards: Sequence[float], title: str) -> None:
     """
     Save a PNG of episode rewards against simulator steps: every episode faint, their moving mean on top.
 
@@ -174,7 +161,6 @@ def save_learning_curve(
     :param steps: Simulator steps, siblings included, at each episode's end; ascending.
     :param rewards: Undiscounted raw reward of each episode.
     :param title: Title of the plot.
-    :param random_policy: The evaluation of a random policy, drawn as a dotted line; None for none.
     """
     # The object interface, not pyplot: no global state, and no display is needed.
     from matplotlib.figure import Figure
@@ -186,8 +172,6 @@ def save_learning_curve(
     last = np.flatnonzero(np.diff(steps, append=np.inf))  # of episodes that end at the same step, only the last has a mean
     means = [np.mean(rewards[max(end - window, 0) : end]) for end in (last + 1).tolist()]
     axes.plot(np.array(steps)[last], means, color="#0072B2", linewidth=2, label=f"mean of the last {window}")
-    if random_policy is not None:
-        axes.axhline(random_policy["mean_reward"], color="black", linestyle=":", label="random policy")
     axes.set(title=title, xlabel="simulator steps", ylabel="episode reward while training")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlim(left=0)
