@@ -1,5 +1,8 @@
 """Copies of envs: exact, and of their own, whatever the env is made of."""
 
+import sys
+import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +11,8 @@ import numpy as np
 import pytest
 
 from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching.engines import CannotCopyError
+from sb3_hybrid_grpo.branching.sibling import CopiedEnv
 from tests.object_graphs import examine
 from tests.stateful_envs import STATES, Noisy, noisy, play
 from tests.typed_envs import TYPES, env_with
@@ -126,3 +131,66 @@ def test_frozen_tables_are_shared() -> None:
 def test_any_graph_of_objects_is_copied(first: int) -> None:
     for seed in range(first, first + 60):
         examine(seed)
+
+
+class ViewsOfMujoco(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps arrays that view the simulator's memory, as dm_control's ``physics.named`` does, and acts through them."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        data, model = self.unwrapped.data, self.unwrapped.model  # type: ignore[attr-defined]
+        self.angles, self.masses, self.warnings = data.qpos[2:], model.body_mass, data.warning.number
+        self.speed: Any = weakref.proxy(data.qvel)
+
+    def step(self, action: Any) -> Any:
+        self.angles[0] += 0.01 * self.speed[0]
+        return super().step(action)
+
+
+def views_of_mujoco() -> Any:
+    pytest.importorskip("mujoco")
+    env = ViewsOfMujoco(gym.make("HalfCheetah-v5"))
+    env.reset(seed=1)
+    return env
+
+
+@pytest.mark.parametrize("own_models", [False, True])
+def test_views_of_mujocos_memory_are_views_of_the_copys(own_models: bool) -> None:
+    env = views_of_mujoco()
+    rng, previous = np.random.default_rng(0), None
+    for _ in range(3):
+        previous = copied = CopiedEnv(env, previous, own_models)
+        made, plan = copied.env, rng.uniform(-1, 1, (8, 6))
+        assert np.shares_memory(made.angles, made.unwrapped.data.qpos) and made.angles.shape == env.angles.shape
+        assert np.shares_memory(made.warnings, made.unwrapped.data.warning.number)
+        assert np.shares_memory(made.masses, env.masses) is not own_models
+        assert not np.shares_memory(made.angles, env.angles)
+        seen = [copied.step(action)[:2] for action in plan]
+        np.testing.assert_equal(seen, [env.step(action)[:2] for action in plan])
+
+
+def test_a_view_of_another_simulator_is_refused() -> None:
+    env, other = views_of_mujoco(), views_of_mujoco()
+    env.angles = other.angles
+    with pytest.raises(CannotCopyError, match="is a view of memory that belongs to an object written in C"):
+        CopiedEnv(env)
+
+
+def test_dm_controls_named_arrays_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = types.ModuleType("dm_control.mujoco.index")
+    exec(  # dm_control makes a class for each simulator, with the arrays as its attributes
+        "def make_struct_indexer(arrays):\n"
+        "    class StructIndexer:\n"
+        "        __slots__ = ()\n"
+        "        def _asdict(self):\n"
+        "            return arrays.copy()\n"
+        "    for name, array in arrays.items():\n"
+        "        setattr(StructIndexer, name, array)\n"
+        "    return StructIndexer()\n",
+        vars(index),
+    )
+    monkeypatch.setitem(sys.modules, index.__name__, index)
+    env = views_of_mujoco()
+    env.named = index.make_struct_indexer({"angles": env.angles})
+    made = CopiedEnv(env).env
+    assert made.named.angles is made.angles and env.named.angles is env.angles

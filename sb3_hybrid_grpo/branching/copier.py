@@ -35,7 +35,7 @@ from sb3_hybrid_grpo.branching import engines
 from sb3_hybrid_grpo.branching import native_types as native
 from sb3_hybrid_grpo.branching import python_types as python
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule, module_of, name_of, never
-from sb3_hybrid_grpo.branching.wrapper_chain import is_skipped
+from sb3_hybrid_grpo.branching.wrapper_chain import PROCESS_WIDE_NUMPY, PROCESS_WIDE_PYTHON, is_skipped, set_state, state_of
 
 
 class Copier:
@@ -55,6 +55,8 @@ class Copier:
         self.reuse: dict[int, Any] = {} if reuse is None else reuse
         self.natives: dict[int, tuple[Any, Any]] = {}
         """For simulators and generators, by the id of the original: the original and its copy."""
+        self.mujoco_arrays: dict[int, tuple[Any, str, Any]] = {}
+        """For arrays of the copied simulators, by address: the copy that has the same array, its name, its dtype and shape."""
         self.swapped: list[tuple[engines.Shared, Any]] = []
         """The objects that all members share because they save and restore themselves, and the copy's state of each."""
         self.alive: list[Any] = []
@@ -112,10 +114,10 @@ def _copy_old_generator(c: Any, obj: Any) -> Any:
     def make(generator: Any, reuse: Any) -> Any:
         if reuse is None:
             return native.deep(c, generator)
-        native.set_state(reuse, native.state_of(generator))
+        set_state(reuse, state_of(generator))
         return reuse
 
-    is_shared = obj is native.PROCESS_WIDE_NUMPY or obj is native.PROCESS_WIDE_PYTHON
+    is_shared = obj is PROCESS_WIDE_NUMPY or obj is PROCESS_WIDE_PYTHON
     return obj if is_shared else native.remember_native(c, obj, make)
 
 

@@ -23,8 +23,7 @@ from gymnasium import spaces
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
-from sb3_hybrid_grpo.branching.native_types import is_generator, state_of
-from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, lazy_holders
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, is_generator, lazy_holders, state_of
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
 """Number of states to play from, number of steps from each, and the time after which no further state is tried."""

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.engines import MemberState, Shared, name_of, refusal_of
-from sb3_hybrid_grpo.branching.native_types import (
+from sb3_hybrid_grpo.branching.wrapper_chain import (
     PROCESS_WIDE_NUMPY,
     PROCESS_WIDE_PYTHON,
-    bits_of,
     is_generator,
+    reseed,
     set_state,
     state_of,
     torch_generator,
@@ -62,11 +62,7 @@ def own_streams(generators: Iterable[Any], begin_others: bool = True) -> MemberS
     shared = [Shared(one, state_of, set_state) for one in generators]
     states = [state_of(one.obj) for one in shared]
     for one, state in zip(shared, states, strict=True) if begin_others else ():
-        bits, seed = bits_of(one.obj), int.from_bytes((digest(state) or b"")[:4], "big")
-        if hasattr(bits, "manual_seed"):
-            bits.manual_seed(seed)
-        else:
-            set_state(bits, state_of(type(bits)(seed)))
+        reseed(one.obj, int.from_bytes((digest(state) or b"")[:4], "big"))
     return MemberState(shared, states)
 
 

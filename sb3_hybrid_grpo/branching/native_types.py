@@ -3,54 +3,14 @@
 import array
 import copy
 import functools
-import random
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, module_of, name_of
-
-PROCESS_WIDE_NUMPY: Any = getattr(np.random.random_sample, "__self__", None)
-PROCESS_WIDE_PYTHON: Any = getattr(random.random, "__self__", None)
-
-
-def torch_generator() -> Any:
-    """torch's default generator; None if torch is not loaded."""
-    return getattr(sys.modules.get("torch"), "default_generator", None)
-
-
-def is_generator(obj: Any) -> bool:
-    """Whether an object is a generator of random numbers whose state can be read."""
-    known = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
-    return isinstance(obj, known) or type(obj) is type(torch_generator() or ...)
-
-
-def bits_of(generator: Any) -> Any:
-    """The object that holds a generator's state: a numpy Generator's bit generator; for a space, that of its generator."""
-    generator = generator.np_random if isinstance(generator, gym.Space) else generator
-    return generator.bit_generator if isinstance(generator, np.random.Generator) else generator
-
-
-def state_of(generator: Any) -> Any:
-    """A generator's state, for :func:`set_state`."""
-    bits = bits_of(generator)
-    if isinstance(bits, np.random.BitGenerator):
-        return bits.state
-    if isinstance(bits, np.random.RandomState):
-        return bits.get_state(legacy=False)
-    return bits.getstate() if isinstance(bits, random.Random) else bits.get_state()
-
-
-def set_state(generator: Any, state: Any) -> None:
-    """Put a generator, or a space's generator, into a state that :func:`state_of` returned."""
-    bits = bits_of(generator)
-    if isinstance(bits, np.random.BitGenerator):
-        bits.state = state
-    else:
-        (bits.setstate if isinstance(bits, random.Random) else bits.set_state)(state)
+from sb3_hybrid_grpo.branching.wrapper_chain import torch_generator
 
 
 def remember_native(c: Any, obj: Any, make: Callable[[Any, Any], Any]) -> Any:
@@ -67,9 +27,11 @@ def copy_array(c: Any, obj: Any) -> Any:
     if obj.base is None and kind is np.ndarray and not obj.dtype.hasobject:
         return obj.copy(order="K") if writeable else obj
     owner = obj
-    while (base := _base_of(owner)) is not None:
+    while (base := _base_of(owner)) is not None and type(base).__name__ != "PyCapsule":
         owner = base
         writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
+    if base is not None and owner is obj:
+        return _copy_mujoco_array(c, obj)
     if isinstance(owner, bytes) or (isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject):
         return obj
     if owner is not obj:
@@ -179,6 +141,26 @@ def copy_mujoco_model(c: Any, obj: Any) -> Any:
     return copy.copy(obj) if c.own_models else obj
 
 
+def _copy_mujoco_array(c: Any, obj: Any) -> Any:
+    """An array of an MjData's or MjModel's memory, which names no owner: the same array of the copy, found by its address."""
+    if _address(obj) not in c.mujoco_arrays:
+        for data, its_copy in [pair for pair in c.natives.values() if name_of(type(pair[0])) == "mujoco._structs.MjData"]:
+            parts = [(getattr(data, part), getattr(its_copy, part)) for part in ("model", "warning", "timer")]
+            for holder, made in [(data, its_copy), *parts]:
+                arrays = [(name, getattr(holder, name)) for name in dir(holder)]
+                own = [(name, one) for name, one in arrays if isinstance(one, np.ndarray) and one.size]
+                c.mujoco_arrays.update({_address(one): (made, name, (one.dtype, one.shape)) for name, one in own})
+    made, name, kind = c.mujoco_arrays.get(_address(obj), (None, "", None))
+    if kind != (obj.dtype, obj.shape):
+        raise CannotCopyError("is a view of memory that belongs to an object written in C")
+    return getattr(made, name)
+
+
+def _copy_dm_control_index(c: Any, obj: Any) -> Any:
+    """dm_control's ``physics.named.data``, whose class is made for one simulator and holds views of its memory."""
+    return sys.modules["dm_control.mujoco.index"].make_struct_indexer(c(obj._asdict()))
+
+
 _ALE_SETTINGS = (
     *(("Int", name) for name in ("frame_skip", "max_num_frames", "max_num_frames_per_episode", "reward_min", "reward_max")),
     *(("Bool", name) for name in ("color_averaging", "sound_obs", "truncate_on_loss_of_life")),
@@ -258,6 +240,8 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     **{f"mujoco._structs.Mj{part}": share for part in ("Option", "Statistic", "Visual", "vCamera", "vOption", "vPerturb")},
     **{f"mujoco._structs.Mjv{part}": share for part in ("Figure", "Scene")},
     "mujoco._render.MjrContext": share,
+    "dm_control.mujoco.index.make_struct_indexer.<locals>.StructIndexer": _copy_dm_control_index,
+    "dm_control.mujoco.index.Axis": share,
     "gymnasium.envs.mujoco.mujoco_rendering.BaseRender": share,
     "ale_py._ale_py.ALEInterface": copy_ale,
     **{f"ale_py._ale_py.{part}": share for part in ("Action", "ALEState", "LoggerMode")},

@@ -1,9 +1,12 @@
-"""An env's chain of wrappers. Siblings skip some of them."""
+"""An env's chain of wrappers, of which siblings skip some; and generators of random numbers."""
 
+import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
 
@@ -13,6 +16,8 @@ RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
 """Wrappers that record episodes. Siblings skip them."""
 CHECKERS = (OrderEnforcing, PassiveEnvChecker)
 """Wrappers that check calls, and change nothing. Siblings skip them."""
+PROCESS_WIDE_NUMPY: Any = getattr(np.random.random_sample, "__self__", None)
+PROCESS_WIDE_PYTHON: Any = getattr(random.random, "__self__", None)
 
 
 class SkippedBySiblings:
@@ -102,3 +107,48 @@ def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
     """Ids of the generators of an env's spaces, which sample actions or observations and are no noise of the env."""
     made = [generator_of(one) for one in spaces_of(env)]
     return {id(its) for one in made if one is not None for its in (one, one.bit_generator)}
+
+
+def torch_generator() -> Any:
+    """torch's default generator; None if torch is not loaded."""
+    return getattr(sys.modules.get("torch"), "default_generator", None)
+
+
+def is_generator(obj: Any) -> bool:
+    """Whether an object is a generator of random numbers whose state can be read."""
+    known = (np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
+    return isinstance(obj, known) or type(obj) is type(torch_generator() or ...)
+
+
+def bits_of(generator: Any) -> Any:
+    """The object that holds a generator's state: a numpy Generator's bit generator; for a space, that of its generator."""
+    generator = generator.np_random if isinstance(generator, gym.Space) else generator
+    return generator.bit_generator if isinstance(generator, np.random.Generator) else generator
+
+
+def state_of(generator: Any) -> Any:
+    """A generator's state, for :func:`set_state`."""
+    bits = bits_of(generator)
+    if isinstance(bits, np.random.BitGenerator):
+        return bits.state
+    if isinstance(bits, np.random.RandomState):
+        return bits.get_state(legacy=False)
+    return bits.getstate() if isinstance(bits, random.Random) else bits.get_state()
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Put a generator, or a space's generator, into a state that :func:`state_of` returned."""
+    bits = bits_of(generator)
+    if isinstance(bits, np.random.BitGenerator):
+        bits.state = state
+    else:
+        (bits.setstate if isinstance(bits, random.Random) else bits.set_state)(state)
+
+
+def reseed(generator: Any, seed: int) -> None:
+    """Put a generator, or a space's generator, into a new state that depends on the seed alone."""
+    bits = bits_of(generator)
+    if hasattr(bits, "manual_seed"):
+        bits.manual_seed(seed)
+    else:
+        set_state(bits, state_of(type(bits)(seed)))

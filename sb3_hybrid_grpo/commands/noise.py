@@ -1,6 +1,5 @@
 """Estimate how much of the variance of returns is noise that the members of a group share."""
 
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch as th
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching.exactness import RandomActions
+from sb3_hybrid_grpo.branching.wrapper_chain import is_generator, reseed
 
 N_STATES, N_NOISES, N_MEMBERS = 64, 4, 4
 Act = Callable[[Any, Any], Any]
@@ -75,15 +74,10 @@ def _seed(copy: Any, seed: int) -> None:
     shared = getattr(copy.shared_state, "shared", ())
     with copy.shared_state:
         for one in [*(own for _, own in copy.natives.values()), *(each.obj for each in shared)]:
-            generator = getattr(one, "bit_generator", one)
-            if isinstance(one, gym.Env):  # an env that saves and restores itself
+            if isinstance(one, gym.Env):  # it saves and restores itself
                 one.np_random = np.random.default_rng(seed)
-            elif isinstance(generator, np.random.BitGenerator):
-                generator.state = type(generator)(seed).state
-            elif isinstance(generator, np.random.RandomState | random.Random | gym.Space):
-                generator.seed(seed)
-            elif isinstance(generator, th.Generator):
-                generator.manual_seed(seed)
+            elif is_generator(one) or isinstance(one, gym.Space):
+                reseed(one, seed)
 
 
 def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float, bool]:
