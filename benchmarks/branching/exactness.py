@@ -4,7 +4,7 @@ never is, bit for bit, through ends of episodes. twins.py does it.
 
     python benchmarks/branching/exactness.py > benchmarks/branching/exactness.md
     pip install mujoco==3.6.0 gymnasium-robotics "shimmy[dm-control]"  # mujoco 4 breaks some of these
-    cd benchmarks/branching && python exactness.py --families gymnasium-robotics dm_control > exactness_mujoco_3.6.md
+    cd benchmarks/branching && python exactness.py --families dm_control gymnasium-robotics > exactness_mujoco_3.6.md
 
 Twins are processes of their own. Member 0 has three siblings. Where they fork from it, the first takes the same actions and
 must see the same; the others take random ones, and must see what forks of the twin's process see (at every 16th step, where
