@@ -45,9 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normalize", action=normalize, help="normalise observations and rewards", **of_preset)
     shared: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "key:value"}
     parser.add_argument("--hyperparams", help="arguments of every algorithm, such as gamma:0.9", **shared)
-    jobs, folder = os.cpu_count() or 1, Path("benchmarks/compare")
-    parser.add_argument("--jobs", type=positive_int, default=jobs, help="runs side by side (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=folder, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive_int, default=os.cpu_count() or 1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/compare"), help="folder (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

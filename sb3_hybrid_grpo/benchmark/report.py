@@ -12,12 +12,12 @@ from sb3_hybrid_grpo.benchmark.page import plain, scores, steps, table
 from sb3_hybrid_grpo.benchmark.plots import AXES, label_of, save_curves, save_profiles, save_settings, styles_of
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes
 from sb3_hybrid_grpo.benchmark.runs import COLUMNS, KEY
-from sb3_hybrid_grpo.benchmark.statistics import BASELINES, HIGHEST_THRESHOLD, OURS
+from sb3_hybrid_grpo.benchmark.statistics import BASELINES, OURS
 from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Profiles, Runs, performance_profiles
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 
-IGNORED = "gradient_variance"  # results of another command
-PROFILES = "profiles.png"
+IGNORED, PROFILES = "gradient_variance", "profiles.png"  # IGNORED: results of another command
+VERDICTS = ("ours ahead", "not separated", "PPO ahead")
 HOW_TO_READ = """\
 **How to read this.** Algorithms are compared at equal *simulator* steps, siblings included. Numbers are interquartile means
 over seeds (without the lowest and the highest quarter) with 95 % bootstrap intervals. "Mean over training" is over all
@@ -103,7 +103,7 @@ def verdict(ours: Estimate, ppo: Estimate) -> str:
     overlap = ours.overlaps(ppo)
     if overlap is None:
         return "no verdict, too few seeds"
-    return "not separated" if overlap else "ours ahead" if ours.value > ppo.value else "PPO ahead"
+    return VERDICTS[1] if overlap else VERDICTS[0 if ours.value > ppo.value else 2]
 
 
 def summary(comparisons: Sequence[EnvResults]) -> list[str]:
@@ -122,8 +122,7 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
         cells += [steps_beside_ppo(ours, results, target) if ours and target else "", verdicts[-1]]
         anchor = re.sub(r"[^\w-]", "", results.env.lower())  # as GitHub's
         rows.append([f"[{results.env}](#{anchor})", *cells])
-    names = dict.fromkeys(["ours ahead", "not separated", "PPO ahead", *verdicts])
-    counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in names)
+    counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in dict.fromkeys([*VERDICTS, *verdicts]))
     return [
         table((*header, "ours to PPO's final: steps (of its / of the first)", "verdict"), rows),
         f"Of {len(rows)} envs: {counts}.",
@@ -139,8 +138,7 @@ def over_envs(comparisons: Sequence[EnvResults], profiles: Profiles | None) -> l
     caption = (
         f"Performance profiles over {', '.join(profiles.envs)}: the share of runs whose final score is above a threshold, "
         "where 0 is the untrained policy and 1 the best PPO's final score. Higher lines are better; bands are 95 % bootstrap "
-        f"intervals. Each algorithm at its best settings on each env; {profiles.seeds} seeds of each, as many as all have. "
-        f"Thresholds end at {HIGHEST_THRESHOLD:g} at the latest."
+        f"intervals. Each algorithm at its best settings on each env; {profiles.seeds} seeds of each, as many as all have."
     )
     caption += f" Left out, as they have no runs on some env: {', '.join(missing)}." if missing else ""
     caption += f" Left out, as PPO's final score is not above the untrained policy's: {', '.join(others)}." if others else ""
@@ -151,23 +149,20 @@ def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, An
     """Write about one env: its figures, all variants, how the results were made, and cautions for the reader."""
     parts = [f"## {results.env}", f"![Learning curves of {results.env}]({figures[0]})", variants_table(results)]
     parts += [f"![All settings]({figure})" for figure in figures[1:]]
-    tried = ", ".join(f"{label_of(name)} {len(results.settings_of(name))}" for name in results.best)
-    cautions = [f"Settings tried: {tried}."]
+    cautions = []
     if (target := results.best_final("ppo")) is not None:
         first = steps(results.first_ppo_to_reach(target.final.value), "no number of")
         height = f"PPO's final score is {scores(target.final.value)[0]}, with `{target.settings}`"
-        cautions.insert(0, f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
+        cautions.append(f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
     if results.failed:
         named = "; ".join(f"{label_of(one['algorithm'])} ({one['settings']}) seed {one['seed']}" for one in results.failed)
         cautions.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
-    seeds = sorted({len(variant.runs) for variant in results.variants})
-    if len(seeds) > 1:
-        cautions.append(f"Not all variants have as many seeds: from {seeds[0]} to {seeds[-1]}.")
     ends = [end for variant in results.variants for end in variant.last_steps]
     if min(ends) < 0.95 * max(ends):
         cautions.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
     made = plain({key: value for key, value in notes.items() if key not in ("env", "failed")})
-    return [*parts, " ".join(cautions), f"How it was made: {made or 'not known, there is no JSON beside the CSV'}."]
+    cautions.append(f"How it was made: {made or 'not known, there is no JSON beside the CSV'}.")
+    return [*parts, " ".join(cautions)]
 
 
 def variants_table(results: EnvResults) -> str:
