@@ -4,12 +4,14 @@ Variance of the policy gradient in a grouped rollout and in as many independent 
 The suffix of an array names its axes: ``TEN`` is (T steps, E envs, N members of the group).
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating[Any]]
+LONGEST_UNIT = 64
 
 
 class GradientVariances(NamedTuple):
@@ -36,8 +38,9 @@ def gradient_variances(
     r"""
     Estimate both variances from one grouped rollout.
 
-    A unit u is the time between two forks of a whole group in one env. With one env and no such fork, each half of the rollout
-    is a unit. The gradient of member m in it, with respect to the last layer of the actor, is
+    A unit u is a time between two forks of a whole group in one env, in equal parts if it is longer than 64 steps. If this
+    gives only one unit, its halves are the units. The gradient of member m in a unit, with respect to the last layer of the
+    actor, is
 
     .. math::
         g_{u,m}(A) = \frac{1}{\sqrt{L_u}} \sum_{t \in u} A_t^m \; score(a_t^m) \otimes features(s_t^m)
@@ -62,10 +65,11 @@ def gradient_variances(
     """
     grouped, independent = [], []
     n_steps, n_envs = forks_TE.shape
-    is_one_unit = n_envs == 1 and not forks_TE[1:].any()
+    fewest = 2 if n_envs == 1 and not forks_TE[1:].any() else 1
     for e in range(n_envs):
-        starts = np.unique([0, n_steps // 2]) if is_one_unit else np.flatnonzero(forks_TE[:, e] | (np.arange(n_steps) == 0))
-        for start, end in zip(starts, [*starts[1:], n_steps], strict=True):
+        edges = [*np.flatnonzero(forks_TE[:, e] | (np.arange(n_steps) == 0)), n_steps]
+        spans = [np.linspace(a, b, max(-(-(b - a) // LONGEST_UNIT), fewest) + 1).astype(int) for a, b in pairwise(edges)]
+        for start, end in (unit for span in spans for unit in pairwise(np.unique(span))):
             scores, features = scores_TENA[start:end, e], features_TENH[start:end, e]
             both = np.stack([advantages_TEN[start:end, e], plain_TEN[start:end, e]])
             gradients = np.einsum("xtn,tna,tnh->xnah", both, scores, features, optimize=True) / np.sqrt(end - start)

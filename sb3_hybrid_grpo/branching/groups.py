@@ -22,7 +22,7 @@ from sb3_hybrid_grpo.branching.vec_wrappers import (
 from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "auto"]
-AUTO_HORIZON = 64
+AUTO_HORIZON = 256
 """Steps between two forks with ``branch_horizon="auto"``, in grouped rollouts."""
 
 
@@ -71,7 +71,7 @@ class Groups:
     :param env: The user's VecEnv
     :param n_samples: N
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and when member 0's episode ends;
-        ``"episode"``, only when member 0's episode ends; ``"auto"``, as K = 64
+        ``"episode"``, only when member 0's episode ends; ``"auto"``, as K = 256
     :raises ValueError: if this kind of VecEnv cannot have siblings
     :raises BranchingError: if an env cannot be branched
     """
