@@ -37,7 +37,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param args, kwargs: PPO's arguments, in PPO's order or by name
     :param n_samples: N, the number of members of a group. With 1, the training is bit for bit PPO's
     :param branch_horizon: When siblings fork from member 0: an int K, every K steps and when member 0's episode ends;
-        "episode", only when member 0's episode ends; "auto", K = 64 while groups pay, and no siblings while they do not
+        "episode", only when member 0's episode ends; "auto", K = 256 while groups pay, and no siblings while they do not
     :param advantage_estimator: "hybrid" (GAE minus a share β of the other members' mean advantage), "paper" (the paper's mean
         over branches), "paper_per_sample" (without that mean) or "grpo" (rewards standardised within the group, no critic)
     :param group_baseline: The share β of "hybrid", from 0 (PPO's baseline) to 1; "auto": estimated from every rollout
@@ -178,7 +178,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
             return groups.n_samples
         if reasons := groups.fork_reasons():
             groups.drop_siblings()
-            costly = BranchingError(f"{reasons} To train with forks all the same, use branch_horizon=64.")
+            costly = BranchingError(f"{reasons} To train with forks all the same, use branch_horizon=256.")
             self._groups = self._without_siblings(self.env, costly)
             return 1
         if not auto.noise_seen and groups.saw_noise():

@@ -89,7 +89,7 @@ def check_arguments(model: Any) -> None:
     words = get_args(get_args(BranchHorizon)[-1])
     if not (horizon in words if isinstance(horizon, str) else _is_whole(horizon) and horizon >= 1):
         text = "it must be a whole number of at least 1 (the number of steps between two forks of the siblings), or "
-        raise _error(model, "branch_horizon", text + " or ".join(map(repr, words)) + ". Use branch_horizon=64.")
+        raise _error(model, "branch_horizon", text + " or ".join(map(repr, words)) + ". Use branch_horizon=256.")
     if model.n_steps < n_samples:
         text = (
             f"n_steps counts the samples of an env in an update, at least one from each of its {n_samples} members. Use "

@@ -28,7 +28,7 @@ def test_the_command_prints_engine_verdict_and_costs(capsys: pytest.CaptureFixtu
 
 def test_auto_is_a_horizon_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "CartPole-v1", "--branch-horizon", "auto"]) == 0
-    assert "4 members, branch_horizon=64" in capsys.readouterr().out
+    assert "4 members, branch_horizon=256" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_figures(horizon: int) -> None:
 def test_slow_down_is_the_median_of_ratios_measured_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds = [(1e-6, 64e-6, 1e-6), (2e-6, 64e-6, 3e-6), (10e-6, 640e-6, 40e-6)]
     monkeypatch.setattr(report, "_measured", lambda _: rounds)
-    found = check_branching(gym.make("CartPole-v1"), n_samples=2)
+    found = check_branching(gym.make("CartPole-v1"), n_samples=2, branch_horizon=64)
     assert (found.step, found.group_step, found.slow_down) == (2.0, 6.0, 1.5)  # (3 / 2, 6 / 4, 60 / 20)
 
 

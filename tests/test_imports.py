@@ -8,7 +8,7 @@ import pytest
 import sb3_hybrid_grpo
 
 ROOT = Path(sb3_hybrid_grpo.__file__).parent
-STANDARD = {"collections", "typing", "dataclasses", "functools", "math", "numbers"}
+STANDARD = {"collections", "typing", "dataclasses", "functools", "itertools", "math", "numbers"}
 
 # modules of pure mathematics: numpy, torch and the errors, nothing else
 PURE = {

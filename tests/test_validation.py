@@ -71,7 +71,7 @@ def test_good_arguments(changes: dict[str, Any]) -> None:
         ({"n_samples": 2.0}, "whole number"),
         ({"n_samples": True}, "whole number"),
         ({"n_samples": "4"}, "whole number"),
-        ({"branch_horizon": 0}, "Use branch_horizon=64"),
+        ({"branch_horizon": 0}, "Use branch_horizon=256"),
         ({"branch_horizon": 1.5}, "whole number"),
         ({"branch_horizon": "epsiode"}, "'episode' or 'auto'"),
         ({"branch_horizon": None}, "'episode' or 'auto'"),

@@ -1,5 +1,7 @@
 """ρ: the variance of a grouped rollout's policy gradient over that of independent steps, and the scores that it is made of."""
 
+import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -30,8 +32,13 @@ def slowly(scores: Any, features: Any, advantages: Any, plain: Any, forks: Any) 
             if t == 0 or forks[t, e]:
                 units.append([])
             units[-1].append((t, e))
-    if len(units) == 1 and n_steps > 1:
-        units = [units[0][: n_steps // 2], units[0][n_steps // 2 :]]
+    fewest = 2 if len(units) == 1 and n_steps > 1 else 1
+    parts: list[list[tuple[int, int]]] = []
+    for unit in units:
+        n_parts = max(math.ceil(len(unit) / 64), fewest)
+        bounds = [len(unit) * i // n_parts for i in range(n_parts + 1)]
+        parts += [unit[start:end] for start, end in itertools.pairwise(bounds)]
+    units = parts
     if len(units) < 2:
         return None
 
@@ -47,14 +54,18 @@ def slowly(scores: Any, features: Any, advantages: Any, plain: Any, forks: Any) 
     return GradientVariances(grouped, alone / n_members, len(units))
 
 
-@given(st.tuples(*[st.integers(1, 6)] * 2, st.integers(2, 4), *[st.integers(1, 3)] * 2), st.integers(0, 2**32 - 1))
-def test_equals_a_slow_loop(sizes: tuple[int, ...], seed: int) -> None:
+@given(
+    st.tuples(st.integers(1, 6) | st.integers(60, 200), st.integers(1, 6), st.integers(2, 4), *[st.integers(1, 3)] * 2),
+    st.sampled_from([0.4, 0.01, 0.0]),
+    st.integers(0, 2**32 - 1),
+)
+def test_equals_a_slow_loop(sizes: tuple[int, ...], share_of_forks: float, seed: int) -> None:
     n_steps, n_envs, n_members, n_parameters, n_features = sizes
     random = np.random.default_rng(seed)
     scores = random.normal(size=(n_steps, n_envs, n_members, n_parameters))
     features = random.normal(size=(n_steps, n_envs, n_members, n_features))
     advantages, plain = random.normal(size=(2, n_steps, n_envs, n_members))
-    forks = random.random((n_steps, n_envs)) < 0.4
+    forks = random.random((n_steps, n_envs)) < share_of_forks
     ours, theirs = (one(scores, features, advantages, plain, forks) for one in (gradient_variances, slowly))
     assert (ours is None) == (theirs is None)
     if ours is not None and theirs is not None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.exactness import RandomActions
+from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
 from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder, require_env
 from sb3_hybrid_grpo.errors import BranchingError
@@ -77,7 +78,7 @@ class BranchingReport(NamedTuple):
         return "\n".join(lines)
 
 
-def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: int = 64) -> BranchingReport:
+def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: int = AUTO_HORIZON) -> BranchingReport:
     """
     Find out how an env is branched, whether its siblings are exact, and what they cost. The env is reset and stepped; its
     recorders (such as ``Monitor``) record nothing.
@@ -94,7 +95,7 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         if not isinstance(value, int) or value < 1:
             raise ValueError(
                 f"Received {name}={value!r}: it must be a whole number of at least 1, for a group that forks at a fixed "
-                "interval. Use n_samples=4 and branch_horizon=64, the interval of 'auto'."
+                f"interval. Use n_samples=4 and branch_horizon={AUTO_HORIZON}, the interval of 'auto'."
             )
     layer: Any = env
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sb3_hybrid_grpo.branching import check_branching, make_branchable
+from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
 from sb3_hybrid_grpo.commands.arguments import positive_int
 from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.commands.noise import actions_of, noise_share, random_actions
@@ -14,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("env", metavar="ENV_ID", help="id of a gymnasium env, for example CartPole-v1 or module:Env-v0")
     parser.add_argument("--n-samples", type=positive_int, default=4, help="N, the members of a group (default: %(default)s)")
-    horizon = "K, steps between forks, or auto or episode (default: 64)"
-    parser.add_argument("--branch-horizon", type=_horizon, default=64, help=horizon)
+    horizon = "K, steps between forks, or auto or episode (default: 256, as auto)"
+    parser.add_argument("--branch-horizon", type=_horizon, default=AUTO_HORIZON, help=horizon)
     parser.add_argument("--model", type=Path, help="a saved HybridGRPO, whose actions are taken instead of random ones")
 
 
 def _horizon(text: str) -> int:
-    return 64 if text in ("auto", "episode") else positive_int(text)
+    return AUTO_HORIZON if text in ("auto", "episode") else positive_int(text)
 
 
 def run(options: argparse.Namespace) -> int:
