@@ -12,7 +12,7 @@ FIRST_PROBE = 4
 MEMORY = 0.9
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
-SHORTEST = 256
+SHORTEST = 128
 """The fewest executed steps of a grouped rollout, unless ``n_steps`` asks for fewer."""
 
 

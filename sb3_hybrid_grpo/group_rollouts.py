@@ -48,7 +48,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         simulator step in each state
     :param selection_temperature: The temperature of "softmax", in units of q
     :param adapt_rollouts: Whether grouped rollouts get shorter when the gradient's variance falls; a number: the fewest
-        executed steps, 256 if True
+        executed steps, 128 if True
     :param branching_check: Whether to check siblings of the env, before and while it trains; the check's steps do not count
     :raises ValueError: if an argument has a value that is not allowed
     :raises TypeError: if an argument is unknown
