@@ -194,3 +194,24 @@ def test_dm_controls_named_arrays_are_copied(monkeypatch: pytest.MonkeyPatch) ->
     env.named = index.make_struct_indexer({"angles": env.angles})
     made = CopiedEnv(env).env
     assert made.named.angles is made.angles and env.named.angles is env.angles
+
+
+def test_a_view_of_memory_that_never_changes_is_shared() -> None:
+    class Buffer(bytes):
+        """As a JAX array, it never changes, because of the package it comes from."""
+
+        __module__ = "jax"
+
+    env: Any = Noisy()
+    env.view = np.frombuffer(Buffer(bytes(24)), dtype=float)[1:]
+    assert CopiedEnv(env).env.view is env.view
+
+
+def test_a_writeable_view_of_a_read_only_array_is_refused() -> None:
+    env: Any = Noisy()
+    env.table = np.zeros(3)
+    env.view = env.table[:]
+    env.table.flags.writeable = False
+    assert env.view.flags.writeable
+    with pytest.raises(CannotCopyError, match="is a writeable view of an array that is read-only"):
+        CopiedEnv(env)

@@ -32,10 +32,15 @@ def copy_array(c: Any, obj: Any) -> Any:
         writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
     if base is not None and owner is obj:
         return _copy_mujoco_array(c, obj)
-    if isinstance(owner, bytes) or (isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject):
+    if isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject:
         return obj
     if owner is not obj:
-        made = _same_view(obj, owner, c(owner))
+        its_copy = c(owner)
+        if its_copy is owner:  # bytes, a JAX array, an array of a shared MjModel
+            if isinstance(owner, np.ndarray) and not owner.flags.writeable:
+                raise CannotCopyError("is a writeable view of an array that is read-only")
+            return obj
+        made = _same_view(obj, owner, its_copy)
     elif obj.dtype.hasobject:
         made = c.remember(obj, np.empty_like(obj, subok=False))
         _copy_objects(c, obj, made)
