@@ -22,12 +22,12 @@ class AutoGrouping:
     Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts.
 
-    Rollouts begin single. They become grouped as soon as an env is seen to draw random numbers in a step, and single again
-    when ρ rises above 0.6. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env
-    draws ahead, in a reset. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a
+    Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
+    rises above 0.6. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env draws
+    ahead, in a reset, or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a
     training ρ is low in every env. The policy is trained on probes, too.
 
-    :param noise_seen: Whether an env has drawn random numbers in a step
+    :param noise_seen: Whether the first steps of an env draw random numbers
     :param grouped: Whether rollouts are grouped, apart from probes
     :param numerator: Average variance of grouped gradients
     :param denominator: Average variance of gradients of independent steps
@@ -54,7 +54,7 @@ class AutoGrouping:
         return self.numerator / self.denominator if self.denominator > 0 else None
 
     def see_noise(self) -> None:
-        """Record that an env has drawn random numbers in a step."""
+        """Record that the first steps of an env draw random numbers."""
         self.noise_seen = self.grouped = True
 
     def next_is_grouped(self) -> bool:

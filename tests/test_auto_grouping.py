@@ -167,7 +167,7 @@ def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_
     loaded = HybridGRPO.load(tmp_path / "model", env=model.get_env())
     seen = Lengths()
     loaded.learn(1024, callback=seen, reset_num_timesteps=False)
-    assert seen.rollouts[0] == (4, 256)
+    assert seen.rollouts[0] == (4, 128)
 
 
 @pytest.mark.parametrize(("adapt", "shortest"), [(False, 256), (100, 100), (200, 200)])

@@ -115,7 +115,7 @@ class Groups:
         self._stepping = False
 
     def saw_noise(self) -> bool:
-        """Whether an env draws random numbers while it steps, so that members share noise and groups may pay."""
+        """Whether the first steps of an env draw random numbers, so that members share noise and groups may pay."""
         return self.n_samples > 1 and self._fanout.saw_noise()
 
     def fork_reasons(self) -> str:

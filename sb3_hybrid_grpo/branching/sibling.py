@@ -10,7 +10,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, module_of, never
-from sb3_hybrid_grpo.branching.exactness import examine, numbers_of
+from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders
@@ -117,7 +117,7 @@ class SiblingMaker:
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
         self.noisy = self._saves_itself = bool(copier.swapped)
-        """Whether steps draw random numbers. For an env that saves itself this is assumed."""
+        """Whether the first steps draw random numbers. For an env that saves itself this is assumed."""
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -155,13 +155,6 @@ class SiblingMaker:
             _TOLD[id(self.env)] = self.env
             notice(self.why_forks())
         return ForkedEnv(self.env, previous, self.streams)
-
-    def numbers(self) -> list[bytes | None]:
-        """The states of the generators that steps may draw from; empty if they cannot be read."""
-        streams = self.streams or _NO_STREAMS
-        with contextlib.suppress(Exception):  # an env that is forked may be impossible to copy
-            return numbers_of(self.env, streams.states, Copier(shared=[one.obj for one in streams.shared]), of_spaces=False)
-        return []
 
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""

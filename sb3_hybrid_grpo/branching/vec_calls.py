@@ -233,7 +233,7 @@ class Fanout:
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
     def saw_noise(self) -> bool:
-        """Find out whether envs draw random numbers while they step."""
+        """Find out whether envs were seen to draw random numbers in their first steps."""
         return any(self._call("saw_noise", [()] * self.base.num_envs))
 
     def stacked(self, observations: list[Any]) -> Observations:

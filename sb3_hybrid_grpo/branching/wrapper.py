@@ -60,7 +60,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__siblings: dict[int, Sibling] = {}
         self.__watch: Sibling | None = None
         self.__forks_of_all, self.__steps_of_watch = 0, 0
-        self.__numbers: list[bytes | None] = []
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -127,20 +126,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool:
-        """
-        Whether a step was seen to draw random numbers; draws of a reset do not count. The check sees only a few steps of a
-        slow env. So each call also looks at the steps since the last call, up to the first reset.
-        """
-        self.__look_for_noise()
-        if not self.__maker.noisy:
-            self.__numbers = self.__maker.numbers()
+        """Whether the first ten steps of the check drew random numbers; draws of a reset do not count."""
         return self.__maker.noisy
-
-    def __look_for_noise(self) -> None:
-        before, self.__numbers = self.__numbers, []
-        if before:
-            now = self.__maker.numbers()
-            self.__maker.noisy |= bool(now) and now != before
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
@@ -159,7 +146,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         self.__watch = None
-        self.__look_for_noise()
         with self.__maker.streams or nullcontext():
             return self.env.reset(**kwargs)
 
