@@ -28,20 +28,16 @@ train() {
     cp "$scratch/logs/hybrid_grpo/${env}_1/"{evaluation.json,learning_curve.png,monitor.csv} "$result/"
 }
 
-# check <env> <Python condition on mean, random, steps>
+# check <env> <Python condition on mean, steps>
 check() {
     python - "real_envs/$1/evaluation.json" "$2" <<'PYTHON'
 import json, sys
 
 path, condition = sys.argv[1:]
 report = json.load(open(path, encoding="utf-8"))
-names = {
-    "mean": report["policy"]["mean_reward"],
-    "random": report["random_policy"]["mean_reward"],
-    "steps": report["simulator_steps"],
-}
+names = {"mean": report["mean_reward"], "steps": report["simulator_steps"]}
 if not eval(condition, names):
-    sys.exit(f"{report['env']} misses its bar: {condition}, with {report['policy']['mean_reward']=}, {names['steps']=}")
+    sys.exit(f"{report['env']} misses its bar: {condition}, with {names}")
 print(f"{report['env']}: {condition}: yes")
 PYTHON
 }
@@ -53,4 +49,4 @@ train Pendulum-v1 --timesteps 299008 --hyperparams gamma:0.9 learning_rate:lin_1
 check Pendulum-v1 "mean >= -250 and steps <= 300_000"
 
 train HalfCheetah-v5 --timesteps 50000 --normalize --hyperparams n_steps:128
-check HalfCheetah-v5 "mean > random"
+check HalfCheetah-v5 "mean > 0"  # random actions: about -280

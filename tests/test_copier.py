@@ -215,3 +215,36 @@ def test_a_writeable_view_of_a_read_only_array_is_refused() -> None:
     assert env.view.flags.writeable
     with pytest.raises(CannotCopyError, match="is a writeable view of an array that is read-only"):
         CopiedEnv(env)
+
+
+@pytest.mark.parametrize("name", ["qpos", "efc_force"])
+def test_a_slice_of_a_read_only_view_of_mujocos_memory_is_no_constant(name: str) -> None:
+    env = views_of_mujoco()
+    whole = getattr(env.unwrapped.data, name)
+    if not whole.size:
+        env.step(np.zeros(6))
+        whole = getattr(env.unwrapped.data, name)
+    whole.flags.writeable = False
+    env.part = whole[:1]
+    assert not np.shares_memory(CopiedEnv(env).env.part, whole)
+
+
+class MovesTheGround(gym.Wrapper[Any, Any, Any, Any]):
+    """Changes the simulator's model in each reset, as some of dm_control's tasks do."""
+
+    def reset(self, **keywords: Any) -> Any:
+        found = super().reset(**keywords)
+        self.unwrapped.model.geom_pos[0, 2] = self.np_random.uniform(-1, 1)  # type: ignore[attr-defined]
+        return found
+
+
+def test_forks_that_are_not_checked_have_a_model_of_their_own() -> None:
+    pytest.importorskip("mujoco")
+    env: Any = MovesTheGround(gym.make("HalfCheetah-v5"))
+    env.reset(seed=1)
+    before = env.unwrapped.model.geom_pos.copy()
+    one, other = fork_env(env, 2)
+    one.reset(seed=77)
+    assert np.array_equal(env.unwrapped.model.geom_pos, before)
+    assert np.array_equal(other.env.unwrapped.model.geom_pos, before)  # type: ignore[union-attr]
+    assert not np.array_equal(one.env.unwrapped.model.geom_pos, before)  # type: ignore[union-attr]

@@ -32,7 +32,7 @@ def copy_array(c: Any, obj: Any) -> Any:
         writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
     if base is not None and owner is obj:
         return _copy_mujoco_array(c, obj)
-    if isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject:
+    if base is None and isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject:
         return obj
     if owner is not obj:
         its_copy = c(owner)
@@ -148,17 +148,37 @@ def copy_mujoco_model(c: Any, obj: Any) -> Any:
 
 def _copy_mujoco_array(c: Any, obj: Any) -> Any:
     """An array of an MjData's or MjModel's memory, which names no owner: the same array of the copy, found by its address."""
-    if _address(obj) not in c.mujoco_arrays:
-        for data, its_copy in [pair for pair in c.natives.values() if name_of(type(pair[0])) == "mujoco._structs.MjData"]:
-            parts = [(getattr(data, part), getattr(its_copy, part)) for part in ("model", "warning", "timer")]
-            for holder, made in [(data, its_copy), *parts]:
-                arrays = [(name, getattr(holder, name)) for name in dir(holder)]
-                own = [(name, one) for name, one in arrays if isinstance(one, np.ndarray) and one.size]
-                c.mujoco_arrays.update({_address(one): (made, name, (one.dtype, one.shape)) for name, one in own})
-    made, name, kind = c.mujoco_arrays.get(_address(obj), (None, "", None))
-    if kind != (obj.dtype, obj.shape):
-        raise CannotCopyError("is a view of memory that belongs to an object written in C")
-    return getattr(made, name)
+    known = c.reuse.get(id(obj))
+    place = known[1] if known is not None and known[0] is obj else None
+    if place is None or not _is_there(c, obj, place):
+        if _address(obj) not in c.mujoco_arrays:
+            for data, _ in [pair for pair in c.natives.values() if name_of(type(pair[0])) == "mujoco._structs.MjData"]:
+                for part in ("", "model", "warning", "timer"):
+                    holder = getattr(data, part) if part else data
+                    arrays = [(name, getattr(holder, name)) for name in dir(holder)]
+                    own = {
+                        _address(one): (data, part, name) for name, one in arrays if isinstance(one, np.ndarray) and one.size
+                    }
+                    c.mujoco_arrays.update(own)
+        place = c.mujoco_arrays.get(_address(obj))
+    if place is None or not _is_there(c, obj, place):
+        raise CannotCopyError(
+            "is a view of memory that belongs to an object written in C. If it is MuJoCo's, read it anew in each step, or "
+            "keep it in an attribute that is set after the MjData's"
+        )
+    c.natives[id(obj)] = (obj, place)
+    data, part, name = place
+    made = c.natives[id(data)][1]
+    return getattr(getattr(made, part) if part else made, name)
+
+
+def _is_there(c: Any, obj: Any, place: Any) -> bool:
+    """Whether an array is the one in this place: MuJoCo moves some arrays."""
+    data, part, name = place
+    if id(data) not in c.natives:
+        return False
+    array = getattr(getattr(data, part) if part else data, name)
+    return _address(array) == _address(obj) and array.dtype == obj.dtype and array.shape == obj.shape
 
 
 def _copy_dm_control_index(c: Any, obj: Any) -> Any:

@@ -113,7 +113,7 @@ class SiblingMaker:
         except Exception as error:
             self.take_forks(self._reason(error))
             copier.originals += layers_of(env)
-        self._has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
+        self.has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
         self.noisy = self._saves_itself = bool(copier.swapped)
@@ -176,7 +176,7 @@ class SiblingMaker:
                 _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
             elif found.draws:
                 self._take_streams(found.draws)
-            elif found.difference is not None and self._has_model and not self.own_models and not self.forks:
+            elif found.difference is not None and self.has_model and not self.own_models and not self.forks:
                 self.own_models = True
             elif found.difference is not None and not self.forks:
                 self.take_forks(found.difference)

@@ -296,4 +296,5 @@ def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     if n < 0:
         raise ValueError(f"n must be a number of copies, at least 0, got {n}.")
     maker = SiblingMaker(env, own=False)
+    maker.own_models = maker.has_model  # nothing has checked whether the env changes its MjModel
     return [maker() for _ in range(n)]

@@ -76,7 +76,9 @@ def _seed(copy: Any, seed: int) -> None:
         for one in [*(own for _, own in copy.natives.values()), *(each.obj for each in shared)]:
             if isinstance(one, gym.Env):  # it saves and restores itself
                 one.np_random = np.random.default_rng(seed)
-            elif is_generator(one) or isinstance(one, gym.Space):
+            elif isinstance(one, gym.Space):
+                one.seed(seed)
+            elif is_generator(one):
                 reseed(one, seed)
 
 
