@@ -359,3 +359,8 @@ def test_failed_runs_are_named_and_allow_no_verdict(tmp_path: Path) -> None:
     assert f"HybridGRPO ({SETTINGS[0]}) seed 7" in page
     write_notes(path, {**read_notes(path), "failed": []})  # it worked at last
     assert "ours ahead on 1" in write_report(tmp_path)
+
+
+def test_a_ppo_that_gets_worse_has_its_final_score_before_the_training(tmp_path: Path) -> None:
+    fill(tmp_path, "A-v0", {"ppo": -1.0, "hybrid": 1.0}, settings=["n_envs:4"])
+    assert table_row(write_report(tmp_path), "**HybridGRPO**", "**n_envs:4**")[5] == "0 (– / –)"

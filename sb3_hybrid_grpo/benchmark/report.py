@@ -95,7 +95,7 @@ def steps_beside_ppo(variant: Runs, results: EnvResults, target: Runs) -> str:
     own, its, first = variant.steps_to_reach(score), target.steps_to_reach(score), results.first_ppo_to_reach(score)
     if own is None or first is None:
         return steps(own)
-    return f"{steps(own)} ({' / '.join('–' if one is None else f'{100 * own / one:.0f} %' for one in (its, first))})"
+    return f"{steps(own)} ({' / '.join(f'{100 * own / one:.0f} %' if one else '–' for one in (its, first))})"
 
 
 def verdict(ours: Estimate, ppo: Estimate) -> str:
