@@ -295,6 +295,7 @@ def test_transforms_go_through_grouped_and_single_rollouts(transform: Any) -> No
     model = HybridGRPO("MlpPolicy", env, reward_transform=transform, branching_check=False, **SMALL)
     assert changed(model, 128)  # a single one: no check has seen the noise
     assert model.rollout_buffer.n_samples == 1
+    model.auto_grouping.see_noise()
     assert changed(model, 128)
     assert model.rollout_buffer.n_samples == 4
 

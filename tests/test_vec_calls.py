@@ -156,7 +156,9 @@ def calm() -> Iterator[SubprocVecEnv]:
 def test_envs_that_are_nobody_knows_where_are_reset_before_a_training_goes_on(
     calm: SubprocVecEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = HybridGRPO("MlpPolicy", calm, n_samples=3, n_steps=8, batch_size=24, n_epochs=1, branching_check=False)
+    model = HybridGRPO(
+        "MlpPolicy", calm, n_samples=3, branch_horizon=64, n_steps=8, batch_size=24, n_epochs=1, branching_check=False
+    )
     model.learn(24)
     check, steps = vec_wrappers.check_numbers, []
 
