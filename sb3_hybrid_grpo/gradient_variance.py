@@ -39,8 +39,7 @@ def gradient_variances(
     Estimate both variances from one grouped rollout.
 
     A unit u is a time between two forks of a whole group in one env, in equal parts if it is longer than 64 steps. If this
-    gives only one unit, its halves are the units. The gradient of member m in a unit, with respect to the last layer of the
-    actor, is
+    gives only one unit, its halves are the units. The gradient of member m in it, by the actor's last layer, is
 
     .. math::
         g_{u,m}(A) = \frac{1}{\sqrt{L_u}} \sum_{t \in u} A_t^m \; score(a_t^m) \otimes features(s_t^m)

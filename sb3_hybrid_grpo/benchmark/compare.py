@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared: dict[str, Any] = {"nargs": "+", "default": [], "metavar": "key:value"}
     parser.add_argument("--hyperparams", help="arguments of every algorithm, such as gamma:0.9", **shared)
     parser.add_argument("--jobs", type=positive_int, default=os.cpu_count() or 1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/compare"), help="folder (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default="benchmarks/compare", help="folder of results (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from sb3_hybrid_grpo.benchmark.statistics import EnvResults, Estimate, Profiles,
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
 
 IGNORED, PROFILES = "gradient_variance", "profiles.png"  # IGNORED: results of another command
-VERDICTS = ("ours ahead", "not separated", "PPO ahead")
+AHEAD, LEVEL, BEHIND = "ours ahead", "not separated", "PPO ahead"
 HOW_TO_READ = """\
 **How to read this.** Algorithms are compared at equal *simulator* steps, siblings included. Numbers are interquartile means
 over seeds (without the lowest and the highest quarter) with 95 % bootstrap intervals. "Mean over training" is over all
@@ -103,7 +103,7 @@ def verdict(ours: Estimate, ppo: Estimate) -> str:
     overlap = ours.overlaps(ppo)
     if overlap is None:
         return "no verdict, too few seeds"
-    return VERDICTS[1] if overlap else VERDICTS[0 if ours.value > ppo.value else 2]
+    return LEVEL if overlap else AHEAD if ours.value > ppo.value else BEHIND
 
 
 def summary(comparisons: Sequence[EnvResults]) -> list[str]:
@@ -122,7 +122,7 @@ def summary(comparisons: Sequence[EnvResults]) -> list[str]:
         cells += [steps_beside_ppo(ours, results, target) if ours and target else "", verdicts[-1]]
         anchor = re.sub(r"[^\w-]", "", results.env.lower())  # as GitHub's
         rows.append([f"[{results.env}](#{anchor})", *cells])
-    counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in dict.fromkeys([*VERDICTS, *verdicts]))
+    counts = ", ".join(f"{name} on {verdicts.count(name)}" for name in dict.fromkeys([AHEAD, LEVEL, BEHIND, *verdicts]))
     return [
         table((*header, "ours to PPO's final: steps (of its / of the first)", "verdict"), rows),
         f"Of {len(rows)} envs: {counts}.",
@@ -146,23 +146,23 @@ def over_envs(comparisons: Sequence[EnvResults], profiles: Profiles | None) -> l
 
 
 def env_section(results: EnvResults, figures: Sequence[str], notes: dict[str, Any]) -> list[str]:
-    """Write about one env: its figures, all variants, how the results were made, and cautions for the reader."""
+    """Write about one env: its figures, all variants, how the results were made, and remarks for the reader."""
     parts = [f"## {results.env}", f"![Learning curves of {results.env}]({figures[0]})", variants_table(results)]
     parts += [f"![All settings]({figure})" for figure in figures[1:]]
-    cautions = []
+    remarks = []
     if (target := results.best_final("ppo")) is not None:
         first = steps(results.first_ppo_to_reach(target.final.value), "no number of")
         height = f"PPO's final score is {scores(target.final.value)[0]}, with `{target.settings}`"
-        cautions.append(f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
+        remarks.append(f"{height}; an interquartile mean of PPO is first as high after {first} simulator steps.")
     if results.failed:
         named = "; ".join(f"{label_of(one['algorithm'])} ({one['settings']}) seed {one['seed']}" for one in results.failed)
-        cautions.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
+        remarks.append(f"**Missing, because they failed:** {named}. Nothing follows from the others alone.")
     ends = [end for variant in results.variants for end in variant.last_steps]
     if min(ends) < 0.95 * max(ends):
-        cautions.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
+        remarks.append(f"Not all runs are equally long: they end between {min(ends):,} and {max(ends):,} simulator steps.")
     made = plain({key: value for key, value in notes.items() if key not in ("env", "failed")})
-    cautions.append(f"How it was made: {made or 'not known, there is no JSON beside the CSV'}.")
-    return [*parts, " ".join(cautions)]
+    remarks.append(f"How it was made: {made or 'not known, there is no JSON beside the CSV'}.")
+    return [*parts, " ".join(remarks)]
 
 
 def variants_table(results: EnvResults) -> str:

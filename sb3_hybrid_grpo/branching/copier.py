@@ -55,8 +55,8 @@ class Copier:
         self.reuse: dict[int, Any] = {} if reuse is None else reuse
         self.natives: dict[int, tuple[Any, Any]] = {}
         """For simulators and generators, by the id of the original: the original and its copy."""
-        self.mujoco_arrays: dict[int, tuple[Any, str, str]] = {}
-        """Arrays of the copied simulators, by address: the MjData, the part of it that has the array, the array's name."""
+        self.mujoco_arrays: dict[int, tuple[Any, str]] = {}
+        """Arrays of the copied simulators, by address: the MjData, and the array's path of attributes from there."""
         self.swapped: list[tuple[engines.Shared, Any]] = []
         """The objects that all members share because they save and restore themselves, and the copy's state of each."""
         self.alive: list[Any] = []

@@ -3,6 +3,7 @@
 import array
 import copy
 import functools
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -153,13 +154,11 @@ def _copy_mujoco_array(c: Any, obj: Any) -> Any:
     if place is None or not _is_there(c, obj, place):
         if _address(obj) not in c.mujoco_arrays:
             for data, _ in [pair for pair in c.natives.values() if name_of(type(pair[0])) == "mujoco._structs.MjData"]:
-                for part in ("", "model", "warning", "timer"):
-                    holder = getattr(data, part) if part else data
-                    arrays = [(name, getattr(holder, name)) for name in dir(holder)]
-                    own = {
-                        _address(one): (data, part, name) for name, one in arrays if isinstance(one, np.ndarray) and one.size
-                    }
-                    c.mujoco_arrays.update(own)
+                for prefix, holder in (("", data), ("model.", data.model), ("warning.", data.warning), ("timer.", data.timer)):
+                    for name in dir(holder):
+                        array = getattr(holder, name)
+                        if isinstance(array, np.ndarray) and array.size:
+                            c.mujoco_arrays[_address(array)] = data, prefix + name
         place = c.mujoco_arrays.get(_address(obj))
     if place is None or not _is_there(c, obj, place):
         raise CannotCopyError(
@@ -167,17 +166,16 @@ def _copy_mujoco_array(c: Any, obj: Any) -> Any:
             "keep it in an attribute that is set after the MjData's"
         )
     c.natives[id(obj)] = (obj, place)
-    data, part, name = place
-    made = c.natives[id(data)][1]
-    return getattr(getattr(made, part) if part else made, name)
+    data, path = place
+    return operator.attrgetter(path)(c.natives[id(data)][1])
 
 
-def _is_there(c: Any, obj: Any, place: Any) -> bool:
-    """Whether an array is the one in this place: MuJoCo moves some arrays."""
-    data, part, name = place
+def _is_there(c: Any, obj: Any, place: tuple[Any, str]) -> bool:
+    """Whether an array is still the one in this place: MuJoCo moves some arrays."""
+    data, path = place
     if id(data) not in c.natives:
         return False
-    array = getattr(getattr(data, part) if part else data, name)
+    array = operator.attrgetter(path)(data)
     return _address(array) == _address(obj) and array.dtype == obj.dtype and array.shape == obj.shape
 
 
