@@ -7,7 +7,7 @@ from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
 # docs/choosing.md has the measurements behind these numbers.
 GROUPED_BELOW = 0.45
-SINGLE_ABOVE = 0.6
+SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
 MEMORY = 0.9
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
@@ -23,7 +23,7 @@ class AutoGrouping:
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts.
 
     Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
-    rises above 0.6. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env draws
+    rises above 0.9. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env draws
     ahead, in a reset, or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a
     training ρ is low in every env. The policy is trained on probes, too.
 

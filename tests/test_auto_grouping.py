@@ -62,7 +62,7 @@ def test_few_units_do_not_end_groups() -> None:
     assert not auto.grouped and auto.next_probe == 4
 
 
-@given(st.lists(st.floats(0.46, 0.59), min_size=1, max_size=30))
+@given(st.lists(st.floats(0.46, 0.89), min_size=1, max_size=30))
 def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
     grouped = AutoGrouping()
     grouped.see_noise()
