@@ -10,6 +10,7 @@ GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
 MEMORY = 0.9
+NOISE_RULES = 0.5
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
 SHORTEST = 128
@@ -22,12 +23,12 @@ class AutoGrouping:
     Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts.
 
-    Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
-    rises above 0.9. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise that an env draws
-    ahead, in a reset, or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a
-    training ρ is low in every env. The policy is trained on probes, too.
+    Rollouts begin grouped in an env in which more than half of the variance of returns is noise, else single. Grouped ones
+    become single when ρ rises above 0.9. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise
+    that an env draws ahead, in a reset, or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough,
+    because early in a training ρ is low in every env. The policy is trained on probes, too.
 
-    :param noise_seen: Whether the first steps of an env draw random numbers
+    :param noise_share: The share of the variance of random actions' returns that is noise; None if not yet known
     :param grouped: Whether rollouts are grouped, apart from probes
     :param numerator: Average variance of grouped gradients
     :param denominator: Average variance of gradients of independent steps
@@ -38,7 +39,7 @@ class AutoGrouping:
     :param n_units: Units (see ``GradientVariances``) measured since rollouts became grouped; below 32 they stay grouped
     """
 
-    noise_seen: bool = False
+    noise_share: float | None = None
     grouped: bool = False
     numerator: float = 0.0
     denominator: float = 0.0
@@ -53,9 +54,13 @@ class AutoGrouping:
         """ρ; None before the first measurement."""
         return self.numerator / self.denominator if self.denominator > 0 else None
 
-    def see_noise(self) -> None:
-        """Record that the first steps of an env draw random numbers."""
-        self.noise_seen = self.grouped = True
+    def see_noise(self, share: float) -> None:
+        """
+        Begin grouped if noise rules.
+
+        :param share: The share of the variance of random actions' returns that is noise
+        """
+        self.noise_share, self.grouped = share, share > NOISE_RULES
 
     def next_is_grouped(self) -> bool:
         """

@@ -162,6 +162,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._first_timestep = self.num_timesteps
         try:
             self._the_groups().start(env_is_reset, self.branching_check)
+            if self.branch_horizon == "auto" and self.auto_grouping.noise_share is None:
+                self.auto_grouping.see_noise(self._the_groups().noise_share())
         except BranchingError as error:
             self._groups = self._without_siblings(self.env, error)
         return total_and_callback
@@ -181,8 +183,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
             costly = BranchingError(f"{reasons} To train with forks all the same, use branch_horizon=256.")
             self._groups = self._without_siblings(self.env, costly)
             return 1
-        if not auto.noise_seen and groups.saw_noise():
-            auto.see_noise()
         return groups.n_samples if auto.next_is_grouped() else 1
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
@@ -316,7 +316,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         super().train()
         buffer, auto = self.rollout_buffer, self.auto_grouping
         if self.branch_horizon == "auto" and self.n_samples > 1:
-            self.logger.record("train/noise_seen", int(auto.noise_seen))
+            self.logger.record("train/noise_share", auto.noise_share or 0.0)
             self.logger.record("train/grouped", int(buffer.n_samples > 1))
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
             self.logger.record("train/group_beta", buffer.baseline.beta)

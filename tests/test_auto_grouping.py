@@ -39,14 +39,21 @@ def test_without_noise_rollouts_are_single_but_for_ever_rarer_probes() -> None:
 def test_two_low_probes_find_noise_that_no_step_draws() -> None:
     auto = AutoGrouping()
     assert np.flatnonzero(run(auto, [0.2] * 16)).tolist() == [4, 13, 14, 15]
-    assert not auto.noise_seen
+    assert auto.noise_share is None
     once = AutoGrouping()
     assert not any(run(once, [0.2] * 5 + [1.0] * 20)[14:])
 
 
+@pytest.mark.parametrize(("share", "grouped"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
+def test_rollouts_begin_grouped_where_noise_rules(share: float, grouped: bool) -> None:
+    auto = AutoGrouping()
+    auto.see_noise(share)
+    assert auto.next_is_grouped() == grouped
+
+
 def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
     auto = AutoGrouping()
-    auto.see_noise()
+    auto.see_noise(0.8)
     assert run(auto, [0.2] * 5) == [True] * 5
     decided = run(auto, [1.0] * 20)
     assert decided[0] and not decided[-1]
@@ -54,7 +61,7 @@ def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> N
 
 def test_few_units_do_not_end_groups() -> None:
     auto = AutoGrouping()
-    auto.see_noise()
+    auto.see_noise(0.8)
     for n_units in (2, 2, 27):
         auto.observe(4, GradientVariances(9.0, 1.0, n_units))
         assert auto.grouped
@@ -65,7 +72,7 @@ def test_few_units_do_not_end_groups() -> None:
 @given(st.lists(st.floats(0.46, 0.89), min_size=1, max_size=30))
 def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
     grouped = AutoGrouping()
-    grouped.see_noise()
+    grouped.see_noise(0.8)
     assert all(run(grouped, list(ratios)))
     single = AutoGrouping(next_probe=1)
     run(single, list(ratios))

@@ -1,6 +1,7 @@
-"""``check``: which share of the variance of returns is noise that a group has in common."""
+"""Which share of the variance of returns is noise that a group has in common: measured before a training, and by ``check``."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.__main__ import main
-from sb3_hybrid_grpo.commands.noise import noise_share, random_actions
+from sb3_hybrid_grpo.branching import noise, sibling
 
 
 RNG = np.random.default_rng(0)
@@ -60,11 +61,65 @@ class Earnings(gym.Env[Any, Any]):
         *(("numpy", 1.0, 0.5), ("python", 1.0, 0.5), ("torch", 1.0, 0.5), ("module", 1.0, 0.5)),
     ],
 )
-def test_shares_of_known_variances(draws: str, factor: float, share: float) -> None:
+def test_shares_of_known_variances(draws: str, factor: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make_branchable(Earnings(draws, factor, length=20))  # episodes end before some of the states are reached
     env.reset(seed=0)
     assert env.get_wrapper_attr("check_siblings")() is None
-    assert noise_share(env, random_actions(env), n_steps=8, seconds=30) == pytest.approx(share, abs=0.12)
+    monkeypatch.setattr(noise, "N_STATES", 64)
+    make = env.get_wrapper_attr("sibling_maker")
+    assert noise.noise_share(env, make, noise.random_actions(env)) == pytest.approx(share, abs=0.12)
+
+
+SMALL: Any = {"n_steps": 64, "batch_size": 32, "n_epochs": 1}
+
+
+@pytest.mark.parametrize(("factor", "grouped"), [(0.25, True), (4.0, False)])
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_a_training_begins_grouped_where_noise_rules(factor: float, grouped: bool, kind: Any) -> None:
+    makers = [partial(make_branchable, Earnings(factor=factor)), partial(make_branchable, Earnings(factor=factor))]
+    env = kind(makers)
+    model = HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
+    share = model.auto_grouping.noise_share
+    assert share is not None and (share > 0.5) == grouped == (model.rollout_buffer.n_samples == 4)
+    assert model.logger.name_to_value["train/noise_share"] == share
+    env.close()
+
+
+def test_what_is_played_to_estimate_it_leaves_the_env_as_it_was() -> None:
+    rewards = []
+    for known in (0.9, None):
+        model = HybridGRPO("MlpPolicy", DummyVecEnv([partial(Earnings, factor=0.25)]), seed=3, **SMALL)
+        model.auto_grouping.noise_share = known
+        model.auto_grouping.grouped = known is not None
+        rewards.append(model.learn(128).rollout_buffer.rewards)
+    np.testing.assert_array_equal(*rewards)
+
+
+def test_it_is_estimated_once_and_only_if_siblings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unchecked = HybridGRPO("MlpPolicy", DummyVecEnv([Earnings]), branching_check=False, **SMALL).learn(64)
+    assert unchecked.auto_grouping.noise_share == 0.0
+    model = HybridGRPO("MlpPolicy", DummyVecEnv([partial(Earnings, factor=0.0)]), **SMALL).learn(64)
+    assert model.auto_grouping.noise_share == pytest.approx(1.0)
+    model.save(tmp_path / "model")
+    monkeypatch.setattr(sibling, "noise_share_in_fork", None)
+    model.learn(64, reset_num_timesteps=False)
+    HybridGRPO.load(tmp_path / "model", DummyVecEnv([Earnings])).learn(64, reset_num_timesteps=False)
+
+
+class Fragile(Earnings):
+    """Raises an error late in an episode."""
+
+    def step(self, action: Any) -> Any:
+        if self.t == 25:
+            raise RuntimeError("too far")
+        return super().step(action)
+
+
+def test_an_env_that_fails_while_it_is_estimated_begins_grouped_with_a_notice() -> None:
+    model = HybridGRPO("MlpPolicy", DummyVecEnv([Fragile]), **SMALL)
+    with pytest.warns(UserWarning, match="begins grouped.*too far"):
+        model.learn(64)
+    assert model.rollout_buffer.n_samples == 4
 
 
 def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,9 +131,9 @@ def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytes
         (tmp_path / "test-Earnings-v0").mkdir()
         normalize.save(str(tmp_path / "test-Earnings-v0" / "vecnormalize.pkl"))
         assert main(["check", "test/Earnings-v0"]) == 0
-        assert "With random actions, " in capsys.readouterr().out
+        assert "with random actions, " in capsys.readouterr().out
         assert main(["check", "test/Earnings-v0", "--model", str(tmp_path / "best_model.zip")]) == 0
-        assert "With the model's actions, " in capsys.readouterr().out
+        assert "with the model's actions, " in capsys.readouterr().out
     finally:
         gym.registry.pop("test/Earnings-v0")
     assert main(["check", "CartPole-v1"]) == 0

@@ -72,10 +72,10 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
     """
     for resets in (True, False):
         check = _Check(member_0, make, around, shared, resets)
-        found: Finding = check.in_fork(check.run)
+        found: Finding = in_fork(check.run, check.env)
         if found.difference is None or found.lazy or found.draws:
             return found
-        (one, numbers), (other, its_numbers) = (check.in_fork(check.play_alone, found.points) for _ in range(2))
+        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, found.points) for _ in range(2))
         if difference(one, other) is None and numbers == its_numbers:
             return found
         found.difference = None
@@ -86,10 +86,19 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
     return found  # the env itself is not reproducible; if only its resets are not, a second check compares steps alone
 
 
+def in_fork(function: Callable[..., Any], env: Any, *arguments: Any, seconds: float = ANSWER_WITHIN) -> Any:
+    """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
+    fork = Fork(function, seconds, functools.partial(_show_progress, env))
+    try:
+        return fork.call(*arguments)
+    finally:
+        fork.close()
+
+
 def _show_progress(env: Any, seconds: float) -> None:
     if seconds > 2 and sys.stderr is not None:
         bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
-        sys.stderr.write(f"\rChecking whether siblings of {env} are exact [{bar}] {seconds:.0f} s ")
+        sys.stderr.write(f"\rChecking siblings of {env} [{bar}] {seconds:.0f} s ")
         sys.stderr.flush()
 
 
@@ -107,14 +116,6 @@ class _Check:
         self.reuse: Any = None
         self.last: Play = []
         self.found = Finding()
-
-    def in_fork(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call one of the methods below in a fork."""
-        fork = Fork(function, ANSWER_WITHIN, functools.partial(_show_progress, self.env))
-        try:
-            return fork.call(*arguments)
-        finally:
-            fork.close()
 
     def play_alone(self, points: int) -> tuple[Play, list[bytes | None]]:
         """Play as the env did, without siblings."""

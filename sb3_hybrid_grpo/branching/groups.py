@@ -114,9 +114,9 @@ class Groups:
         self._checked |= check
         self._stepping = False
 
-    def saw_noise(self) -> bool:
-        """Whether the first steps of an env draw random numbers, so that members share noise and groups may pay."""
-        return self.n_samples > 1 and self._fanout.saw_noise()
+    def noise_share(self) -> float:
+        """The share of the variance of returns that is noise, which members share; 0 without siblings or without a check."""
+        return self._fanout.noise_share() if self.n_samples > 1 else 0.0
 
     def fork_reasons(self) -> str:
         """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""

@@ -13,6 +13,7 @@ from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, modu
 from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
+from sb3_hybrid_grpo.branching.noise import noise_share_in_fork
 from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
@@ -118,6 +119,7 @@ class SiblingMaker:
         self._take_streams(self.around.generators, own)
         self.noisy = self._saves_itself = bool(copier.swapped)
         """Whether the first steps draw random numbers. For an env that saves itself this is assumed."""
+        self._noise_share: float | None = None
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -211,7 +213,18 @@ class SiblingMaker:
             "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
 
-    def _make_for_check(self, previous: Sibling | None) -> Sibling:
+    def noise_share(self) -> float:
+        """
+        The share of the variance of returns that is noise: 0 if the check saw no draws or siblings are forks, 1 for an env
+        that saves itself, whose noise nobody else can seed.
+        """
+        if self.forks or not self.noisy or self._saves_itself:
+            return float(self._saves_itself)
+        if self._noise_share is None:
+            self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_for_check)
+        return self._noise_share
+
+    def _make_for_check(self, previous: Sibling | None = None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check
         return self(previous)
 

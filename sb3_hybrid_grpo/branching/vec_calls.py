@@ -169,8 +169,9 @@ class Fanout:
         self.base: VecEnv = base_of(env)
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
-            names = ("step_siblings", "mask_siblings", "check_siblings", "drop_siblings")
-            self._methods = {name: self.base.get_attr(name) for name in (*names, "saw_noise", "fork_reasons", "held_objects")}
+            of_siblings = ("step_siblings", "mask_siblings", "check_siblings", "drop_siblings")
+            names = (*of_siblings, "noise_share", "fork_reasons", "held_objects")
+            self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if hasattr(self.base, "make_branchable"):  # a RayVecEnv
                 self.base.make_branchable()
@@ -232,9 +233,9 @@ class Fanout:
         """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
-    def saw_noise(self) -> bool:
-        """Find out whether envs were seen to draw random numbers in their first steps."""
-        return any(self._call("saw_noise", [()] * self.base.num_envs))
+    def noise_share(self) -> float:
+        """The share of the variance of returns that is noise, in the first env."""
+        return float(self._call("noise_share", [(e == 0,) for e in range(self.base.num_envs)])[0])
 
     def stacked(self, observations: list[Any]) -> Observations:
         """Make a batch of observations, with the dtypes that a VecEnv gives them."""

@@ -129,6 +129,10 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         """Whether the first ten steps of the check drew random numbers; draws of a reset do not count."""
         return self.__maker.noisy
 
+    def noise_share(self, wanted: bool = True) -> float:
+        """The share of the variance of returns that is noise, which is estimated at the first call; 0 if it is not wanted."""
+        return self.__maker.noise_share() if wanted else 0.0
+
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
         taken = None if watch is None else copy.deepcopy(action)

@@ -4,11 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo.auto_grouping import NOISE_RULES
 from sb3_hybrid_grpo.branching import check_branching, make_branchable
 from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
+from sb3_hybrid_grpo.branching.noise import N_STEPS, Act, noise_share
 from sb3_hybrid_grpo.commands.arguments import positive_int
 from sb3_hybrid_grpo.commands.evaluation import make_env
-from sb3_hybrid_grpo.commands.noise import actions_of, noise_share, random_actions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +45,20 @@ def _noise(env: Any, model: Path | None) -> str:
     env.get_wrapper_attr("check_siblings")()
     if not env.get_wrapper_attr("saw_noise")():
         return 'no step draws random numbers: "auto" begins as PPO, and looks for noise drawn in reset by a probe now and then'
-    share = noise_share(env, random_actions(env) if model is None else actions_of(model, env))
-    whose = "random actions" if model is None else "the model's actions"
-    return (
-        f'steps draw random numbers: "auto" begins with groups. With {whose}, {share:.0%} of the variance of 64-step returns '
-        "is noise that the members of a group share"
+    share = env.get_wrapper_attr("noise_share")()
+    begins = "with groups" if share > NOISE_RULES else "as PPO, with a grouped probe now and then"
+    text = f'with random actions, {share:.0%} of the variance of {N_STEPS}-step returns is noise: "auto" begins {begins}'
+    if model is None:
+        return text
+    of_model = noise_share(env, env.get_wrapper_attr("sibling_maker"), _actions_of(model, env))
+    return f"{text}; with the model's actions, {of_model:.0%}"
+
+
+def _actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:
+    """A saved policy's sampled actions. Observations are normalised if a ``VecNormalize`` was saved beside the policy."""
+    model = HybridGRPO.load(path, device="cpu")
+    saved = next(path.parent.glob("*/vecnormalize.pkl"), None)
+    normalize: Any = (
+        (lambda obs: obs) if saved is None else VecNormalize.load(str(saved), DummyVecEnv([lambda: env])).normalize_obs
     )
+    return lambda _, obs: model.predict(normalize(obs), deterministic=False)[0]
