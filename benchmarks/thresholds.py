@@ -49,7 +49,7 @@ def main() -> None:
     results = Results(RESULTS, COLUMNS, ("env", "settings", "seed"))
     add_missing(results)
     lines = []
-    for (env, settings), rows in results.frame.groupby(["env", "settings"], sort=False):
+    for (env, settings), rows in results.frame.groupby(["env", "settings"]):
         found, last = Runs("hybrid", settings, rows), rows.groupby("seed").last()
         # of N = 4 members one is executed: the siblings' share of all steps is 3/4 while rollouts are grouped
         grouped = (1 - last.executed_steps / last.simulator_steps) * 4 / 3

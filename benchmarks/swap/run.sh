@@ -25,4 +25,7 @@ swap hybrid_grpo/Queue-v0 131072 20 "$@"
 swap hybrid_grpo/GustyHopper-v0 131072 10 "$@"
 swap CartPole-v1 65536 20 "$@"
 swap Acrobot-v1 65536 20 "$@"
+swap Pendulum-v1 131072 20 "$@"
+swap HalfCheetah-v5 131072 10 "$@"
+swap Hopper-v5 131072 10 "$@"
 python -m sb3_hybrid_grpo compare report benchmarks/swap
