@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo import validation
 from sb3_hybrid_grpo.auto_grouping import SHORTEST, AutoGrouping
-from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep
+from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep, uninterrupted
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.errors import DIVERGED, BranchingError
 from sb3_hybrid_grpo.graph_replay import GraphReplay, graph_key
@@ -157,7 +157,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
             self._the_groups().drop_siblings()
             self._groups = self._make_groups(self.env)
         self._last_obs = None if env_is_reset else self._last_obs
-        total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+        with uninterrupted(self.env):
+            total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
         self.num_executed_steps = 0 if reset_num_timesteps else self.num_executed_steps
         self._first_timestep = self.num_timesteps
         try:
@@ -211,7 +212,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
         shown = dict(self=self, env=env, callback=callback, rollout_buffer=rollout_buffer, n_rollout_steps=n_rollout_steps)
-
         for n_steps in range(n_executed):
             if self.use_sde and self.sde_sample_freq > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs * n_members)

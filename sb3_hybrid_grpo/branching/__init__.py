@@ -12,6 +12,7 @@ from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon
 from sb3_hybrid_grpo.branching.groups import Groups as Groups
 from sb3_hybrid_grpo.branching.groups import GroupStep as GroupStep
 from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
+from sb3_hybrid_grpo.branching.vec_calls import uninterrupted as uninterrupted
 from sb3_hybrid_grpo.branching.vec_wrappers import register_vec_wrapper
 from sb3_hybrid_grpo.branching.wrapper import fork_env, make_branchable
 

@@ -132,6 +132,11 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def uninterrupted(env: Any) -> contextlib.AbstractContextManager[None]:
+    """Let Ctrl-C wait while SB3 itself reads messages of a SubprocVecEnv's processes, as in a reset."""
+    return _without_interrupts() if isinstance(base_of(env), SubprocVecEnv) else contextlib.nullcontext()
+
+
 def _await(remote: Any, process: Any) -> None:
     """Wait for an answer. Forked processes hold each other's pipes open, so a dead process may cause no end of file."""
     while not remote.poll(1.0):
