@@ -20,12 +20,11 @@ Writes one row per env: the share that a training measures, and those from five 
 import sys
 from typing import Any
 
-from sb3_hybrid_grpo.auto_grouping import NOISE_RULES
+from sb3_hybrid_grpo.auto_grouping import NOISY_ABOVE
 from sb3_hybrid_grpo.benchmark.page import plain
 from sb3_hybrid_grpo.benchmark.results import stamp
 from sb3_hybrid_grpo.branching import make_branchable
-from sb3_hybrid_grpo.branching.exactness import RandomActions
-from sb3_hybrid_grpo.branching.noise import noise_share
+from sb3_hybrid_grpo.branching.noise import noise_share, random_actions
 from sb3_hybrid_grpo.commands.evaluation import make_env
 
 SETS = 6
@@ -47,11 +46,10 @@ def row(env_id: str) -> str:
     env.get_wrapper_attr("check_siblings")()
     shares = []
     for number in range(SETS):
-        actions = RandomActions(env, number)
         make = env.get_wrapper_attr("sibling_maker")
-        shares.append(noise_share(OtherStates(env, number), make, lambda at, _, actions=actions: actions(at)))
+        shares.append(noise_share(OtherStates(env, number), make, random_actions(env, number)))
     others = ", ".join(f"{share:.0%}" for share in shares[1:])
-    begins = "grouped" if shares[0] > NOISE_RULES else "single"
+    begins = "grouped" if shares[0] > NOISY_ABOVE else "single"
     return f"| {env_id.removeprefix('tasks:')} | {shares[0]:.0%} | {others} | {begins} |"
 
 

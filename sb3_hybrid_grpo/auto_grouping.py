@@ -10,7 +10,7 @@ GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
 MEMORY = 0.9
-NOISE_RULES = 0.5
+NOISY_ABOVE = 0.5
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
 SHORTEST = 128
@@ -60,7 +60,7 @@ class AutoGrouping:
 
         :param share: The share of the variance of random actions' returns that is noise
         """
-        self.noise_share, self.grouped = share, share > NOISE_RULES
+        self.noise_share, self.grouped = share, share > NOISY_ABOVE
 
     def next_is_grouped(self) -> bool:
         """

@@ -50,3 +50,19 @@ def test_interrupts_at_random_moments(env_id: str, kind: type[DummyVecEnv] | typ
     assert model.learn(96, reset_num_timesteps=False).num_timesteps > steps
     env: Any = model.get_env()
     env.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows cannot hold signals back")
+def test_an_interrupt_waits_while_envs_in_processes_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    envs = make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
+    held_back, reset = [], envs.reset
+
+    def watched() -> Any:
+        held_back.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        return reset()
+
+    monkeypatch.setattr(envs, "reset", watched)
+    HybridGRPO("MlpPolicy", envs, device="cpu", **SMALL).learn(96)
+    assert held_back == [True]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    envs.close()

@@ -99,5 +99,5 @@ class SavesItself(Drawing):
         self.t = state
 
 
-def test_what_cannot_be_looked_into_counts_as_noisy() -> None:
-    assert saw_noise(SavesItself())
+def test_noise_that_nobody_can_look_into_is_left_to_probes() -> None:
+    assert not saw_noise(SavesItself("np_random"))

@@ -115,11 +115,11 @@ class Fragile(Earnings):
         return super().step(action)
 
 
-def test_an_env_that_fails_while_it_is_estimated_begins_grouped_with_a_notice() -> None:
-    model = HybridGRPO("MlpPolicy", DummyVecEnv([Fragile]), **SMALL)
-    with pytest.warns(UserWarning, match="begins grouped.*too far"):
-        model.learn(64)
-    assert model.rollout_buffer.n_samples == 4
+def test_an_env_that_fails_while_it_is_estimated_begins_as_ppo_with_a_notice() -> None:
+    model = HybridGRPO("MlpPolicy", DummyVecEnv([Fragile]), n_steps=24, batch_size=24, n_epochs=1)
+    with pytest.warns(UserWarning, match="begins as PPO.*too far"):
+        model.learn(24)
+    assert model.rollout_buffer.n_samples == 1
 
 
 def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

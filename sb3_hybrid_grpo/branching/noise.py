@@ -12,13 +12,14 @@ from sb3_hybrid_grpo.notices import notice
 
 N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 8, 4, 2, 32
 MOST_SECONDS = 60.0
+"""Time after which a training begins without the estimate."""
 Act = Callable[[Any, Any], Any]
 """Chooses an action for an env, given its last observation."""
 
 
-def random_actions(env: gym.Env[Any, Any]) -> Act:
+def random_actions(env: gym.Env[Any, Any], seed: int = 0) -> Act:
     """Random actions; only valid ones, if the env has ``action_masks()``."""
-    actions = RandomActions(env)
+    actions = RandomActions(env, seed)
     return lambda at, _: actions(at)
 
 
@@ -58,13 +59,13 @@ def noise_share_in_fork(env: Any, make_sibling: Callable[[], Any]) -> float:
     """
     Estimate the share with random actions, in a fork of the process, so that the env stays untouched.
 
-    :return: The share; 1, with a notice, if the env takes too long, dies or raises an error when it plays
+    :return: The share; 0, with a notice, if the env takes too long, dies or raises an error when it plays
     """
     try:
         return float(in_fork(lambda: noise_share(env, make_sibling, random_actions(env.env)), env.env, seconds=MOST_SECONDS))
     except Exception as error:
-        notice(f"How noisy the returns of {env.env} are could not be estimated, so the training begins grouped. {error}")
-        return 1.0
+        notice(f"How noisy the returns of {env.env} are could not be estimated, so the training begins as PPO. {error}")
+        return 0.0
 
 
 def _seed(copy: Any, seed: int) -> None:

@@ -117,8 +117,8 @@ class SiblingMaker:
         self.has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
-        self.noisy = self._saves_itself = bool(copier.swapped)
-        """Whether the first steps draw random numbers. For an env that saves itself this is assumed."""
+        self.noisy = False
+        """Whether the first steps of the check drew random numbers."""
         self._noise_share: float | None = None
 
     def _reason(self, error: Exception) -> str:
@@ -186,7 +186,7 @@ class SiblingMaker:
                 break
         else:
             return
-        self.noisy = found.noisy or self._saves_itself
+        self.noisy = found.noisy
         self.watchable = found.reproducible
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
             raise self.not_exact(found.difference or f"{self.around.refused}")
@@ -214,12 +214,9 @@ class SiblingMaker:
         )
 
     def noise_share(self) -> float:
-        """
-        The share of the variance of returns that is noise: 0 if the check saw no draws or siblings are forks, 1 for an env
-        that saves itself, whose noise nobody else can seed.
-        """
-        if self.forks or not self.noisy or self._saves_itself:
-            return float(self._saves_itself)
+        """The share of the variance of returns that is noise; 0 if the check saw no draws or siblings are forks."""
+        if self.forks or not self.noisy:
+            return 0.0
         if self._noise_share is None:
             self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_for_check)
         return self._noise_share

@@ -8,7 +8,7 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.auto_grouping import NOISE_RULES
+from sb3_hybrid_grpo.auto_grouping import NOISY_ABOVE
 from sb3_hybrid_grpo.branching import check_branching, make_branchable
 from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
 from sb3_hybrid_grpo.branching.noise import N_STEPS, Act, noise_share
@@ -46,7 +46,7 @@ def _noise(env: Any, model: Path | None) -> str:
     if not env.get_wrapper_attr("saw_noise")():
         return 'no step draws random numbers: "auto" begins as PPO, and looks for noise drawn in reset by a probe now and then'
     share = env.get_wrapper_attr("noise_share")()
-    begins = "with groups" if share > NOISE_RULES else "as PPO, with a grouped probe now and then"
+    begins = "with groups" if share > NOISY_ABOVE else "as PPO, with a grouped probe now and then"
     text = f'with random actions, {share:.0%} of the variance of {N_STEPS}-step returns is noise: "auto" begins {begins}'
     if model is None:
         return text
