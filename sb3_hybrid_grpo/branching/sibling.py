@@ -218,10 +218,16 @@ class SiblingMaker:
         if self.forks or not self.noisy:
             return 0.0
         if self._noise_share is None:
-            self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_for_check)
+            self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_copy)
         return self._noise_share
 
-    def _make_for_check(self, previous: Sibling | None = None) -> Sibling:
+    def _make_copy(self) -> Sibling:
+        sibling = self._make_for_check(None)
+        if self.forks:  # the env now holds an object that cannot be copied
+            raise BranchingError(self.why_forks())
+        return sibling
+
+    def _make_for_check(self, previous: Sibling | None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check
         return self(previous)
 
