@@ -12,11 +12,13 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -35,6 +37,31 @@ class HungForkError(BranchingError):
 
 class ForeignTraceback(Exception):
     """The traceback of an exception that was raised in another process."""
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """
+    Let Ctrl-C wait until the end of a block that must not be broken off; a second one does not wait. To block the signal would
+    not suffice: another thread may receive it, and Python raises KeyboardInterrupt in the main thread all the same.
+    """
+    before, frames = signal.getsignal(signal.SIGINT), []
+    if not callable(before) or threading.current_thread() is not threading.main_thread():  # Python raises nothing here
+        yield
+        return
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        frames.append(frame)
+        if len(frames) > 1:
+            before(number, frames.pop())
+
+    try:
+        signal.signal(signal.SIGINT, wait)
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if frames:
+            before(signal.SIGINT, frames.pop())
 
 
 def can_fork() -> bool:
@@ -68,18 +95,12 @@ class Fork:
         self.pid = 0  # until there is one
         self.pipe, far_end = multiprocessing.Pipe()
         numbers = random.getstate()
-        # Python drops an interrupt that comes while it forks, so it is blocked until afterwards
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which a fork lacks: see the time-out
-                pid = os.fork()
-            if pid == 0:
+        with without_interrupts(), warnings.catch_warnings():  # Python drops an interrupt that comes while it forks
+            warnings.simplefilter("ignore", DeprecationWarning)  # about threads, which a fork lacks: see the time-out
+            self.pid = os.fork()
+            if self.pid == 0:
                 random.setstate(numbers)  # Python reseeds its generator in every fork
                 _serve(function, far_end, self.owner)
-            self.pid = pid
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         far_end.close()
 
     def call(self, *arguments: Any) -> Any:
@@ -147,7 +168,6 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
         for kind in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the parent, whose handlers must not run here
             signal.signal(kind, signal.SIG_IGN if kind == signal.SIGINT else signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(1)  # torch would wait for threads that a fork does not have

@@ -1,9 +1,8 @@
 """Step the siblings of every env of a VecEnv, in the VecEnv's processes if it has any."""
 
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -13,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
+from sb3_hybrid_grpo.branching.forked_env import without_interrupts
 from sb3_hybrid_grpo.branching.vec_wrappers import Observations
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps, layers_above, make_branchable
 from sb3_hybrid_grpo.errors import BranchingError
@@ -56,7 +56,7 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then =
             then()
         for remote, process in zip(env.remotes, env.processes, strict=True):
             _await(remote, process)
-            with _without_interrupts():
+            with without_interrupts():
                 answers.append(remote.recv())
     except (EOFError, ConnectionError) as error:
         raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
@@ -89,7 +89,7 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
             return env.step_wait()
         for remote, process in zip(base.remotes, base.processes, strict=True):
             _await(remote, process)
-        with _without_interrupts():  # all answers have arrived
+        with without_interrupts():  # all answers have arrived
             return env.step_wait()
     except (EOFError, ConnectionError) as error:
         raise BranchingError(
@@ -113,28 +113,15 @@ def forget_step(env: VecEnv) -> bool:
         with contextlib.suppress(EOFError, OSError):  # the interrupt has ended the process, too
             remote.send(("get_attr", "observation_space"))
             while not isinstance(answer, gym.Space) and process.is_alive() and time.monotonic() < end:
-                with _without_interrupts():
+                with without_interrupts():
                     answer = remote.recv() if remote.poll(0.2) else None
     base.waiting = False
     return True
 
 
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let Ctrl-C wait while a message is read: the rest of half a message would be taken for the next one."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
 def uninterrupted(env: Any) -> contextlib.AbstractContextManager[None]:
     """Let Ctrl-C wait while SB3 itself reads messages of a SubprocVecEnv's processes, as in a reset."""
-    return _without_interrupts() if isinstance(base_of(env), SubprocVecEnv) else contextlib.nullcontext()
+    return without_interrupts() if isinstance(base_of(env), SubprocVecEnv) else contextlib.nullcontext()
 
 
 def _await(remote: Any, process: Any) -> None:
