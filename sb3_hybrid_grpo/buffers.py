@@ -12,6 +12,8 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from sb3_hybrid_grpo.advantages import Baseline, gae_group, group_baseline, grpo_advantage, paper_advantage
 from sb3_hybrid_grpo.transforms import Transform
 
+_BLOCK = 2**24
+"""Bytes of observations that are permuted at once: many small minibatches, or one of images."""
 AdvantageEstimator = Literal["hybrid", "paper", "paper_per_sample", "grpo"]
 
 
@@ -122,13 +124,15 @@ class HybridRolloutBuffer(RolloutBuffer):
         Go through the rollout once, in random order.
 
         :param batch_size: Samples in a minibatch (None: all of them)
-        :return: The minibatches that SB3's buffer gives, as views of one permuted copy of the rollout
+        :return: The minibatches that SB3's buffer gives, as views of permuted copies of parts of the rollout
         """
-        (whole,) = super().get(None)
-        n_samples = self.buffer_size * self.n_envs
-        for start in range(0, n_samples, batch_size or n_samples):
-            rows = slice(start, start + (batch_size or n_samples))
-            yield type(whole)(*(_rows(part, rows) for part in whole))
+        n_samples, observations = self.buffer_size * self.n_envs, self.observations
+        arrays = observations.values() if isinstance(observations, dict) else [observations]
+        size = batch_size or n_samples
+        block = size * max(1, _BLOCK * n_samples // (size * (1 + sum(one.nbytes for one in arrays))))
+        for samples in super().get(block):
+            for start in range(0, len(samples.actions), size):
+                yield type(samples)(*(_rows(part, slice(start, start + size)) for part in samples))
 
 
 class _MemoryStorage(HybridRolloutBuffer):

@@ -100,7 +100,9 @@ def test_two_epochs_are_in_different_orders() -> None:
     assert one != other != sorted(other)
 
 
-def test_one_member_hands_out_the_minibatches_of_sb3() -> None:
+@pytest.mark.parametrize("block", [2**24, 100, 1])  # the whole rollout, 8 samples, and a minibatch at once
+def test_one_member_hands_out_the_minibatches_of_sb3(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "_BLOCK", block)
     rollout = Rollout((6, 3, 1))
     theirs = RolloutBuffer(6, VECTOR, ACTIONS[0], gae_lambda=0.9, gamma=0.8, n_envs=3)
     ours = rollout.buffer
