@@ -9,6 +9,7 @@ from sb3_hybrid_grpo.gradient_variance import GradientVariances
 GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
+WHOLE = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
 MEMORY = 0.9
 NOISY_ABOVE = 0.5
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
@@ -21,12 +22,14 @@ SHORTEST = 128
 class AutoGrouping:
     """
     Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
-    many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts.
+    many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts. They
+    start anew when probes make rollouts grouped.
 
     Rollouts begin grouped in an env in which more than half of the variance of returns is noise, else single. Grouped ones
-    become single when ρ rises above 0.9. After 4, 8, 16, ... single rollouts one is grouped as a probe: this also finds noise
-    that an env draws ahead, in a reset, or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough,
-    because early in a training ρ is low in every env. The policy is trained on probes, too.
+    become single when ρ rises above 0.9, measured in at least 32 units. After 4, 8, 16, ... single rollouts of at least 2048
+    samples, or more that are smaller, one is grouped as a probe: this also finds noise that an env draws ahead, in a reset,
+    or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a training ρ is low
+    in every env. The policy is trained on probes, too.
 
     :param noise_share: The share of the variance of random actions' returns that is noise; None if not yet known
     :param grouped: Whether rollouts are grouped, apart from probes
@@ -34,7 +37,7 @@ class AutoGrouping:
     :param denominator: Average variance of gradients of independent steps
     :param weight: Total weight of the rollouts in both averages
     :param singles: Single rollouts since the last grouped one
-    :param next_probe: Number of single rollouts before the next probe
+    :param next_probe: Number of single rollouts of at least 2048 samples before the next probe
     :param low_probes: Number of probes in a row with a low ρ
     :param n_units: Units (see ``GradientVariances``) measured since rollouts became grouped; below 32 they stay grouped
     """
@@ -62,13 +65,14 @@ class AutoGrouping:
         """
         self.noise_share, self.grouped = share, share > NOISY_ABOVE
 
-    def next_is_grouped(self) -> bool:
+    def next_is_grouped(self, n_samples: int) -> bool:
         """
         Decide about the next rollout.
 
+        :param n_samples: The samples of a single rollout, over all envs
         :return: Whether it is grouped
         """
-        if self.grouped or self.singles < self.next_probe:
+        if self.grouped or self.singles * min(1.0, n_samples / WHOLE) < self.next_probe:
             return self.grouped
         self.next_probe *= 2
         return True
@@ -86,17 +90,20 @@ class AutoGrouping:
         self.singles = 0
         if variances is None:
             return
-        self.weight = MEMORY * self.weight + (1 - MEMORY)
-        self.numerator += (1 - MEMORY) / self.weight * (variances.grouped - self.numerator)
-        self.denominator += (1 - MEMORY) / self.weight * (variances.independent - self.denominator)
-        if self.grouped:
-            self.n_units += variances.n_units
-            if self.n_units >= ENOUGH_UNITS and self.numerator > SINGLE_ABOVE * self.denominator:
-                self.grouped, self.next_probe, self.low_probes, self.n_units = False, FIRST_PROBE, 0, 0
-        else:
+        was_grouped = self.grouped
+        if not was_grouped:
             is_low = variances.grouped < GROUPED_BELOW * variances.independent
             self.low_probes = self.low_probes + 1 if is_low else 0
             self.grouped = self.low_probes == 2
+            if self.grouped:  # forget older gradients, which are larger the earlier they were
+                self.weight = self.numerator = self.denominator = 0.0
+        self.weight = MEMORY * self.weight + (1 - MEMORY)
+        self.numerator += (1 - MEMORY) / self.weight * (variances.grouped - self.numerator)
+        self.denominator += (1 - MEMORY) / self.weight * (variances.independent - self.denominator)
+        if was_grouped:
+            self.n_units += variances.n_units
+            if self.n_units >= ENOUGH_UNITS and self.numerator > SINGLE_ABOVE * self.denominator:
+                self.grouped, self.next_probe, self.low_probes, self.n_units = False, FIRST_PROBE, 0, 0
 
     def length(self, longest: int, shortest: int) -> int:
         """

@@ -1,5 +1,6 @@
 """The mixin that adds groups to PPO, MaskablePPO and RecurrentPPO."""
 
+import contextlib
 import functools
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -22,7 +23,7 @@ from sb3_hybrid_grpo.model_files import ModelFiles
 from sb3_hybrid_grpo.notices import notice
 from sb3_hybrid_grpo.policy_scores import measured_variances
 from sb3_hybrid_grpo.selection import ActionSelection, choose_by_value
-from sb3_hybrid_grpo.signatures import refuse_unknown
+from sb3_hybrid_grpo.signatures import arguments_of, refuse_unknown
 from sb3_hybrid_grpo.transforms import Part, RewardTransform, Transform
 from sb3_hybrid_grpo.update import FastUpdate
 
@@ -77,7 +78,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         **kwargs: Any,
     ) -> None:
         validation.check_no_longer(kwargs)
-        refuse_unknown(kwargs, type(self).__name__, self._without_groups, GroupRollouts)
+        refuse_unknown(kwargs, type(self).__name__, arguments_of(self._without_groups), arguments_of(GroupRollouts))
         self.n_samples, self.branch_horizon, self.branching_check = n_samples, branch_horizon, branching_check
         self.advantage_estimator, self.group_baseline = advantage_estimator, group_baseline
         self.reward_transform, self.adapt_rollouts = reward_transform, adapt_rollouts
@@ -91,9 +92,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._read_arguments()
         if self._buffer_classes is not None:
             automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
-            self.rollout_buffer_class = self.rollout_buffer_class or automatic
-            validation.check_buffer_class(self.rollout_buffer_class, automatic)
-        super()._setup_model()
+            given = self.rollout_buffer_class
+            validation.check_buffer_class(given or automatic, automatic)
+            self.rollout_buffer_class = given or automatic
+            super()._setup_model()
+            self.rollout_buffer_class = given  # None is saved as None, so that PPO.load takes its own class
+        else:
+            super()._setup_model()
         self._groups = None if self.env is None else self._make_groups(self.env)
 
     def _read_arguments(self) -> None:
@@ -104,9 +109,12 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._shape_of_groups = (self.n_samples, self.branch_horizon, self.action_selection)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        before = self.env
+        before, groups = self.env, self._groups
         super().set_env(env, force_reset)
         self._groups = None  # if the new env cannot have siblings, the siblings of the old env must not be stepped
+        if groups is not None:
+            with contextlib.suppress(EOFError, OSError):  # the old env is closed
+                groups.drop_siblings()
         self._groups = self._make_groups(self.env)
         if before is not None and self.env is not before:
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a loaded model keeps its measurements
@@ -164,7 +172,9 @@ class GroupRollouts(FastUpdate, ModelFiles):
         try:
             self._the_groups().start(env_is_reset, self.branching_check)
             if self.branch_horizon == "auto" and self.auto_grouping.noise_share is None:
-                self.auto_grouping.see_noise(self._the_groups().noise_share())
+                share = self._the_groups().noise_share()
+                if share is not None:
+                    self.auto_grouping.see_noise(share)
         except BranchingError as error:
             self._groups = self._without_siblings(self.env, error)
         return total_and_callback
@@ -177,14 +187,14 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _members_of_next(self) -> int:
         """Number of members in the next rollout; 1 if it has no siblings."""
         groups, auto = self._the_groups(), self.auto_grouping
-        if self.branch_horizon != "auto" or groups.n_samples == 1:
+        if self._groups_of[1] != "auto" or groups.n_samples == 1:
             return groups.n_samples
         if reasons := groups.fork_reasons():
             groups.drop_siblings()
             costly = BranchingError(f"{reasons} To train with forks all the same, use branch_horizon=256.")
             self._groups = self._without_siblings(self.env, costly)
             return 1
-        return groups.n_samples if auto.next_is_grouped() else 1
+        return groups.n_samples if auto.next_is_grouped(self.n_steps * self.n_envs) else 1
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """
@@ -315,9 +325,12 @@ class GroupRollouts(FastUpdate, ModelFiles):
         """Update the policy with the rollout, as PPO does."""
         super().train()
         buffer, auto = self.rollout_buffer, self.auto_grouping
-        if self.branch_horizon == "auto" and self.n_samples > 1:
-            self.logger.record("train/noise_share", auto.noise_share or 0.0)
+        if self._groups_of[1] == "auto" and self._groups_of[0] > 1:
             self.logger.record("train/grouped", int(buffer.n_samples > 1))
+            if auto.noise_share is not None:
+                self.logger.record("train/noise_share", auto.noise_share)
+        if self.advantage_estimator == "grpo":  # it has no critic
+            self.logger.record("train/explained_variance", np.nan)
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
             self.logger.record("train/group_beta", buffer.baseline.beta)
             self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)

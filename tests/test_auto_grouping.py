@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, auto_grouping
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
@@ -21,11 +21,11 @@ def measured(ratio: float) -> GradientVariances:
     return GradientVariances(ratio, 1.0, 16)
 
 
-def run(auto: AutoGrouping, ratios: Sequence[float | None]) -> list[bool]:
+def run(auto: AutoGrouping, ratios: Sequence[float | None], n_samples: int = 2048) -> list[bool]:
     """What is decided, rollout by rollout, where a grouped one would measure these."""
     decided = []
     for ratio in ratios:
-        grouped = auto.next_is_grouped()
+        grouped = auto.next_is_grouped(n_samples)
         decided.append(grouped)
         auto.observe(4 if grouped else 1, measured(ratio) if grouped and ratio is not None else None)
     return decided
@@ -34,6 +34,12 @@ def run(auto: AutoGrouping, ratios: Sequence[float | None]) -> list[bool]:
 def test_without_noise_rollouts_are_single_but_for_ever_rarer_probes() -> None:
     probes = np.flatnonzero(run(AutoGrouping(), [1.0] * 70))
     assert probes.tolist() == [4, 13, 30, 63]  # after 4, 8, 16 and 32 single ones
+
+
+@pytest.mark.parametrize(("n_samples", "expected"), [(16384, [4, 13]), (1024, [8, 25]), (256, [32, 97])])
+def test_small_rollouts_are_probed_after_as_many_samples(n_samples: int, expected: list[int]) -> None:
+    """Early in a training ρ is low in every env, so probes after few samples would begin groups by mistake."""
+    assert np.flatnonzero(run(AutoGrouping(), [1.0] * (expected[-1] + 1), n_samples)).tolist() == expected
 
 
 def test_two_low_probes_find_noise_that_no_step_draws() -> None:
@@ -48,7 +54,7 @@ def test_two_low_probes_find_noise_that_no_step_draws() -> None:
 def test_rollouts_begin_grouped_where_noise_rules(share: float, grouped: bool) -> None:
     auto = AutoGrouping()
     auto.see_noise(share)
-    assert auto.next_is_grouped() == grouped
+    assert auto.next_is_grouped(2048) == grouped
 
 
 def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
@@ -57,6 +63,16 @@ def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> N
     assert run(auto, [0.2] * 5) == [True] * 5
     decided = run(auto, [1.0] * 20)
     assert decided[0] and not decided[-1]
+
+
+def test_where_groups_begin_to_pay_late_larger_gradients_of_before_do_not_end_them() -> None:
+    auto = AutoGrouping()
+    auto.see_noise(0.8)
+    for _ in range(20):
+        auto.observe(4, GradientVariances(1100.0, 1000.0, 16))
+    assert not auto.grouped
+    assert np.flatnonzero(run(auto, [0.3] * 40)).tolist() == [4, *range(13, 40)]
+    assert auto.ratio == pytest.approx(0.3)
 
 
 def test_few_units_do_not_end_groups() -> None:
@@ -154,7 +170,8 @@ def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, l
     return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
 
 
-def test_a_path_drawn_in_reset_is_found_by_the_second_probe() -> None:
+def test_a_path_drawn_in_reset_is_found_by_the_second_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_grouping, "WHOLE", 512)
     model, rollouts = trained("in reset", rollouts=16)
     assert [members for members, _ in rollouts] == [1] * 4 + [4] + [1] * 8 + [4] * 3
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45

@@ -172,7 +172,7 @@ class OddLater(Noisy):
 
     def _become_odd(self, env: Any) -> float:
         self.t += 1
-        self.odd = (_ for _ in range(9)) if self.t == 40 else self.odd
+        self.odd = (_ for _ in range(9)) if self.t == 30 else self.odd
         return 0.0
 
 
@@ -201,6 +201,18 @@ def test_forks_end_where_a_training_goes_on_with_other_groups() -> None:
     model.n_samples = 1
     model.learn(16, reset_num_timesteps=False)
     assert not set(children()) - before
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_forks_end_where_a_model_gets_another_env(closed: bool) -> None:
+    before = set(children())
+    first = DummyVecEnv([make])
+    model = HybridGRPO("MlpPolicy", first, branch_horizon=4, **SMALL).learn(16)
+    if closed:
+        first.close()
+    model.set_env(DummyVecEnv([make]))
+    assert not set(children()) - before
+    assert model.learn(16).num_timesteps >= 16
 
 
 def make() -> gym.Env[Any, Any]:

@@ -103,6 +103,7 @@ def test_without_critic_grpo_leaves_the_critic_alone() -> None:
     critic = [p.detach().clone() for p in model.policy.value_net.parameters()]
     assert changed(model)
     assert all(th.equal(one, other) for one, other in zip(critic, model.policy.value_net.parameters(), strict=True))
+    assert np.isnan(model.logger.name_to_value["train/explained_variance"])
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,29 @@ def test_what_is_changed_between_two_trainings_counts(changes: dict[str, Any]) -
     vars(changing).update(branch_horizon=16, **({"action_selection": "on_policy"} if "action_selection" in changes else {}))
     changing.learn(256, reset_num_timesteps=False)
     assert not all(map(th.equal, before, changing.policy.parameters()))
+
+
+class Change(BaseCallback):
+    """Changes arguments in the middle of a training, and notes the groups of each rollout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, bool]] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        model: Any = self.model
+        self.seen.append((model.rollout_buffer.n_samples, "train/grouped" in self.logger.name_to_value))
+        model.n_samples, model.branch_horizon = 2, 8
+
+
+def test_what_a_callback_changes_of_groups_counts_from_the_next_training() -> None:
+    change = Change()
+    model = HybridGRPO("MlpPolicy", walk(), **{**SMALL, "n_samples": 4}).learn(192, callback=change, log_interval=100)
+    assert change.seen == [(4, False), (4, True), (4, True)]
+    assert model.learn(64).rollout_buffer.n_samples == 2
 
 
 def test_learn_needs_no_argument() -> None:

@@ -1,6 +1,7 @@
 """Which share of the variance of returns is noise that a group has in common: measured before a training, and by ``check``."""
 
 import random
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,46 @@ def test_shares_of_known_variances(draws: str, factor: float, share: float, monk
     assert noise.noise_share(env, make, noise.random_actions(env)) == pytest.approx(share, abs=0.12)
 
 
+class TwoSources(Earnings):
+    """Earns the difference of two noises, each with a generator of its own."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.sources = self.np_random.spawn(2)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        one, other = (source.normal() for source in self.sources)
+        return np.zeros(1, np.float32), one - other + float(action[0]), False, False, {}
+
+
+def test_noises_of_several_generators_do_not_cancel() -> None:
+    assert share_of(TwoSources()) == pytest.approx(2 / 3, abs=0.2)
+
+
+def share_of(env: Any) -> float | None:
+    return HybridGRPO("MlpPolicy", DummyVecEnv([lambda: env]), **SMALL).learn(64).auto_grouping.noise_share
+
+
+class Slow(Earnings):
+    """Needs 2 ms for a step."""
+
+    def step(self, action: Any) -> Any:
+        time.sleep(0.002)
+        return super().step(action)
+
+
+def test_slow_steps_leave_time_for_fewer_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "MOST_SECONDS", 2.5)  # all states need 5 s
+    assert share_of(Slow(factor=0.0)) == pytest.approx(1.0)
+
+
+def test_steps_that_are_too_slow_begin_as_ppo_with_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "MOST_SECONDS", 0.1)
+    with pytest.warns(UserWarning, match=r"not be estimated, so .* begins as PPO.*branch_horizon=256.*longer than 0\.1 s"):
+        assert share_of(Slow()) is None
+
+
 SMALL: Any = {"n_steps": 64, "batch_size": 32, "n_epochs": 1}
 
 
@@ -96,14 +137,21 @@ def test_what_is_played_to_estimate_it_leaves_the_env_as_it_was() -> None:
 
 
 def test_it_is_estimated_once_and_only_if_siblings_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unchecked = HybridGRPO("MlpPolicy", DummyVecEnv([Earnings]), branching_check=False, **SMALL).learn(64)
-    assert unchecked.auto_grouping.noise_share == 0.0
     model = HybridGRPO("MlpPolicy", DummyVecEnv([partial(Earnings, factor=0.0)]), **SMALL).learn(64)
     assert model.auto_grouping.noise_share == pytest.approx(1.0)
     model.save(tmp_path / "model")
     monkeypatch.setattr(sibling, "noise_share_in_fork", None)
     model.learn(64, reset_num_timesteps=False)
     HybridGRPO.load(tmp_path / "model", DummyVecEnv([Earnings])).learn(64, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("changed", [{"n_samples": 1}, {"branching_check": False}, {"branch_horizon": 8}])
+def test_where_it_was_not_estimated_it_is_at_the_next_training_that_can(changed: dict[str, Any]) -> None:
+    model = HybridGRPO("MlpPolicy", DummyVecEnv([partial(Earnings, factor=0.0)]), **{**SMALL, **changed}).learn(64)
+    assert model.auto_grouping.noise_share is None and "train/noise_share" not in model.logger.name_to_value
+    model.n_samples, model.branching_check, model.branch_horizon = 4, True, "auto"
+    model.learn(64, reset_num_timesteps=False)
+    assert model.auto_grouping.noise_share == pytest.approx(1.0) and model.rollout_buffer.n_samples == 4
 
 
 class Fragile(Earnings):
@@ -119,7 +167,7 @@ def test_an_env_that_fails_while_it_is_estimated_begins_as_ppo_with_a_notice() -
     model = HybridGRPO("MlpPolicy", DummyVecEnv([Fragile]), n_steps=24, batch_size=24, n_epochs=1)
     with pytest.warns(UserWarning, match="begins as PPO.*too far"):
         model.learn(24)
-    assert model.rollout_buffer.n_samples == 1
+    assert model.rollout_buffer.n_samples == 1 and model.auto_grouping.noise_share is None
 
 
 def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

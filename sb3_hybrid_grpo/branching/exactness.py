@@ -86,19 +86,21 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
     return found  # the env itself is not reproducible; if only its resets are not, a second check compares steps alone
 
 
-def in_fork(function: Callable[..., Any], env: Any, *arguments: Any, seconds: float = ANSWER_WITHIN) -> Any:
+def in_fork(
+    function: Callable[..., Any], env: Any, *arguments: Any, seconds: float = ANSWER_WITHIN, task: str = "Checking siblings of"
+) -> Any:
     """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
-    fork = Fork(function, seconds, functools.partial(_show_progress, env))
+    fork = Fork(function, seconds, functools.partial(_show_progress, f"{task} {env}"))
     try:
         return fork.call(*arguments)
     finally:
         fork.close()
 
 
-def _show_progress(env: Any, seconds: float) -> None:
+def _show_progress(task: str, seconds: float) -> None:
     if seconds > 2 and sys.stderr is not None:
         bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
-        sys.stderr.write(f"\rChecking siblings of {env} [{bar}] {seconds:.0f} s ")
+        sys.stderr.write(f"\r{task} [{bar}] {seconds:.0f} s ")
         sys.stderr.flush()
 
 

@@ -114,9 +114,9 @@ class Groups:
         self._checked |= check
         self._stepping = False
 
-    def noise_share(self) -> float:
-        """The share of the variance of returns that is noise, which members share; 0 without siblings or without a check."""
-        return self._fanout.noise_share() if self.n_samples > 1 else 0.0
+    def noise_share(self) -> float | None:
+        """The share of the variance of returns that is noise, which members share; None without siblings or a check."""
+        return self._fanout.noise_share() if self.n_samples > 1 else None
 
     def fork_reasons(self) -> str:
         """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""

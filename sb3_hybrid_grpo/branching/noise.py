@@ -1,5 +1,7 @@
 """Estimate how much of the variance of returns is noise that the members of a group share."""
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +9,13 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.exactness import RandomActions, in_fork
-from sb3_hybrid_grpo.branching.wrapper_chain import is_generator, reseed
+from sb3_hybrid_grpo.branching.forked_env import HungForkError
+from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, reseed
 from sb3_hybrid_grpo.notices import notice
 
 N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 8, 4, 2, 32
 MOST_SECONDS = 60.0
-"""Time after which a training begins without the estimate."""
+"""Time after which a training begins without the estimate. With slow steps, it is made from as many states as fit."""
 Act = Callable[[Any, Any], Any]
 """Chooses an action for an env, given its last observation."""
 
@@ -23,7 +26,7 @@ def random_actions(env: gym.Env[Any, Any], seed: int = 0) -> Act:
     return lambda at, _: actions(at)
 
 
-def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act) -> float:
+def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act, seconds: float = math.inf) -> float:
     r"""
     Estimate the share of the variance of returns that is due to the noise that an env draws in its steps. Several states are
     tried with several future noises each; for each noise, M members take different actions:
@@ -38,10 +41,13 @@ def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act) -> float:
     :param env: The env; it is reset and stepped
     :param make_sibling: Makes a copy of the env in its present state
     :param act: Chooses actions
+    :param seconds: Time after which no further state is begun, if there are two
     :return: The share, from 0 to 1
     """
-    between, within = [], []
+    between, within, start = [], [], time.monotonic()
     for state in range(N_STATES):
+        if state > 1 and (time.monotonic() - start) * (state + 1) / state > seconds:
+            break
         obs, _, ended = _play(env, env.reset(seed=state)[0], act, 8 * state)
         obs = env.reset()[0] if ended else obs
         returns = np.zeros((N_NOISES, N_MEMBERS))
@@ -55,30 +61,41 @@ def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act) -> float:
     return of_noise / max(of_noise + float(np.mean(within)), 1e-12)
 
 
-def noise_share_in_fork(env: Any, make_sibling: Callable[[], Any]) -> float:
+def noise_share_in_fork(env: Any, make_sibling: Callable[[], Any]) -> float | None:
     """
     Estimate the share with random actions, in a fork of the process, so that the env stays untouched.
 
-    :return: The share; 0, with a notice, if the env takes too long, dies or raises an error when it plays
+    :return: The share; None, with a notice, if the env takes too long, dies or raises an error when it plays
     """
+
+    def estimate() -> float:
+        return noise_share(env, make_sibling, random_actions(env.env), 0.8 * MOST_SECONDS)
+
     try:
-        return float(in_fork(lambda: noise_share(env, make_sibling, random_actions(env.env)), env.env, seconds=MOST_SECONDS))
+        return float(in_fork(estimate, env.env, seconds=MOST_SECONDS, task="Measuring the noise of"))
+    except HungForkError:
+        reason = f"Its steps take longer than {MOST_SECONDS:g} s."
     except Exception as error:
-        notice(f"How noisy the returns of {env.env} are could not be estimated, so the training begins as PPO. {error}")
-        return 0.0
+        reason = str(error)
+    notice(
+        f"How noisy the returns of {env.env} are could not be estimated, so the training begins as PPO. If noise rules them, "
+        f"begin with groups: branch_horizon=256. {reason}"
+    )
+    return None
 
 
 def _seed(copy: Any, seed: int) -> None:
-    """Give a copy of an env another future noise: seed its own generators, and its streams of shared ones."""
-    shared = getattr(copy.shared_state, "shared", ())
+    """Give a copy of an env another future noise: seed its own generators and its streams of shared ones, each differently."""
+    shared, seeded = getattr(copy.shared_state, "shared", ()), set[int]()
     with copy.shared_state:
         for one in [*(own for _, own in copy.natives.values()), *(each.obj for each in shared)]:
             if isinstance(one, gym.Env):  # it saves and restores itself
                 one.np_random = np.random.default_rng(seed)
             elif isinstance(one, gym.Space):
                 one.seed(seed)
-            elif is_generator(one):
-                reseed(one, seed)
+            elif is_generator(one) and id(bits_of(one)) not in seeded:
+                reseed(one, seed + N_STATES * N_NOISES * len(seeded))
+                seeded.add(id(bits_of(one)))
 
 
 def _play(env: Any, obs: Any, act: Act, n_steps: int) -> tuple[Any, float, bool]:

@@ -117,9 +117,10 @@ class SiblingMaker:
         self.has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
-        self.noisy = False
-        """Whether the first steps of the check drew random numbers."""
-        self._noise_share: float | None = None
+        self.noisy: bool | None = None
+        """Whether the first steps of the check drew random numbers; None without a check."""
+        self._noise_share: float | None = 0.0
+        self._noise_is_estimated = False
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -213,11 +214,12 @@ class SiblingMaker:
             "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
 
-    def noise_share(self) -> float:
-        """The share of the variance of returns that is noise; 0 if the check saw no draws or siblings are forks."""
-        if self.forks or not self.noisy:
-            return 0.0
-        if self._noise_share is None:
+    def noise_share(self) -> float | None:
+        """The share of the variance of returns that is noise, 0 if the check saw no draws; None if it cannot be estimated."""
+        if self.forks or self.noisy is None:
+            return None
+        if self.noisy and not self._noise_is_estimated:
+            self._noise_is_estimated = True
             self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_copy)
         return self._noise_share
 

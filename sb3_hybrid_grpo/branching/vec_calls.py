@@ -225,9 +225,10 @@ class Fanout:
         """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
-    def noise_share(self) -> float:
+    def noise_share(self) -> float | None:
         """The share of the variance of returns that is noise, in the first env."""
-        return float(self._call("noise_share", [(e == 0,) for e in range(self.base.num_envs)])[0])
+        share: float | None = self._call("noise_share", [(e == 0,) for e in range(self.base.num_envs)])[0]
+        return share
 
     def stacked(self, observations: list[Any]) -> Observations:
         """Make a batch of observations, with the dtypes that a VecEnv gives them."""

@@ -127,11 +127,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
 
     def saw_noise(self) -> bool:
         """Whether the first ten steps of the check drew random numbers; draws of a reset do not count."""
-        return self.__maker.noisy
+        return bool(self.__maker.noisy)
 
-    def noise_share(self, wanted: bool = True) -> float:
-        """The share of the variance of returns that is noise, which is estimated at the first call; 0 if it is not wanted."""
-        return self.__maker.noise_share() if wanted else 0.0
+    def noise_share(self, wanted: bool = True) -> float | None:
+        """The share of the variance of returns that is noise, estimated at the first call; None if that is not possible."""
+        return self.__maker.noise_share() if wanted else None
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch

@@ -46,6 +46,8 @@ def _noise(env: Any, model: Path | None) -> str:
     if not env.get_wrapper_attr("saw_noise")():
         return 'no step draws random numbers: "auto" begins as PPO, and looks for noise drawn in reset by a probe now and then'
     share = env.get_wrapper_attr("noise_share")()
+    if share is None:
+        return 'how much of the variance of returns is noise could not be estimated: "auto" begins as PPO'
     begins = "with groups" if share > NOISY_ABOVE else "as PPO, with a grouped probe now and then"
     text = f'with random actions, {share:.0%} of the variance of {N_STEPS}-step returns is noise: "auto" begins {begins}'
     if model is None:
