@@ -1,6 +1,5 @@
 """Save models atomically, check files before loading, and go on from models of PPO and of version 0.1."""
 
-import inspect
 import json
 import os
 import zipfile
@@ -20,6 +19,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.notices import notice
+from sb3_hybrid_grpo.signatures import arguments_of, refuse_unknown
 from sb3_hybrid_grpo.validation import check_no_longer
 
 SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
@@ -92,6 +92,7 @@ class ModelFiles(OnPolicyAlgorithm):
         :return: The model
         :raises ValueError: if the file is incomplete, was saved by another algorithm, or by version 0.1 with an argument that
             was removed
+        :raises TypeError: if an argument is unknown
         """
         saved = _saved_data(path)
         if "n_samples" not in saved:
@@ -101,6 +102,7 @@ class ModelFiles(OnPolicyAlgorithm):
                 f"{cls.__name__}.from_ppo(path, env=env); else load it with the algorithm that saved it."
             )
         old = "num_simulator_steps" in saved  # version 0.1
+        refuse_unknown(kwargs.keys() - (set(_ONLY_IN_0_1) if old else set()), cls.__name__, _replaceable(cls))
         if old:
             kwargs = _counted_in_simulator_steps(path, saved, kwargs)
             custom_objects = {"auto_grouping": None, **(custom_objects or {})}
@@ -128,7 +130,8 @@ class ModelFiles(OnPolicyAlgorithm):
         :param device: Device (cpu, cuda, ...) on which the code should be run
         :param kwargs: Arguments that replace PPO's or that PPO does not have, for example ``n_samples=8``
         :return: The model; go on with ``model.learn(..., reset_num_timesteps=False)``
-        :raises ValueError: if the file is incomplete or was not saved by PPO, or an argument is unknown
+        :raises ValueError: if the file is incomplete or was not saved by PPO
+        :raises TypeError: if an argument is unknown
         """
         saved, other = _saved_data(path), cls._without_groups.__name__
         if "n_samples" in saved:
@@ -145,14 +148,17 @@ class ModelFiles(OnPolicyAlgorithm):
                 f"Received {path}, which has a {policy.__name__} and was not saved by {other}. MaskableHybridGRPO goes on "
                 "from MaskablePPO, RecurrentHybridGRPO from RecurrentPPO, HybridGRPO from PPO."
             )
-        unknown = kwargs.keys() - (inspect.signature(cls).parameters.keys() - {"policy", "_init_setup_model"})
-        if unknown:
-            raise ValueError(f"Received {', '.join(sorted(unknown))}, which {cls.__name__} does not have as an argument.")
+        refuse_unknown(kwargs, cls.__name__, _replaceable(cls))
         made = None if env is None else maybe_make_env(env, verbose=0)
         # PPO saves the class of the buffer that it chose for itself
         model = super().load(path, made, device, **{"rollout_buffer_class": None, **kwargs})
         model.num_executed_steps = model.num_timesteps
         return model
+
+
+def _replaceable(algorithm: type[Any]) -> list[str]:
+    """The arguments that can be given when a model is loaded."""
+    return [name for name in arguments_of(algorithm) if name not in ("policy", "_init_setup_model")]
 
 
 def _saved_data(path: str | Path | BufferedIOBase) -> dict[str, Any]:

@@ -27,11 +27,15 @@ def with_arguments_of(algorithm: type[Any], mixin: type[Any]) -> Callable[[Init]
     return decorate
 
 
-def refuse_unknown(given: Iterable[str], name: str, algorithm: type[Any], mixin: type[Any]) -> None:
-    """Raise a TypeError if ``algorithm`` does not have all given arguments, and suggest the closest ones."""
-    known = inspect.signature(algorithm).parameters.keys()
-    if unknown := sorted(set(given) - known):
-        names = [*known, *inspect.signature(mixin).parameters]
+def arguments_of(algorithm: type[Any]) -> list[str]:
+    """The names of the arguments of a constructor."""
+    return list(inspect.signature(algorithm).parameters)
+
+
+def refuse_unknown(given: Iterable[str], name: str, known: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Raise a TypeError if not all given arguments are known, and suggest the closest ones, also among others."""
+    if unknown := sorted(set(given) - set(known)):
+        names = [*known, *others]
         closest = [match for one in unknown for match in difflib.get_close_matches(one, names, n=1)]
         hint = f" Did you mean {', '.join(closest)}?" if closest else ""
         raise TypeError(f"{name} has no argument {', '.join(unknown)}.{hint}")

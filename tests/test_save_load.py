@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, MaskableHybridGRPO
+from tests.test_update import MaskedWalk
 from tests.toy_envs import walk
 
 SMALL: dict[str, Any] = {"n_steps": 64, "batch_size": 16, "n_epochs": 2}
@@ -103,6 +107,22 @@ def test_hyperparameters_can_be_replaced_at_load(tmp_path: Path) -> None:
     loaded = HybridGRPO.load(tmp_path / "model", env=new_env(0), n_samples=2, branch_horizon=4, learning_rate=0.0)
     loaded.learn(128)
     assert (loaded.num_timesteps, loaded.num_executed_steps) == (128, 64)
+
+
+def test_unknown_arguments_are_refused_at_load(tmp_path: Path) -> None:
+    HybridGRPO("MlpPolicy", new_env(0), **SMALL).save(tmp_path / "model")
+    with pytest.raises(TypeError, match=r"HybridGRPO has no argument branch_horizn\. Did you mean branch_horizon\?"):
+        HybridGRPO.load(tmp_path / "model", branch_horizn=7)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(HybridGRPO, PPO), (MaskableHybridGRPO, MaskablePPO)])
+def test_ppo_goes_on_from_a_file_with_its_own_buffer(ours: Any, theirs: Any, tmp_path: Path) -> None:
+    """Its rollouts would get wrong advantages from ours, which is told of ends that PPO does not tell it."""
+    env = make_vec_env(lambda: MaskedWalk(spaces.Discrete(3)))
+    made = ours("MlpPolicy", env, **SMALL).learn(64)
+    made.save(tmp_path / "model")
+    assert type(theirs.load(tmp_path / "model", env).learn(64).rollout_buffer) is type(theirs("MlpPolicy", env).rollout_buffer)
+    assert type(ours.load(tmp_path / "model", env).learn(64).rollout_buffer) is type(made.rollout_buffer)
 
 
 def test_another_number_of_envs_at_load(tmp_path: Path) -> None:
