@@ -96,16 +96,16 @@ def draw_noise() -> None:
     ends = np.array([others_GN.min(), others_GN.max()])
     left.plot(ends, beta * ends, color=ORANGE, linewidth=2)
     left.annotate(f"β = {beta:.2f}", (ends[0], beta * ends[0]), xytext=(10, -2), textcoords="offset points", color=BLACK)
-    left.set_xlabel("mean return of the other members")
-    left.set_ylabel("a member's return")
+    left.set_xlabel("mean of the other members' returns,\nminus the critic's value")
+    left.set_ylabel("a member's return,\nminus the critic's value")
     edges = np.arange(-400, 200, 12)
-    before = f"minus the critic's value: ± {centred_GN.std():.0f}"
+    before = f"minus the critic's value: standard deviation {centred_GN.std():.0f}"
     right.hist(centred_GN.ravel(), edges, color=BLUE, alpha=0.6, label=before)
-    after = f"and minus β · the others: ± {after_GN.std():.0f}"
+    after = f"and minus β · the others: standard deviation {after_GN.std():.0f}"
     right.hist(after_GN.ravel(), edges, color=ORANGE, histtype="step", linewidth=1.6, label=after)
     right.set_xlabel("a member's advantage")
     right.set_yticks([])
-    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.05, 1))
+    right.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(-0.2, 1))
     save(figure, "noise.png")
 
 
