@@ -14,6 +14,7 @@ tune() { "$1" benchmarks/tuned/tuned.py --env "$2" --budget "$3" --episodes "$4"
 tune python hybrid_grpo/Inventory-v0 65536 20
 tune python hybrid_grpo/GustyHalfCheetah-v0 131072 10
 tune python hybrid_grpo/Queue-v0 131072 20
+tune python hybrid_grpo/GustyCartPoleSwingUp-v0 131072 20
 tune python CartPole-v1 65536 20
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/Newsvendor-v0 98304 20
