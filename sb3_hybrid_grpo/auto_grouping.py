@@ -57,13 +57,14 @@ class AutoGrouping:
         """ρ; None before the first measurement."""
         return self.numerator / self.denominator if self.denominator > 0 else None
 
-    def see_noise(self, share: float) -> None:
+    def see_noise(self, share: float | None) -> None:
         """
         Begin grouped if noise rules.
 
-        :param share: The share of the variance of random actions' returns that is noise
+        :param share: The share of the variance of random actions' returns that is noise; None if it could not be estimated
         """
-        self.noise_share, self.grouped = share, share > NOISY_ABOVE
+        if share is not None:
+            self.noise_share, self.grouped = share, share > NOISY_ABOVE
 
     def next_is_grouped(self, n_samples: int) -> bool:
         """
@@ -105,16 +106,17 @@ class AutoGrouping:
             if self.n_units >= ENOUGH_UNITS and self.numerator > SINGLE_ABOVE * self.denominator:
                 self.grouped, self.next_probe, self.low_probes, self.n_units = False, FIRST_PROBE, 0, 0
 
-    def length(self, longest: int, shortest: int) -> int:
+    def length(self, longest: int, two_minibatches: int, adapt: bool | int) -> int:
         """
         Choose the length of the next grouped rollout so that its gradient is as good as a single rollout's.
 
         :param longest: Executed steps of a grouped rollout with as many samples as a single one
-        :param shortest: The fewest executed steps allowed
-        :return: ρ times ``longest``, and at least ``shortest``
+        :param two_minibatches: Executed steps with as many samples as two minibatches
+        :param adapt: The argument ``adapt_rollouts``: whether it gets shorter; a number: the fewest executed steps (True: 128)
+        :return: ρ times ``longest``, and at least the fewest executed steps and two minibatches
         """
         ratio = self.ratio
-        if ratio is None:
+        if ratio is None or adapt is False:
             return longest
         wanted = math.ceil(min(1.0, ratio) * longest / ROUNDED_TO) * ROUNDED_TO
-        return min(max(wanted, shortest), longest)
+        return min(max(wanted, SHORTEST if adapt is True else adapt, two_minibatches), longest)

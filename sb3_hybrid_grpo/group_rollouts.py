@@ -1,6 +1,5 @@
 """The mixin that adds groups to PPO, MaskablePPO and RecurrentPPO."""
 
-import contextlib
 import functools
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -13,7 +12,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo import validation
-from sb3_hybrid_grpo.auto_grouping import SHORTEST, AutoGrouping
+from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.branching import BranchHorizon, Candidates, Groups, GroupStep, uninterrupted
 from sb3_hybrid_grpo.buffers import AdvantageEstimator, Estimation, HybridDictRolloutBuffer, HybridRolloutBuffer
 from sb3_hybrid_grpo.errors import DIVERGED, BranchingError
@@ -90,15 +89,12 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def _setup_model(self) -> None:
         self._read_arguments()
+        given = self.rollout_buffer_class
         if self._buffer_classes is not None:
             automatic = self._buffer_classes[isinstance(self.observation_space, spaces.Dict)]
-            given = self.rollout_buffer_class
-            validation.check_buffer_class(given or automatic, automatic)
-            self.rollout_buffer_class = given or automatic
-            super()._setup_model()
-            self.rollout_buffer_class = given  # None is saved as None, so that PPO.load takes its own class
-        else:
-            super()._setup_model()
+            self.rollout_buffer_class = validation.checked_buffer_class(given or automatic, automatic)
+        super()._setup_model()
+        self.rollout_buffer_class = given  # None is saved as None, so that PPO.load takes its own class
         self._groups = None if self.env is None else self._make_groups(self.env)
 
     def _read_arguments(self) -> None:
@@ -113,8 +109,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         super().set_env(env, force_reset)
         self._groups = None  # if the new env cannot have siblings, the siblings of the old env must not be stepped
         if groups is not None:
-            with contextlib.suppress(EOFError, OSError):  # the old env is closed
-                groups.drop_siblings()
+            groups.drop_siblings()
         self._groups = self._make_groups(self.env)
         if before is not None and self.env is not before:
             self.auto_grouping = AutoGrouping()  # another env may be without noise; a loaded model keeps its measurements
@@ -152,8 +147,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param args, kwargs: Further arguments of PPO's ``learn``: ``reset_num_timesteps``, ``progress_bar``, ...
         :return: The trained model
         """
-        name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(total_timesteps, callback, log_interval, name, *args, **kwargs)
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, *args, **kwargs)
 
     def _setup_learn(
         self, total_timesteps: int, callback: MaybeCallback = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
@@ -172,9 +166,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         try:
             self._the_groups().start(env_is_reset, self.branching_check)
             if self.branch_horizon == "auto" and self.auto_grouping.noise_share is None:
-                share = self._the_groups().noise_share()
-                if share is not None:
-                    self.auto_grouping.see_noise(share)
+                self.auto_grouping.see_noise(self._the_groups().noise_share())
         except BranchingError as error:
             self._groups = self._without_siblings(self.env, error)
         return total_and_callback
@@ -216,8 +208,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         rollout_buffer.begin(n_executed, env.num_envs, n_members)
         rollout_buffer.estimation = Estimation(self.advantage_estimator, self.group_baseline, self._transform)
         key = graph_key(self.policy, self.observation_space)
-        if self._sampling is None or self._sampling.key != key:
-            self._sampling = GraphReplay(self.policy, key)
+        if getattr(self._sampling, "key", None) != key:
+            self._sampling = None if key is None else GraphReplay(self.policy, key)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs * n_members)
         callback.on_rollout_start()
@@ -260,15 +252,11 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _steps_to_execute(self, n_steps: int, n_envs: int, n_members: int) -> int:
         """Steps of each member in the next rollout."""
         longest = validation.executed_steps(n_steps, n_members)
-        if n_members == 1:  # after shorter grouped rollouts, complete the n_steps of a PPO update
+        if n_members == 1:
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
-            is_short = done and (n_steps - done) * n_envs < (self.batch_size or 0)
-            return (2 if is_short else 1) * n_steps - done
-        if self.adapt_rollouts is False:
-            return longest
-        bound = SHORTEST if self.adapt_rollouts is True else self.adapt_rollouts
+            return validation.steps_to_complete(done, n_steps, (self.batch_size or 0) / n_envs)
         two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))
-        return self.auto_grouping.length(longest, max(bound, two_minibatches))
+        return self.auto_grouping.length(longest, two_minibatches, self.adapt_rollouts)
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """The observations that members act on next, and whether an episode or (for siblings) a fork begins there."""
@@ -279,12 +267,11 @@ class GroupRollouts(FastUpdate, ModelFiles):
 
     def _act(self, obs: Any, groups: Groups, n_members: int) -> Acted:
         """Sample the actions of all members: actions, values, log-probabilities, and further arrays for the buffer."""
-        sampling = self._sampling
         # the first step replaces tensors that the update has left in the policy; a callback may have replaced the policy
-        first = self.rollout_buffer.pos == 0 or sampling is None or sampling.key is None or sampling.key[0] is not self.policy
+        first = self.rollout_buffer.pos == 0 or self._sampling is None or self._sampling.key[0] is not self.policy
         if first or not isinstance(obs, th.Tensor):
             return *self.policy(obs), {}
-        actions, values, log_probs = sampling(obs)
+        actions, values, log_probs = self._sampling(obs)
         if th.isnan(log_probs).any():
             raise ValueError(DIVERGED)
         return actions, values, log_probs, {}
@@ -324,18 +311,18 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def train(self) -> None:
         """Update the policy with the rollout, as PPO does."""
         super().train()
-        buffer, auto = self.rollout_buffer, self.auto_grouping
+        buffer, auto, record = self.rollout_buffer, self.auto_grouping, self.logger.record
         if self._groups_of[1] == "auto" and self._groups_of[0] > 1:
-            self.logger.record("train/grouped", int(buffer.n_samples > 1))
+            record("train/grouped", int(buffer.n_samples > 1))
             if auto.noise_share is not None:
-                self.logger.record("train/noise_share", auto.noise_share)
+                record("train/noise_share", auto.noise_share)
         if self.advantage_estimator == "grpo":  # it has no critic
-            self.logger.record("train/explained_variance", np.nan)
+            record("train/explained_variance", np.nan)
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:
-            self.logger.record("train/group_beta", buffer.baseline.beta)
-            self.logger.record("train/group_variance_removed", buffer.baseline.variance_removed)
+            record("train/group_beta", buffer.baseline.beta)
+            record("train/group_variance_removed", buffer.baseline.variance_removed)
         if self._variances is not None and auto.ratio is not None:
-            self.logger.record("train/gradient_variance_ratio", auto.ratio)
+            record("train/gradient_variance_ratio", auto.ratio)
 
     def dump_logs(self, iteration: int = 0) -> None:
         self.logger.record("time/executed_steps", self.num_executed_steps)

@@ -24,6 +24,19 @@ def executed_steps(n_steps: int, n_members: int) -> int:
     return max(n_steps // n_members, min(n_steps, SHORTEST_ROLLOUT))
 
 
+def steps_to_complete(done: int, n_steps: int, minibatch: float) -> int:
+    """
+    Length of a single rollout after shorter grouped ones, so that it completes the ``n_steps`` of a PPO update.
+
+    :param done: Samples of an env since the last complete update
+    :param n_steps: Samples of an env in an update
+    :param minibatch: Samples of an env in a minibatch; with less, the rollout completes the next update, too
+    :return: Steps of each env
+    """
+    is_short = done and n_steps - done < minibatch
+    return (2 if is_short else 1) * n_steps - done
+
+
 def steps_notice(n_steps: int, n_samples: int) -> str:
     """
     :param n_steps: Samples of an env
@@ -101,13 +114,14 @@ def check_arguments(model: Any) -> None:
     _check_selection(model)
 
 
-def check_buffer_class(given: type[Any], automatic: type[Any]) -> None:
+def checked_buffer_class(given: type[Any], automatic: type[Any]) -> type[Any]:
     """Check a user's buffer class: the first class of this package among its bases must be the one that fits the model."""
     if next((one for one in given.__mro__ if one.__module__ == automatic.__module__), None) is not automatic:
         raise ValueError(
             f"Received rollout_buffer_class={given.__name__}, which has no place for the members of a group. Use None, or a "
             f"subclass of {automatic.__module__}.{automatic.__name__}."
         )
+    return given
 
 
 def _check_estimator(model: Any) -> None:

@@ -114,7 +114,8 @@ def test_a_rollout_is_as_long_as_its_gradient_needs(ratio: Any, longest: int, sh
     auto = AutoGrouping()
     if ratio is not None:
         auto.observe(4, measured(ratio))
-    assert auto.length(longest, shortest) == length
+    assert auto.length(longest, 1, shortest) == auto.length(longest, shortest, 1) == length
+    assert auto.length(longest, 1, False) == longest
 
 
 class Path(gym.Env[Any, Any]):

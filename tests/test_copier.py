@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching import fork_env
 from sb3_hybrid_grpo.branching.engines import CannotCopyError
@@ -112,6 +113,81 @@ def _networkx() -> Any:
 @pytest.mark.parametrize("make", (_pygame, _pandas, _networkx), ids=lambda one: one.__name__)
 def test_objects_of_libraries_are_copied(make: Callable[[], Noisy]) -> None:
     assert_copies_are_exact(make)
+
+
+def test_tables_are_copied_also_where_pandas_copies_on_write() -> None:
+    """Then pandas shows all arrays as read-only."""
+    pd = pytest.importorskip("pandas")
+
+    def make() -> Any:
+        env: Any = Noisy()
+        env.table, env.series = pd.DataFrame({"x": np.arange(9.0), "y": np.arange(9)}), pd.Series(np.arange(3.0))
+
+        def change(env: Any) -> float:
+            env.table.loc[0, "x"] += 1
+            env.series.iloc[1] += 2
+            return float(env.table["x"].sum() + env.series.sum())
+
+        env.change = change
+        return env
+
+    with pd.option_context("mode.copy_on_write", True):
+        assert_copies_are_exact(make)
+
+
+class Legal(spaces.Discrete):
+    """A space of a user's own, with state."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.lost: list[int] = []
+
+
+def test_spaces_are_copied_with_their_state() -> None:
+    def make() -> Any:
+        env: Any = Noisy()
+        env.legal, env.plain = Legal(), spaces.Discrete(2)
+
+        def change(env: Any) -> float:
+            env.legal.lost.append(1)
+            env.plain.n += 1
+            return float(len(env.legal.lost) + env.plain.n)
+
+        env.change = change
+        return env
+
+    assert_copies_are_exact(make)
+
+
+class Cell:
+    """A place of a grid that knows its neighbours."""
+
+    def __init__(self) -> None:
+        self.neighbours: list[Cell] = []
+        self.visits = 0
+
+
+def test_a_grid_of_linked_cells_is_copied() -> None:
+    def make() -> Any:
+        env: Any = Noisy()
+        cells = np.array([Cell() for _ in range(400)], dtype=object).reshape(20, 20)
+        for ones, others in ((cells[1:], cells[:-1]), (cells[:, 1:], cells[:, :-1])):
+            for one, other in zip(ones.flat, others.flat, strict=True):
+                one.neighbours.append(other)
+                other.neighbours.append(one)
+        env.at = cells[3, 4]
+
+        def change(env: Any) -> float:
+            env.at = env.at.neighbours[env.at.visits % 2]
+            env.at.visits += 1
+            return float(env.at.visits)
+
+        env.change = change
+        return env
+
+    before = sys.getrecursionlimit()
+    assert_copies_are_exact(make)
+    assert sys.getrecursionlimit() == before
 
 
 def test_frozen_tables_are_shared() -> None:

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo import HybridGRPO, check_branching
-from sb3_hybrid_grpo.branching import exactness, make_branchable, sibling
+from sb3_hybrid_grpo.branching import exactness, make_branchable, register_copier, sibling
 from sb3_hybrid_grpo.branching.exactness import RandomActions, difference, played
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingSteps
@@ -242,6 +242,69 @@ class Late:
     def count(cls, env: Any) -> float:
         cls.n += 1
         return float(cls.n)
+
+
+class Total:
+    """Adds up; a registered function copies it without its sum."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+
+
+class PaysAtTheEnd(gym.Wrapper[Any, Any, Any, Any]):
+    """Pays all rewards at the end of an episode."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.total = Total()
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.total.sum += float(reward)
+        return observation, self.total.sum if terminated or truncated else 0.0, terminated, truncated, info
+
+
+def test_a_difference_at_the_end_of_an_episode_is_found() -> None:
+    register_copier(f"{__name__}.Total", lambda _: Total())
+    with pytest.warns(UserWarning, match="is a process forked"):
+        maker = checked(PaysAtTheEnd(TimeLimit(walk(max_steps=10**6), 70))).sibling_maker
+        maker()
+    assert "reward" in maker.reasons[0]
+
+
+class LateClock(Noisy):
+    """Reads a clock, but only late in an episode."""
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        observation, *_ = super().step(action)
+        return observation, time.perf_counter() if self.n > 60 else 0.0, False, False, {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.n = 0
+        return super().reset(seed=seed)
+
+
+def test_an_env_of_which_only_late_steps_differ_keeps_copies() -> None:
+    with pytest.warns(UserWarning, match="reads a clock"):
+        assert not checked(TimeLimit(LateClock(), 90)).sibling_maker.forks
+
+
+class OwnSpec(Noisy):
+    """Has a ``spec`` of its own, of another kind than gymnasium's, which a step changes."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda env: self.spec["wear"])
+        self.spec: Any = {"wear": 0.0}
+
+    def step(self, action: Any) -> Any:
+        self.spec["wear"] += 1
+        return super().step(action)
+
+
+def test_an_env_may_call_something_of_its_own_spec() -> None:
+    assert not checked(OwnSpec()).sibling_maker.forks
+    assert check_branching(OwnSpec()).engine == "copied"
 
 
 def _count_and_break(env: Any) -> float:

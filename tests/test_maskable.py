@@ -58,6 +58,30 @@ class NeverTwice(gym.Env[Any, Any]):
         return self.left.astype(bool)
 
 
+class Noting(NeverTwice):
+    """Notes the valid actions when it is asked for them, and its step reads the note."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.note = np.ones(6, dtype=bool)
+        return super().reset(seed=seed, options=options)
+
+    def action_masks(self) -> np.ndarray:
+        self.note = super().action_masks()
+        return self.note
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *ends = super().step(action)
+        return observation, reward + self.note.sum(), *ends
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_the_watch_is_asked_for_masks_too(kind: Any) -> None:
+    env = make_vec_env(Noting, 2, vec_env_cls=kind, wrapper_class=make_branchable)
+    MaskableHybridGRPO("MlpPolicy", env, branch_horizon=3, **SMALL).learn(256)
+    env.close()
+
+
 @pytest.mark.parametrize("env_class", [InvalidActionEnvDiscrete, InvalidActionEnvMultiDiscrete, InvalidActionEnvMultiBinary])
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_one_member_is_maskable_ppo(env_class: Any, n_envs: int) -> None:

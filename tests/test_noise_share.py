@@ -25,7 +25,7 @@ class Earnings(gym.Env[Any, Any]):
     """
     The reward is a noise, and the action times a factor; both have a variance of 1.
 
-    :param draws: "own", "numpy", "python", "torch" or "module": the generator of the noise; "none": there is no noise
+    :param draws: the generator of the noise: "own", "numpy", "python", "torch", "torch_generator", "module"; "none": no noise
     :param length: Steps of an episode, after which it cannot be stepped
     """
 
@@ -34,6 +34,7 @@ class Earnings(gym.Env[Any, Any]):
 
     def __init__(self, draws: str = "own", factor: float = 1.0, length: int = 100) -> None:
         self.draws, self.factor, self.length, self.t = draws, factor, length, 0
+        self.torch = th.Generator().manual_seed(0)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -49,6 +50,7 @@ class Earnings(gym.Env[Any, Any]):
             "python": lambda: random.gauss(0, 1),
             "torch": lambda: float(th.randn(1)),
             "module": lambda: RNG.normal(),
+            "torch_generator": lambda: float(th.randn(1, generator=self.torch)),
             "none": lambda: 0.0,
         }
         reward = draw[self.draws]() + self.factor * float(action[0])
@@ -60,6 +62,7 @@ class Earnings(gym.Env[Any, Any]):
     [
         *(("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("none", 1.0, 0.0)),
         *(("numpy", 1.0, 0.5), ("python", 1.0, 0.5), ("torch", 1.0, 0.5), ("module", 1.0, 0.5)),
+        ("torch_generator", 1.0, 0.5),
     ],
 )
 def test_shares_of_known_variances(draws: str, factor: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:

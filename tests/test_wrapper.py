@@ -108,6 +108,40 @@ def test_a_monitor_writes_down_member_0_alone(tmp_path: Path, deep: bool) -> Non
     assert len(rows[0]) > 5
 
 
+class Bonus(gym.Wrapper[Any, Any, Any, Any]):
+    """Pays for a finished episode, which the Monitor below reports."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward) + 1000 * ("episode" in info), terminated, truncated, info
+
+
+@pytest.mark.parametrize("forked", [False, True])
+@pytest.mark.parametrize("recorder", [Monitor, RecordEpisodeStatistics])
+def test_siblings_have_the_recorders_that_a_wrapper_may_read(recorder: Any, forked: bool, tmp_path: Path) -> None:
+    file = str(tmp_path / "env") if recorder is Monitor else None
+    inner = TimeLimit(Walk(), 12)
+    env = make_branchable(Bonus(recorder(inner) if file is None else Monitor(inner, file)))
+    env.reset(seed=1)
+    env.get_wrapper_attr("check_siblings")()
+    maker = env.get_wrapper_attr("sibling_maker")
+    assert not maker.forks
+    maker.forks = forked
+    written = Path(f"{file}.monitor.csv").read_text() if file else ""
+    for t in range(12):
+        steps = _step(env, [1, 1], forks=t == 0)
+        assert isinstance(steps, SiblingSteps)
+        ended = steps.terminated[0] or steps.truncated[0]
+        assert steps.rewards[0] == steps.rewards[1] and (steps.rewards[0] > 500) == ended
+        assert not any("episode" in info for info in steps.infos)
+        if ended:
+            break
+    else:
+        raise AssertionError("no episode has ended")
+    assert not file or Path(f"{file}.monitor.csv").read_text() == written
+    env.close()
+
+
 def test_a_wrapper_made_directly_around_a_monitor_passes_it_by() -> None:
     monitor = Monitor(Walk())
     env = BranchingWrapper(monitor)
@@ -207,6 +241,39 @@ def test_the_watch_finds_what_shows_late() -> None:
         for t in range(32):
             _step(env, [0, 1], forks=t % 8 == 0)
             env.step(0)
+    env.close()
+
+
+class LateEnd(Noisy):
+    """Keeps state where no copy has its own, and shows it at the end of an episode."""
+
+    counts = [0]  # noqa: RUF012
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length, self.t = length, 0
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *_ = super().step(action)
+        self.t += 1
+        if self.t % self.length:
+            return observation, reward, False, False, {}
+        self.counts[0] += 1
+        return observation, reward + self.counts[0], False, True, {}
+
+
+@pytest.mark.parametrize("forks_in_an_episode", [1, 3, 5, 6, 7, 9])
+def test_the_watch_sees_an_episode_end_however_many_forks_it_has(forks_in_an_episode: int) -> None:
+    env = make_branchable(LateEnd(4 * forks_in_an_episode))
+    env.reset(seed=0)
+    env.get_wrapper_attr("check_siblings")()
+    maker = env.get_wrapper_attr("sibling_maker")
+    maker.forks, maker.watchable = False, True  # whatever the check has found
+    with pytest.warns(UserWarning, match="a copy played the same actions differently: reward: .* step 4 after a fork"):
+        for t in range(600):
+            _step(env, [0, 1], forks=t % 4 == 0)
+            if env.step(0)[3]:
+                env.reset()
     env.close()
 
 

@@ -8,6 +8,7 @@ import functools
 import heapq
 import io
 import itertools
+import operator
 import queue
 import random
 import threading
@@ -36,6 +37,18 @@ class Storm:
 class Slots:
     n: int = 0
     items: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Knot:
+    """One of several that hold each other in sets, which ask for a hash."""
+
+    name: str
+    others: set[Any] = dataclasses.field(default_factory=set)
+    n: int = 0
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Number(float):
@@ -84,6 +97,20 @@ def _iterators(env: Any) -> Change:
         env.items.append(1)
         drawn = next(env.count) + next(env.cycle) + next(env.chain) + next(env.islice) + next(env.mapped) + next(env.back)
         return float(drawn + sum(next(env.zipped)) + next(env.shared))
+
+    return change
+
+
+def _knots(env: Any) -> Change:
+    env.knot, other = Knot("one"), Knot("other")
+    env.knot.others.add(other)
+    other.others.add(env.knot)
+    env.call = operator.methodcaller("__len__")
+
+    def change(env: Any) -> float:
+        (env.knot,) = env.knot.others
+        env.knot.n += 1
+        return float(env.knot.n + env.call(env.knot.others))
 
     return change
 
@@ -262,7 +289,7 @@ _LEVEL: contextvars.ContextVar[int] = contextvars.ContextVar("level", default=0)
 TYPES = {
     one.__name__.strip("_"): one
     for one in (
-        *(_iterators, _queues, _mappings, _buffers, _functions, _references),
+        *(_iterators, _knots, _queues, _mappings, _buffers, _functions, _references),
         *(_objects, _generators, _arrays, _tensors),
     )
 }

@@ -18,6 +18,7 @@ import operator
 import pathlib
 import random
 import re
+import sys
 import threading
 import types
 import uuid
@@ -29,6 +30,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching import engines
@@ -36,6 +38,9 @@ from sb3_hybrid_grpo.branching import native_types as native
 from sb3_hybrid_grpo.branching import python_types as python
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule, module_of, name_of, never
 from sb3_hybrid_grpo.branching.wrapper_chain import PROCESS_WIDE_NUMPY, PROCESS_WIDE_PYTHON, is_skipped, set_state, state_of
+
+DEEPEST = 5000
+"""The limit of Python's recursion while an env is copied; 1000 is usual. It takes a megabyte of the main thread's stack."""
 
 
 class Copier:
@@ -61,6 +66,16 @@ class Copier:
         """The objects that all members share because they save and restore themselves, and the copy's state of each."""
         self.alive: list[Any] = []
         """Targets of the copy's weak references."""
+
+    def whole(self, env: Any) -> Any:
+        """Copy an env. A graph of linked objects is as deep as it has objects, so Python may recurse deeper than usual."""
+        limit = sys.getrecursionlimit()
+        if threading.current_thread() is threading.main_thread():  # other threads may have less memory for it
+            sys.setrecursionlimit(max(limit, DEEPEST))
+        try:
+            return self(env)
+        finally:
+            sys.setrecursionlimit(limit)
 
     def __call__(self, obj: Any) -> Any:
         kind: Any = type(obj)
@@ -180,7 +195,7 @@ _RULES: dict[Any, Rule] = {
     np.random.RandomState: _copy_old_generator,
 }
 _BASES: dict[Any, Rule] = {
-    gym.Space: python.copy_space,
+    Monitor: python.copy_monitor,
     np.ndarray: native.copy_array,
     np.void: native.copy_record,
     np.ufunc: python.copy_ufunc,
@@ -191,7 +206,8 @@ _BASES: dict[Any, Rule] = {
     **dict.fromkeys((types.GenericAlias, types.MethodDescriptorType, types.WrapperDescriptorType), native.share),
     **dict.fromkeys((re.Pattern, pathlib.PurePath, uuid.UUID, fractions.Fraction, decimal.Decimal), native.share),
     **dict.fromkeys((datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, EnvSpec), native.share),
-    **dict.fromkeys((logging.Logger, logging.Handler, operator.itemgetter, operator.attrgetter), native.share),
+    **dict.fromkeys((logging.Logger, logging.Handler), native.share),
+    **dict.fromkeys((operator.itemgetter, operator.attrgetter, operator.methodcaller), native.share),
     **{base: python.immutable_subclass_of(base) for base in (int, float, complex, str, bytes, tuple)},
     **{
         base: python.subclass_of(base)

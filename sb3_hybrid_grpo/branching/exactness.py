@@ -23,7 +23,14 @@ from gymnasium import spaces
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
-from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, is_generator, lazy_holders, state_of
+from sb3_hybrid_grpo.branching.wrapper_chain import (
+    generator_of,
+    generators_of_spaces,
+    is_generator,
+    lazy_holders,
+    named,
+    state_of,
+)
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
 """Number of states to play from, number of steps from each, and the time after which no further state is tried."""
@@ -57,6 +64,8 @@ class Finding:
     """Objects that other envs hold, too, and that changed during the check."""
     points: int = 0
     """Number of states from which the env has played."""
+    at_the_end: int = 0
+    """Number of steps that it played to the end of an episode."""
 
 
 def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, shared: dict[str, Any]) -> Finding:
@@ -75,7 +84,8 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
         found: Finding = in_fork(check.run, check.env)
         if found.difference is None or found.lazy or found.draws:
             return found
-        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, found.points) for _ in range(2))
+        plays = (found.points, found.at_the_end)
+        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, *plays) for _ in range(2))
         if difference(one, other) is None and numbers == its_numbers:
             return found
         found.difference = None
@@ -90,7 +100,7 @@ def in_fork(
     function: Callable[..., Any], env: Any, *arguments: Any, seconds: float = ANSWER_WITHIN, task: str = "Checking siblings of"
 ) -> Any:
     """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
-    fork = Fork(function, seconds, functools.partial(_show_progress, f"{task} {env}"))
+    fork = Fork(function, seconds, functools.partial(_show_progress, f"{task} {named(env)}"))
     try:
         return fork.call(*arguments)
     finally:
@@ -119,12 +129,15 @@ class _Check:
         self.last: Play = []
         self.found = Finding()
 
-    def play_alone(self, points: int) -> tuple[Play, list[bytes | None]]:
+    def play_alone(self, points: int, at_the_end: int) -> tuple[Play, list[bytes | None]]:
         """Play as the env did, without siblings."""
         plays: Play = []
         for point in range(points):
             self._begin_anew_after(plays)
             plays += self._play_plan(self.member_0, point)
+        if at_the_end:
+            self._begin_anew_after(plays)
+            plays += self._play(self.member_0, -1, at_the_end)
         return plays, self._numbers(self.member_0)
 
     def _begin_anew_after(self, play: Play) -> None:
@@ -200,7 +213,7 @@ class _Check:
         return []
 
     def _play_to_the_end(self, end: float) -> str | None:
-        """Let two siblings play the same episode to its end, if time allows, and find changes outside of the env."""
+        """Let two siblings and the env play the same episode to its end, if time allows, and compare all that they show."""
         if self.siblings[0].kind == "forked":
             return None
         self._begin_anew_after(self.last)
@@ -209,13 +222,16 @@ class _Check:
         first = self._play(siblings[0], -1, LONGEST, end=end)
         self.found.lazy = _made(holders)
         outside = self.around.digests()
-        self._play(siblings[1], -1, len(first))
-        return _outside(outside, self.around.digests())
+        again = self._play(siblings[1], -1, len(first))
+        changes = _outside(outside, self.around.digests())
+        self.found.at_the_end = len(first)
+        differs = difference(first, again) or difference(first, self._play(self.member_0, -1, len(first)))
+        return f"played the same actions differently: {differs}" if differs else changes
 
 
 def numbers_of(env: Any, streams: list[Any], copier: Copier, of_spaces: bool = True) -> list[bytes | None]:
     """The states of an env's generators, with its spaces' if ``of_spaces``, and of its streams."""
-    copier(env)
+    copier.whole(env)
     left_out = set() if of_spaces else generators_of_spaces(env)
     generators = [one for one, _ in copier.natives.values() if is_generator(one) and id(one) not in left_out]
     return [digest(one) for one in (*map(state_of, generators), *streams)]

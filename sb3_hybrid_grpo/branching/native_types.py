@@ -221,7 +221,7 @@ def copy_ale(c: Any, obj: Any) -> Any:
 def _copy_table(c: Any, obj: Any) -> Any:
     """A pandas DataFrame or Series: shared if all its arrays are read-only, else a copy."""
     columns = [obj] if obj.ndim == 1 else [obj.iloc[:, place] for place in range(obj.shape[1])]
-    if columns and not any(one.to_numpy().flags.writeable for one in columns if one.dtype.kind in "biufcmM"):
+    if columns and not any(_is_writeable(one.to_numpy()) for one in columns if one.dtype.kind in "biufcmM"):
         if all(one.dtype.kind in "biufcmM" for one in columns):
             return obj
     made = obj.copy()
@@ -232,6 +232,11 @@ def _copy_table(c: Any, obj: Any) -> Any:
             made.iloc[slice(None) if obj.ndim == 1 else (slice(None), place)] = values
     made.attrs = c(obj.attrs)
     return made
+
+
+def _is_writeable(array: Any) -> bool:
+    """Whether an array, or one that it views, can be written to. Pandas with copy-on-write shows read-only views."""
+    return isinstance(array, np.ndarray) and (array.flags.writeable or _is_writeable(array.base))
 
 
 def _copy_tensor(c: Any, obj: Any) -> Any:
@@ -297,7 +302,7 @@ def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
     if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
         return share
     if kind is type(torch_generator() or ...):
-        return lambda c, obj: obj if obj is torch_generator() else obj.clone_state()
+        return lambda c, obj: obj if obj is torch_generator() else remember_native(c, obj, lambda one, _: one.clone_state())
     for base in kind.__mro__:
         rule = _BY_NAME.get(name_of(base))
         if rule is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_hybrid_grpo.branching.exactness import RandomActions, in_fork
 from sb3_hybrid_grpo.branching.forked_env import HungForkError
-from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, reseed
+from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, named, reseed
 from sb3_hybrid_grpo.notices import notice
 
 N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 8, 4, 2, 32
@@ -78,8 +78,8 @@ def noise_share_in_fork(env: Any, make_sibling: Callable[[], Any]) -> float | No
     except Exception as error:
         reason = str(error)
     notice(
-        f"How noisy the returns of {env.env} are could not be estimated, so the training begins as PPO. If noise rules them, "
-        f"begin with groups: branch_horizon=256. {reason}"
+        f"How noisy the returns of {named(env.env)} are could not be estimated, so the training begins as PPO. If noise rules "
+        f"them, begin with groups: branch_horizon=256. {reason}"
     )
     return None
 

@@ -1,6 +1,7 @@
 """Rules for Python's own objects: containers, functions, references, buffers."""
 
 import collections
+import contextlib
 import functools
 import operator
 import sys
@@ -11,15 +12,13 @@ import weakref
 from typing import Any
 
 import gymnasium as gym
-from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching import engines
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule
 from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 
-_RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs", "spec", "_cached_spec"})
+_RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"})
 """Attributes that record how an env was made. No step reads them."""
-_PLAIN_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 
@@ -33,11 +32,12 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
         for name, value in obj.__dict__.items():
             if type(value) not in atoms and name not in shared:
                 attributes[name] = c(value)
+    values = []
     for slot in slots_of(kind):
-        try:
-            value = slot.__get__(obj)
-        except AttributeError:
-            continue
+        with contextlib.suppress(AttributeError):  # it has no value
+            values.append((slot, slot.__get__(obj)))
+            slot.__set__(made, values[-1][1])  # a cycle of references may need it: sets ask their objects for hashes
+    for slot, value in values:
         slot.__set__(made, c(value))
     return made
 
@@ -56,22 +56,19 @@ def _shared_attributes(kind: Any) -> frozenset[str]:
 
 
 def copy_space(c: Any, obj: Any) -> Any:
-    """A space. Only its generator and the spaces in it are copied."""
-    attributes = vars(obj)
-    inner = () if type(obj) in _PLAIN_SPACES else [name for name in attributes if _holds_spaces(name, attributes[name])]
-    generator = generator_of(obj)
-    if generator is None and not inner:
-        return obj
+    """One of gymnasium's simple spaces, which shares its arrays (bounds, numbers of actions) with the copy."""
     made = c.remember(obj, object.__new__(type(obj)))
-    made.__dict__.update(attributes)
-    for name in inner:
-        made.__dict__[name] = c(attributes[name])
-    set_generator(made, c(generator))
+    made.__dict__.update(vars(obj))
+    set_generator(made, c(generator_of(obj)))
     return made
 
 
-def _holds_spaces(name: str, value: Any) -> bool:
-    return name == "spaces" or isinstance(value, gym.Space)
+def copy_monitor(c: Any, obj: Any) -> Any:
+    """A Monitor inside of other wrappers, which may read the episodes in its infos. The copy writes no file."""
+    c.memo[id(obj.results_writer)] = None
+    for record in (obj.episode_returns, obj.episode_lengths, obj.episode_times):  # of earlier episodes
+        c.memo[id(record)] = []
+    return fill(c, obj, object.__new__(type(obj)))
 
 
 def copy_mapping(c: Any, obj: Any) -> Any:

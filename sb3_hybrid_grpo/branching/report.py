@@ -10,7 +10,7 @@ import gymnasium as gym
 from sb3_hybrid_grpo.branching.exactness import RandomActions
 from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper
-from sb3_hybrid_grpo.branching.wrapper_chain import is_recorder, require_env
+from sb3_hybrid_grpo.branching.wrapper_chain import named, require_env, without_recorders
 from sb3_hybrid_grpo.errors import BranchingError
 
 SECONDS, MOST_SECONDS = 0.6, 3.0
@@ -97,10 +97,8 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
                 f"Received {name}={value!r}: it must be a whole number of at least 1, for a group that forks at a fixed "
                 f"interval. Use n_samples=4 and branch_horizon={AUTO_HORIZON}, the interval of 'auto'."
             )
-    layer: Any = env
     try:
-        while is_recorder(layer):
-            layer = layer.env
+        layer = without_recorders(env)
         branching = layer if isinstance(layer, BranchingWrapper) else BranchingWrapper(layer)
         branching.reset(seed=0)
         failure = branching.check_siblings()
@@ -108,14 +106,14 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
             raise failure.error
         rounds = _measured(branching)
     except BranchingError as error:
-        return BranchingReport(str(env), "none", n_samples, branch_horizon, str(error))
+        return BranchingReport(named(env), "none", n_samples, branch_horizon, str(error))
     except Exception as error:
-        refusal = f"{env} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
-        return BranchingReport(str(env), "none", n_samples, branch_horizon, refusal)
+        refusal = f"{named(env)} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
+        return BranchingReport(named(env), "none", n_samples, branch_horizon, refusal)
     maker = branching.sibling_maker
     groups = [step + (n_samples - 1) * (sibling_step + fork / branch_horizon) for step, fork, sibling_step in rounds]
     return BranchingReport(
-        *(str(env), "forked" if maker.forks else "copied", n_samples, branch_horizon),
+        *(named(env), "forked" if maker.forks else "copied", n_samples, branch_horizon),
         reasons=tuple(maker.reasons),
         step=1e6 * median(one[0] for one in rounds),
         fork=1e6 * median(one[1] for one in rounds),

@@ -14,7 +14,7 @@ from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.noise import noise_share_in_fork
-from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders
+from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders, named
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
 
@@ -69,7 +69,7 @@ class CopiedEnv(SteppedEnv):
         reuse = previous.natives if isinstance(previous, CopiedEnv) else None
         streams = streams or _NO_STREAMS
         copier = Copier(reuse, own_models, [one.obj for one in streams.shared])
-        made = copier(env)
+        made = copier.whole(env)
         self.natives: dict[int, tuple[Any, Any]] = copier.natives
         self.alive = copier.alive
         shared = [*(one for one, _ in copier.swapped), *streams.shared]
@@ -101,7 +101,7 @@ class SiblingMaker:
     """Makes siblings of an env: copies if all its objects can be copied and the copies are exact, else forks."""
 
     def __init__(self, env: gym.Env[Any, Any], own: bool = True) -> None:
-        self.env = env
+        self.env, self.name = env, named(env)
         self.forks, self.own_models, self.watchable = False, False, False
         self.is_alone = True
         """Whether it is the only env of its process."""
@@ -110,7 +110,7 @@ class SiblingMaker:
         self.streams: MemberState | None = None
         copier = Copier()
         try:
-            copier(env)
+            copier.whole(env)
         except Exception as error:
             self.take_forks(self._reason(error))
             copier.originals += layers_of(env)
@@ -129,7 +129,7 @@ class SiblingMaker:
             return f"copying it raised {error!r}"
         path = path_along(self.env, error.holders)
         if error.advice:
-            message = f"{self.env} cannot be branched: {path} {error.reason}. {error.advice}, or use n_samples=1 (plain PPO)."
+            message = f"{self.name} cannot be branched: {path} {error.reason}. {error.advice}, or use n_samples=1 (plain PPO)."
             raise BranchingError(message) from error
         return f"{path} {error.reason}"
 
@@ -162,7 +162,7 @@ class SiblingMaker:
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""
         return (
-            f"Each sibling of {self.env} is a process forked from the env's, and a fork takes milliseconds "
+            f"Each sibling of {self.name} is a process forked from the env's, and a fork takes milliseconds "
             f"(check_branching(env) measures how many). Copies, which are faster, cannot be used: {'; '.join(self.reasons)}."
         )
 
@@ -173,7 +173,7 @@ class SiblingMaker:
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
             except HungForkError as error:
-                notice(f"Whether siblings of {self.env} are exact could not be checked before the training. {error}")
+                notice(f"Whether siblings of {self.name} are exact could not be checked before the training. {error}")
                 return
             if found.lazy:  # generators made at their first use: make them now, so that all members copy the same ones
                 _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
@@ -193,13 +193,13 @@ class SiblingMaker:
             raise self.not_exact(found.difference or f"{self.around.refused}")
         if found.error is not None:
             notice(
-                f"Whether siblings of {self.env} are exact could not be checked before the training: the env raised "
+                f"Whether siblings of {self.name} are exact could not be checked before the training: the env raised "
                 f"{found.error} when it played random actions. If only some actions are valid, give the env action_masks(), "
                 "as for sb3-contrib's MaskablePPO."
             )
         if found.own_difference is not None:
             notice(
-                f"{self.env} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
+                f"{self.name} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
                 "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
@@ -236,7 +236,7 @@ class SiblingMaker:
     def not_exact(self, found: str) -> BranchingError:
         """The error for an env of which neither copies nor forks can be used."""
         return BranchingError(
-            f"{self.env} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state that copies "
+            f"{self.name} cannot be branched: {'; '.join(dict.fromkeys([*self.reasons, found]))}. It keeps state that copies "
             "and forked processes share with it (another process, a file, shared memory), or a registered function copies it "
             "wrongly. Keep all state in the env, give it the two methods of sb3_hybrid_grpo.branching.SupportsBranching, or "
             "use n_samples=1 (plain PPO)."

@@ -218,8 +218,9 @@ class Fanout:
         return self._call("step_siblings", arguments, then)
 
     def drop_siblings(self) -> None:
-        """End all siblings."""
-        self._call("drop_siblings", [()] * self.base.num_envs)
+        """End all siblings. Those of a process that has ended have ended, too."""
+        with contextlib.suppress(EOFError, OSError):
+            self._call("drop_siblings", [()] * self.base.num_envs)
 
     def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
         """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""

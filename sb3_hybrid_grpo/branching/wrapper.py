@@ -5,7 +5,7 @@ import gc
 import itertools
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
@@ -15,7 +15,7 @@ from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
-from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, require_env
+from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, require_env, without_recorders
 from sb3_hybrid_grpo.errors import BranchingError
 
 _OF_WRAPPERS = frozenset(vars(gym.Wrapper(gym.Env())))
@@ -59,7 +59,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         self.__maker = SiblingMaker(env)
         self.__siblings: dict[int, Sibling] = {}
         self.__watch: Sibling | None = None
-        self.__forks_of_all, self.__steps_of_watch = 0, 0
+        self.__forks_of_all, self.__steps_of_watch, self.__next_watches = 0, 0, (1, 2)
         self.__error: BranchingError | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -79,7 +79,16 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         """An attribute of the env. It may be a method that changes the env; siblings get such changes at their next fork."""
         if name not in _ONLY_READ and not hasattr(type(self), name):
             self.__watch = None
-        return super().get_wrapper_attr(name)
+        found, watch = super().get_wrapper_attr(name), self.__watch
+        if name != "action_masks" or watch is None:
+            return found
+
+        def masks() -> Any:  # a step may use what the env noted when it was asked
+            with suppress(Exception):  # the watch's next step will differ
+                watch.get_wrapper_attr(name)()
+            return found()
+
+        return masks
 
     @property
     def unwrapped(self) -> gym.Env[Any, Any]:
@@ -116,7 +125,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         """The objects that are copied with the env; empty if the env cannot be copied."""
         copier = Copier()
         try:
-            copier(self.env)
+            copier.whole(self.env)
         except Exception:
             return []
         return copier.originals
@@ -164,11 +173,17 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         super().close()
 
     def __begin_watch(self) -> None:
-        """At the 1st, 2nd, 4th, 8th, … fork of all siblings, make one more sibling, which repeats member 0's actions."""
+        """
+        At the 1st, 2nd, 3rd, 5th, 8th, … fork of all siblings, make one more sibling, which repeats member 0's actions. Each
+        number divides a Fibonacci number, so whatever the number of forks in an episode, an episode's last one is watched.
+        """
         self.__forks_of_all += 1
         previous, self.__watch = self.__watch, None
-        if self.__maker.watchable and self.__forks_of_all & (self.__forks_of_all - 1) == 0:
-            self.__watch, self.__steps_of_watch = self.__maker(previous), 0
+        soon, later = self.__next_watches
+        if self.__forks_of_all == soon:
+            self.__next_watches = later, soon + later
+            if self.__maker.watchable:
+                self.__watch, self.__steps_of_watch = self.__maker(previous), 0
 
     def __compare(self, watch: Sibling, action: Any, result: Any) -> None:
         """Compare the watched sibling's step with member 0's. If a copy differs, siblings are forks from now on."""
@@ -187,7 +202,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         elif self.__maker.is_alone:
             self.__error = self.__maker.not_exact(f"a forked process {found}")
         else:
-            self.__maker.tell_shared(f"Something outside of {self.env} (a forked process {found})")
+            self.__maker.tell_shared(f"Something outside of {self.__maker.name} (a forked process {found})")
 
     def wrappers_above(self) -> list[str]:
         """
@@ -225,7 +240,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
                 rewards.append(float(reward))
                 all_terminated.append(bool(terminated))
                 all_truncated.append(bool(truncated))
-                infos.append({} if info is None else info)
+                infos.append({key: value for key, value in (info or {}).items() if key != "episode"})
         except Exception as error:
             return SiblingFailure(member + 1, error)
         return steps
@@ -284,10 +299,12 @@ def layers_above(env: gym.Env[Any, Any]) -> list[str]:
 
 def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     """
-    Make exact copies of an env in its present state, with its wrappers and its generators of random numbers.
+    Copy an env in its present state, with its wrappers and its generators of random numbers. Nothing checks the copies here;
+    :func:`check_branching` does.
 
-    If the env holds an object that no rule copies, each copy is a forked process, which ``close()`` ends. Recorders (such as
-    ``Monitor``) are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env does not change.
+    If the env holds an object that no rule copies, each copy is a forked process, which ``close()`` ends. Recorders at the top
+    (such as ``Monitor``) are left out. A copy is not reset: its next ``step`` goes on from the env's state. The env does not
+    change.
 
     :param env: Any gymnasium env
     :param n: Number of copies
@@ -299,6 +316,6 @@ def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:
     require_env(env)
     if n < 0:
         raise ValueError(f"n must be a number of copies, at least 0, got {n}.")
-    maker = SiblingMaker(env, own=False)
+    maker = SiblingMaker(without_recorders(env), own=False)
     maker.own_models = maker.has_model  # nothing has checked whether the env changes its MjModel
     return [maker() for _ in range(n)]

@@ -13,7 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_hybrid_grpo.errors import BranchingError
 
 RECORDERS = (Monitor, RecordEpisodeStatistics, RecordVideo)
-"""Wrappers that record episodes. Siblings skip them."""
+"""Wrappers that record episodes. Siblings are made below those at the top of the chain."""
 CHECKERS = (OrderEnforcing, PassiveEnvChecker)
 """Wrappers that check calls, and change nothing. Siblings skip them."""
 PROCESS_WIDE_NUMPY: Any = getattr(np.random.random_sample, "__self__", None)
@@ -30,6 +30,14 @@ def layers_of(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
         yield env
         env = env.env
     yield env
+
+
+def named(env: Any) -> str:
+    """An env's name in messages. An env's ``spec`` may be its own, and then gymnasium's ``str`` fails."""
+    try:
+        return str(env)
+    except Exception:
+        return f"<{type(env).__name__} instance>"
 
 
 def require_env(env: Any) -> None:
@@ -62,19 +70,28 @@ def _is_recorder(kind: type) -> bool:
     return True
 
 
+def without_recorders(env: Any) -> Any:
+    """The env below the recorders at the top of its chain. A wrapper above a recorder may read what that puts into infos."""
+    while is_recorder(env):
+        env = env.env
+    return env
+
+
 def is_skipped(kind: type) -> bool:
-    """Whether siblings skip wrappers of this class."""
-    return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or _is_recorder(kind)
+    """Whether siblings skip wrappers of this class, wherever they are."""
+    return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or (issubclass(kind, RecordVideo) and _is_recorder(kind))
 
 
 def skip_in_chain(env: Any) -> Any:
-    """Take the wrappers that siblings skip out of a chain, in place. Only a forked process does this."""
+    """Take the wrappers that siblings skip out of a chain, and files from its monitors. Only a forked process does this."""
     while is_skipped(type(env)):
         env = env.env
     layer: Any
     for layer in layers_of(env):
         while isinstance(layer, gym.Wrapper) and is_skipped(type(layer.env)):
             layer.env = layer.env.env  # type: ignore[attr-defined]
+        if isinstance(layer, Monitor):
+            layer.results_writer = None
     return env
 
 
