@@ -1,0 +1,69 @@
+"""
+The swap with the arguments that RL Zoo has for PPO on HalfCheetah: both algorithms on HalfCheetah in wind, a part of the Zoo's
+million steps. Adds the runs that are missing to mujoco_zoo.csv.
+
+    pip install -c constraints.txt -e ".[compare,mujoco,zoo]"
+    OMP_NUM_THREADS=1 python benchmarks/mujoco_zoo.py > benchmarks/mujoco_zoo.md
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import rl_zoo3
+import torch as th
+import yaml
+from torch import nn
+
+import sb3_hybrid_grpo.envs  # noqa: F401 (registers them)
+from sb3_hybrid_grpo.benchmark.page import plain, scores, table
+from sb3_hybrid_grpo.benchmark.results import Results, stamp
+from sb3_hybrid_grpo.benchmark.runs import COLUMNS, Run, execute
+from sb3_hybrid_grpo.benchmark.statistics import Estimate, Runs
+from sb3_hybrid_grpo.benchmark.variants import Variant
+
+ENV, ENTRY = "hybrid_grpo/GustyHalfCheetah-v0", "HalfCheetah-v4"
+SEEDS, BUDGET, EVALUATIONS, EPISODES = 10, 131_072, 8, 10
+RESULTS = Path(__file__).with_suffix(".csv")
+
+
+def arguments() -> dict[str, Any]:
+    """The Zoo's entry. Its strings are Python, as the Zoo itself reads them."""
+    entry = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml").read_text())[ENTRY]
+    for name in ("n_timesteps", "normalize", "policy", "n_envs"):
+        del entry[name]
+    entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})
+    return dict(entry)
+
+
+def written(estimate: Estimate) -> str:
+    value, low, high = scores(estimate.value, *(estimate.interval or (estimate.value, estimate.value)))
+    return f"{value} [{low}, {high}]"
+
+
+def main() -> None:
+    th.set_num_threads(1)
+    results = Results(RESULTS, COLUMNS, ("algorithm", "settings", "seed"))
+    for seed in range(SEEDS):
+        for algorithm in ("ppo", "hybrid"):
+            if (algorithm, ENTRY, seed) not in results.done():
+                rows: list[dict[str, object]] = []
+                execute(Run(ENV, Variant(algorithm, 1, arguments()), seed, BUDGET, EVALUATIONS, EPISODES, True), rows.append)
+                results.add(pd.DataFrame(rows).assign(settings=ENTRY))
+                print(ENV, algorithm, seed, file=sys.stderr)
+    lines = []
+    for algorithm in ("ppo", "hybrid"):
+        rows = results.frame[results.frame.algorithm == algorithm]
+        found, last = Runs(algorithm, ENTRY, rows), rows.groupby("seed").last()
+        finals = ", ".join(f"{score:,.0f}" for score in last.mean_reward)
+        lines.append([algorithm, written(found.training), written(found.final), finals, f"{last.wall_seconds.mean():.0f}"])
+    print(f"# {ENV} with RL Zoo's arguments for {ENTRY}\n\n`python benchmarks/mujoco_zoo.py`, see there. {BUDGET:,} simulator")
+    print("steps, siblings included. Interquartile means over the seeds with 95 % intervals, of the mean over training and of")
+    print("the final score; deterministic policy, other seeds.\n")
+    print(table(("algorithm", "mean over training", "final", "each seed", "seconds"), lines))
+    print(f"\n{plain(stamp())}")
+
+
+if __name__ == "__main__":
+    main()
