@@ -122,12 +122,13 @@ def test_siblings_have_the_recorders_that_a_wrapper_may_read(recorder: Any, fork
     file = str(tmp_path / "env") if recorder is Monitor else None
     inner = TimeLimit(Walk(), 12)
     env = make_branchable(Bonus(recorder(inner) if file is None else Monitor(inner, file)))
+    written = Path(f"{file}.monitor.csv").read_text() if file else ""
     env.reset(seed=1)
     env.get_wrapper_attr("check_siblings")()
+    env.get_wrapper_attr("noise_share")()
     maker = env.get_wrapper_attr("sibling_maker")
     assert not maker.forks
     maker.forks = forked
-    written = Path(f"{file}.monitor.csv").read_text() if file else ""
     for t in range(12):
         steps = _step(env, [1, 1], forks=t == 0)
         assert isinstance(steps, SiblingSteps)

@@ -9,9 +9,7 @@ the env alone plays in two more forks: if these two differ as well, the env itse
 import contextlib
 import copy
 import dataclasses
-import functools
 import pickle
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,16 +19,9 @@ import numpy as np
 from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching.copier import Copier
-from sb3_hybrid_grpo.branching.forked_env import Fork
+from sb3_hybrid_grpo.branching.forked_env import in_fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
-from sb3_hybrid_grpo.branching.wrapper_chain import (
-    generator_of,
-    generators_of_spaces,
-    is_generator,
-    lazy_holders,
-    named,
-    state_of,
-)
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, is_generator, lazy_holders, state_of
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
 """Number of states to play from, number of steps from each, and the time after which no further state is tried."""
@@ -81,11 +72,13 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
     """
     for resets in (True, False):
         check = _Check(member_0, make, around, shared, resets)
-        found: Finding = in_fork(check.run, check.env)
+        found: Finding = in_fork(check.run, check.env, seconds=ANSWER_WITHIN)
         if found.difference is None or found.lazy or found.draws:
             return found
         plays = (found.points, found.at_the_end)
-        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, *plays) for _ in range(2))
+        (one, numbers), (other, its_numbers) = (
+            in_fork(check.play_alone, check.env, *plays, seconds=ANSWER_WITHIN) for _ in range(2)
+        )
         if difference(one, other) is None and numbers == its_numbers:
             return found
         found.difference = None
@@ -94,24 +87,6 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
         if not found.reproducible:
             break
     return found  # the env itself is not reproducible; if only its resets are not, a second check compares steps alone
-
-
-def in_fork(
-    function: Callable[..., Any], env: Any, *arguments: Any, seconds: float = ANSWER_WITHIN, task: str = "Checking siblings of"
-) -> Any:
-    """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
-    fork = Fork(function, seconds, functools.partial(_show_progress, f"{task} {named(env)}"))
-    try:
-        return fork.call(*arguments)
-    finally:
-        fork.close()
-
-
-def _show_progress(task: str, seconds: float) -> None:
-    if seconds > 2 and sys.stderr is not None:
-        bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
-        sys.stderr.write(f"\r{task} [{bar}] {seconds:.0f} s ")
-        sys.stderr.flush()
 
 
 class _Check:

@@ -6,6 +6,7 @@ outside of the process with it: files, sockets, other processes.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import pickle
@@ -24,7 +25,7 @@ from typing import Any
 import gymnasium as gym
 
 from sb3_hybrid_grpo.branching.engines import MemberState
-from sb3_hybrid_grpo.branching.wrapper_chain import skip_in_chain
+from sb3_hybrid_grpo.branching.wrapper_chain import named, skip_in_chain, write_no_files
 from sb3_hybrid_grpo.errors import BranchingError
 
 ANSWER_WITHIN = 60.0
@@ -182,6 +183,29 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
             pipe.send(answer)
     finally:
         os._exit(0)
+
+
+def in_fork(
+    function: Callable[..., Any], env: Any, *arguments: Any, seconds: float, task: str = "Checking siblings of"
+) -> Any:
+    """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
+
+    def call(*arguments: Any) -> Any:
+        write_no_files(env)
+        return function(*arguments)
+
+    fork = Fork(call, seconds, functools.partial(_show_progress, f"{task} {named(env)}"))
+    try:
+        return fork.call(*arguments)
+    finally:
+        fork.close()
+
+
+def _show_progress(task: str, seconds: float) -> None:
+    if seconds > 2 and sys.stderr is not None:
+        bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
+        sys.stderr.write(f"\r{task} [{bar}] {seconds:.0f} s ")
+        sys.stderr.flush()
 
 
 class ForkedEnv:

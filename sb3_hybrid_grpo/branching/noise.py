@@ -8,8 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from sb3_hybrid_grpo.branching.exactness import RandomActions, in_fork
-from sb3_hybrid_grpo.branching.forked_env import HungForkError
+from sb3_hybrid_grpo.branching.exactness import RandomActions
+from sb3_hybrid_grpo.branching.forked_env import HungForkError, in_fork
 from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, named, reseed
 from sb3_hybrid_grpo.notices import notice
 

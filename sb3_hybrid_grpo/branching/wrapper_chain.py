@@ -83,16 +83,22 @@ def is_skipped(kind: type) -> bool:
 
 
 def skip_in_chain(env: Any) -> Any:
-    """Take the wrappers that siblings skip out of a chain, and files from its monitors. Only a forked process does this."""
+    """Take the wrappers that siblings skip out of a chain, and write no files. Only a forked process does this."""
     while is_skipped(type(env)):
         env = env.env
     layer: Any
     for layer in layers_of(env):
         while isinstance(layer, gym.Wrapper) and is_skipped(type(layer.env)):
             layer.env = layer.env.env  # type: ignore[attr-defined]
+    write_no_files(env)
+    return env
+
+
+def write_no_files(env: Any) -> None:
+    """Take the files from the monitors of a chain. Only a forked process does this."""
+    for layer in layers_of(env):
         if isinstance(layer, Monitor):
             layer.results_writer = None
-    return env
 
 
 def generator_of(holder: Any) -> Any:
