@@ -59,8 +59,8 @@ def main() -> None:
         finals = ", ".join(f"{score:,.0f}" for score in last.mean_reward)
         lines.append([algorithm, written(found.training), written(found.final), finals, f"{last.wall_seconds.mean():.0f}"])
     print(f"# {ENV} with RL Zoo's arguments for {ENTRY}\n\n`python benchmarks/mujoco_zoo.py`, see there. {BUDGET:,}")
-    print("simulator steps, siblings included. Interquartile means over the seeds with 95 % intervals, of the mean over training and of")
-    print("the final score; deterministic policy, other seeds.\n")
+    print("simulator steps, siblings included. Interquartile means over the seeds with 95 % intervals, of the mean over")
+    print("training and of the final score; deterministic policy, other seeds.\n")
     print(table(("algorithm", "mean over training", "final", "each seed", "seconds"), lines))
     print(f"\n{plain(stamp())}")
 
