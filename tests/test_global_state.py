@@ -1,6 +1,7 @@
 """Generators that envs share with their process have streams of the env's own; other state outside is seen."""
 
 import random
+import types
 import warnings
 from typing import Any
 
@@ -192,10 +193,14 @@ def test_copies_go_on_with_the_generator_where_it_is() -> None:
     assert seen[0] == seen[1] == [float(env.step(0)[0][0]) for _ in range(3)]
 
 
-def test_an_object_that_envs_share_is_named() -> None:
+@pytest.mark.parametrize("depth", [0, 300])
+def test_an_object_that_envs_share_is_named_however_long_a_chain_the_env_holds(depth: int) -> None:
     class Shared(Line):
         def __init__(self, rng: Any) -> None:
             super().__init__()
+            self.first: Any = None
+            for _ in range(depth):
+                self.first = types.SimpleNamespace(next=self.first)
             self.rng = rng
 
         def noise(self) -> float:

@@ -273,7 +273,7 @@ def _path_to(env: gym.Env[Any, Any], sought: Any) -> str:
             return super().__call__(obj) if obj is not sought else never("")(self, obj)
 
     try:
-        Finder()(env)
+        Finder().whole(env)
     except CannotCopyError as error:
         return path_along(env, [sought, *error.holders])
     return path_along(env, [])
