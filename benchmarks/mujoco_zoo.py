@@ -17,10 +17,11 @@ import yaml
 from torch import nn
 
 import sb3_hybrid_grpo.envs  # noqa: F401 (registers them)
-from sb3_hybrid_grpo.benchmark.page import plain, scores, table
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.report import interval
 from sb3_hybrid_grpo.benchmark.results import Results, stamp
 from sb3_hybrid_grpo.benchmark.runs import COLUMNS, Run, execute
-from sb3_hybrid_grpo.benchmark.statistics import Estimate, Runs
+from sb3_hybrid_grpo.benchmark.statistics import Runs
 from sb3_hybrid_grpo.benchmark.variants import Variant
 
 ENV, ENTRY = "hybrid_grpo/GustyHalfCheetah-v0", "HalfCheetah-v4"
@@ -35,11 +36,6 @@ def arguments() -> dict[str, Any]:
         del entry[name]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})
     return dict(entry)
-
-
-def written(estimate: Estimate) -> str:
-    value, low, high = scores(estimate.value, *(estimate.interval or (estimate.value, estimate.value)))
-    return f"{value} [{low}, {high}]"
 
 
 def main() -> None:
@@ -57,7 +53,7 @@ def main() -> None:
         rows = results.frame[results.frame.algorithm == algorithm]
         found, last = Runs(algorithm, ENTRY, rows), rows.groupby("seed").last()
         finals = ", ".join(f"{score:,.0f}" for score in last.mean_reward)
-        lines.append([algorithm, written(found.training), written(found.final), finals, f"{last.wall_seconds.mean():.0f}"])
+        lines.append([algorithm, interval(found.training), interval(found.final), finals, f"{last.wall_seconds.mean():.0f}"])
     print(f"# {ENV} with RL Zoo's arguments for {ENTRY}\n\n`python benchmarks/mujoco_zoo.py`, see there. {BUDGET:,}")
     print("simulator steps, siblings included. Interquartile means over the seeds with 95 % intervals, of the mean over")
     print("training and of the final score; deterministic policy, other seeds.\n")

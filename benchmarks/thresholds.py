@@ -13,10 +13,11 @@ import torch as th
 
 import sb3_hybrid_grpo.envs  # noqa: F401 (registers them)
 from sb3_hybrid_grpo import auto_grouping
-from sb3_hybrid_grpo.benchmark.page import plain, scores, table
+from sb3_hybrid_grpo.benchmark.page import plain, table
+from sb3_hybrid_grpo.benchmark.report import interval
 from sb3_hybrid_grpo.benchmark.results import Results, stamp
 from sb3_hybrid_grpo.benchmark.runs import COLUMNS, Run, execute
-from sb3_hybrid_grpo.benchmark.statistics import Estimate, Runs
+from sb3_hybrid_grpo.benchmark.statistics import Runs
 from sb3_hybrid_grpo.benchmark.variants import Variant
 
 THRESHOLDS = (0.6, 0.75, 0.9)
@@ -39,11 +40,6 @@ def add_missing(results: Results) -> None:
                 print(env, threshold, seed, file=sys.stderr)
 
 
-def written(estimate: Estimate) -> str:
-    value, low, high = scores(estimate.value, *(estimate.interval or (estimate.value, estimate.value)))
-    return f"{value} [{low}, {high}]"
-
-
 def main() -> None:
     th.set_num_threads(1)
     results = Results(RESULTS, COLUMNS, ("env", "settings", "seed"))
@@ -54,7 +50,7 @@ def main() -> None:
         # of N = 4 members one is executed: the siblings' share of all steps is 3/4 while rollouts are grouped
         grouped = (1 - last.executed_steps / last.simulator_steps) * 4 / 3
         shares = ", ".join(f"{share:.0%}" for share in grouped)
-        lines.append([env, settings, written(found.training), written(found.final), shares])
+        lines.append([env, settings, interval(found.training), interval(found.final), shares])
     print("# The ρ above which rollouts become single\n\n`python benchmarks/thresholds.py`, see there. Interquartile means")
     print(f"over {SEEDS} seeds with 95 % intervals, of the mean over training and of the final score.\n")
     print(table(("env", "rollouts are", "mean over training", "final", "share of steps in grouped rollouts"), lines))
