@@ -9,7 +9,7 @@ from sb3_hybrid_grpo.gradient_variance import GradientVariances
 GROUPED_BELOW = 0.45
 SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
-WHOLE = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
+FULL_ROLLOUT = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
 MEMORY = 0.9
 NOISY_ABOVE = 0.5
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
@@ -73,7 +73,7 @@ class AutoGrouping:
         :param n_samples: The samples of a single rollout, over all envs
         :return: Whether it is grouped
         """
-        if self.grouped or self.singles * min(1.0, n_samples / WHOLE) < self.next_probe:
+        if self.grouped or self.singles * min(1.0, n_samples / FULL_ROLLOUT) < self.next_probe:
             return self.grouped
         self.next_probe *= 2
         return True

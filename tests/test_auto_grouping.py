@@ -172,7 +172,7 @@ def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, l
 
 
 def test_a_path_drawn_in_reset_is_found_by_the_second_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_grouping, "WHOLE", 512)
+    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
     model, rollouts = trained("in reset", rollouts=16)
     assert [members for members, _ in rollouts] == [1] * 4 + [4] + [1] * 8 + [4] * 3
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45
