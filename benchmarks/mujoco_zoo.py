@@ -1,12 +1,13 @@
 """
-The swap with the arguments that RL Zoo has for PPO on HalfCheetah: both algorithms on HalfCheetah in wind, a part of the Zoo's
-million steps. Adds the runs that are missing to mujoco_zoo.csv.
+The swap with the arguments that RL Zoo has for PPO on HalfCheetah and Hopper: both algorithms on HalfCheetah in wind, and on
+both envs without wind, a part of the Zoo's million steps. Adds the runs that are missing to mujoco_zoo.csv.
 
     pip install -c constraints.txt -e ".[compare,mujoco,zoo]"
     OMP_NUM_THREADS=1 python benchmarks/mujoco_zoo.py > benchmarks/mujoco_zoo.md
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +25,40 @@ from sb3_hybrid_grpo.benchmark.runs import COLUMNS, Run, execute
 from sb3_hybrid_grpo.benchmark.statistics import Runs
 from sb3_hybrid_grpo.benchmark.variants import Variant
 
-ENV, ENTRY = "hybrid_grpo/GustyHalfCheetah-v0", "HalfCheetah-v4"
+ENTRIES = {"hybrid_grpo/GustyHalfCheetah-v0": "HalfCheetah-v4", "HalfCheetah-v5": "HalfCheetah-v4", "Hopper-v5": "Hopper-v4"}
 SEEDS, BUDGET, EVALUATIONS, EPISODES = 10, 131_072, 8, 10
 RESULTS = Path(__file__).with_suffix(".csv")
 
 
-def arguments() -> dict[str, Any]:
-    """The Zoo's entry. Its strings are Python, as the Zoo itself reads them."""
-    entry = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml").read_text())[ENTRY]
-    for name in ("n_timesteps", "normalize", "policy", "n_envs"):
-        del entry[name]
+def arguments(name: str) -> dict[str, Any]:
+    """An entry of the Zoo. Its strings are Python, as the Zoo itself reads them."""
+    entry = yaml.safe_load((Path(rl_zoo3.__file__).parent / "hyperparams" / "ppo.yml").read_text())[name]
+    for other in ("n_timesteps", "normalize", "policy", "n_envs"):
+        del entry[other]
     entry["policy_kwargs"] = eval(entry["policy_kwargs"], {"nn": nn})
     return dict(entry)
 
 
 def main() -> None:
     th.set_num_threads(1)
-    results = Results(RESULTS, COLUMNS, ("algorithm", "settings", "seed"))
-    for seed in range(SEEDS):
-        for algorithm in ("ppo", "hybrid"):
-            if (algorithm, ENTRY, seed) not in results.done():
-                rows: list[dict[str, object]] = []
-                execute(Run(ENV, Variant(algorithm, 1, arguments()), seed, BUDGET, EVALUATIONS, EPISODES, True), rows.append)
-                results.add(pd.DataFrame(rows).assign(settings=ENTRY))
-                print(ENV, algorithm, seed, file=sys.stderr)
+    results = Results(RESULTS, COLUMNS, ("env", "algorithm", "settings", "seed"))
+    for env, seed, algorithm in product(ENTRIES, range(SEEDS), ("ppo", "hybrid")):
+        entry = ENTRIES[env]
+        if (env, algorithm, entry, seed) not in results.done():
+            rows: list[dict[str, object]] = []
+            execute(Run(env, Variant(algorithm, 1, arguments(entry)), seed, BUDGET, EVALUATIONS, EPISODES, True), rows.append)
+            results.add(pd.DataFrame(rows).assign(settings=entry))
+            print(env, algorithm, seed, file=sys.stderr)
     lines = []
-    for algorithm in ("ppo", "hybrid"):
-        rows = results.frame[results.frame.algorithm == algorithm]
-        found, last = Runs(algorithm, ENTRY, rows), rows.groupby("seed").last()
+    for (env, algorithm), runs in results.frame.groupby(["env", "algorithm"], sort=False):
+        found, last = Runs(algorithm, ENTRIES[env], runs), runs.groupby("seed").last()
         finals = ", ".join(f"{score:,.0f}" for score in last.mean_reward)
-        lines.append([algorithm, interval(found.training), interval(found.final), finals, f"{last.wall_seconds.mean():.0f}"])
-    print(f"# {ENV} with RL Zoo's arguments for {ENTRY}\n\n`python benchmarks/mujoco_zoo.py`, see there. {BUDGET:,}")
+        seconds = f"{last.wall_seconds.mean():.0f}"
+        lines.append([env, algorithm, interval(found.training), interval(found.final), finals, seconds])
+    print(f"# The swap with RL Zoo's arguments for MuJoCo\n\n`python benchmarks/mujoco_zoo.py`, see there. {BUDGET:,}")
     print("simulator steps, siblings included. Interquartile means over the seeds with 95 % intervals, of the mean over")
     print("training and of the final score; deterministic policy, other seeds.\n")
-    print(table(("algorithm", "mean over training", "final", "each seed", "seconds"), lines))
+    print(table(("env", "algorithm", "mean over training", "final", "each seed", "seconds"), lines))
     print(f"\n{plain(stamp())}")
 
 

@@ -11,7 +11,6 @@ SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
 FULL_ROLLOUT = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
 MEMORY = 0.9
-NOISY_ABOVE = 0.5
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
 SHORTEST = 128
@@ -25,13 +24,13 @@ class AutoGrouping:
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts. They
     start anew when probes make rollouts grouped.
 
-    Rollouts begin grouped in an env in which more than half of the variance of returns is noise, else single. Grouped ones
-    become single when ρ rises above 0.9, measured in at least 32 units. After 4, 8, 16, ... single rollouts of at least 2048
-    samples, or more that are smaller, one is grouped as a probe: this also finds noise that an env draws ahead, in a reset,
-    or seldom. Two probes in a row below 0.45 make rollouts grouped. One is not enough, because early in a training ρ is low
-    in every env. The policy is trained on probes, too.
+    Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
+    rises above 0.9, measured in at least 32 units. After 4, 8, 16, ... single rollouts of at least 2048 samples, or more that
+    are smaller, one is grouped as a probe: this also finds noise that an env draws ahead, in a reset, or seldom. Two probes
+    in a row below 0.45 make rollouts grouped. One is not enough, because early in a training ρ is low in every env. The
+    policy is trained on probes, too.
 
-    :param noise_share: The share of the variance of random actions' returns that is noise; None if not yet known
+    :param noise_seen: Whether the first steps of an env draw random numbers; None if not yet known
     :param grouped: Whether rollouts are grouped, apart from probes
     :param numerator: Average variance of grouped gradients
     :param denominator: Average variance of gradients of independent steps
@@ -42,7 +41,7 @@ class AutoGrouping:
     :param n_units: Units (see ``GradientVariances``) measured since rollouts became grouped; below 32 they stay grouped
     """
 
-    noise_share: float | None = None
+    noise_seen: bool | None = None
     grouped: bool = False
     numerator: float = 0.0
     denominator: float = 0.0
@@ -57,14 +56,14 @@ class AutoGrouping:
         """ρ; None before the first measurement."""
         return self.numerator / self.denominator if self.denominator > 0 else None
 
-    def see_noise(self, share: float | None) -> None:
+    def see_noise(self, seen: bool | None) -> None:
         """
-        Begin grouped if noise rules.
+        Begin grouped if there is noise.
 
-        :param share: The share of the variance of random actions' returns that is noise; None if it could not be estimated
+        :param seen: Whether the first steps of an env draw random numbers; None if nobody has looked
         """
-        if share is not None:
-            self.noise_share, self.grouped = share, share > NOISY_ABOVE
+        if seen is not None:
+            self.noise_seen = self.grouped = seen
 
     def next_is_grouped(self, n_samples: int) -> bool:
         """

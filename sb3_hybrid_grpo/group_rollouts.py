@@ -165,8 +165,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         self._first_timestep = self.num_timesteps
         try:
             self._the_groups().start(env_is_reset, self.branching_check)
-            if self.branch_horizon == "auto" and self.auto_grouping.noise_share is None:
-                self.auto_grouping.see_noise(self._the_groups().noise_share())
+            if self.branch_horizon == "auto" and self.auto_grouping.noise_seen is None:
+                self.auto_grouping.see_noise(self._the_groups().saw_noise())
         except BranchingError as error:
             self._groups = self._without_siblings(self.env, error)
         return total_and_callback
@@ -314,8 +314,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
         buffer, auto, record = self.rollout_buffer, self.auto_grouping, self.logger.record
         if self._groups_of[1] == "auto" and self._groups_of[0] > 1:
             record("train/grouped", int(buffer.n_samples > 1))
-            if auto.noise_share is not None:
-                record("train/noise_share", auto.noise_share)
         if self.advantage_estimator == "grpo":  # it has no critic
             record("train/explained_variance", np.nan)
         if self.advantage_estimator == "hybrid" and buffer.n_samples > 1:

@@ -115,7 +115,7 @@ def test_a_wrapper_may_be_patched_and_keeps_its_spaces() -> None:
     env: Any = make_branchable(walk())
     with mock.patch.object(env, "saw_noise", lambda: "patched"):
         assert env.saw_noise() == "patched"
-    assert env.saw_noise() is False
+    assert env.saw_noise() is None
     env.action_space = spaces.Discrete(7)
     assert copy.deepcopy(env).action_space == spaces.Discrete(7)
 

@@ -45,21 +45,21 @@ def test_small_rollouts_are_probed_after_as_many_samples(n_samples: int, expecte
 def test_two_low_probes_find_noise_that_no_step_draws() -> None:
     auto = AutoGrouping()
     assert np.flatnonzero(run(auto, [0.2] * 16)).tolist() == [4, 13, 14, 15]
-    assert auto.noise_share is None
+    assert auto.noise_seen is None
     once = AutoGrouping()
     assert not any(run(once, [0.2] * 5 + [1.0] * 20)[14:])
 
 
-@pytest.mark.parametrize(("share", "grouped"), [(0.0, False), (0.5, False), (0.51, True), (1.0, True)])
-def test_rollouts_begin_grouped_where_noise_rules(share: float, grouped: bool) -> None:
+@pytest.mark.parametrize(("seen", "grouped"), [(None, False), (False, False), (True, True)])
+def test_rollouts_begin_grouped_where_steps_draw(seen: bool | None, grouped: bool) -> None:
     auto = AutoGrouping()
-    auto.see_noise(share)
-    assert auto.next_is_grouped(2048) == grouped
+    auto.see_noise(seen)
+    assert auto.next_is_grouped(2048) == grouped and auto.noise_seen == seen
 
 
 def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
     auto = AutoGrouping()
-    auto.see_noise(0.8)
+    auto.see_noise(True)
     assert run(auto, [0.2] * 5) == [True] * 5
     decided = run(auto, [1.0] * 20)
     assert decided[0] and not decided[-1]
@@ -67,7 +67,7 @@ def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> N
 
 def test_where_groups_begin_to_pay_late_larger_gradients_of_before_do_not_end_them() -> None:
     auto = AutoGrouping()
-    auto.see_noise(0.8)
+    auto.see_noise(True)
     for _ in range(20):
         auto.observe(4, GradientVariances(1100.0, 1000.0, 16))
     assert not auto.grouped
@@ -77,7 +77,7 @@ def test_where_groups_begin_to_pay_late_larger_gradients_of_before_do_not_end_th
 
 def test_few_units_do_not_end_groups() -> None:
     auto = AutoGrouping()
-    auto.see_noise(0.8)
+    auto.see_noise(True)
     for n_units in (2, 2, 27):
         auto.observe(4, GradientVariances(9.0, 1.0, n_units))
         assert auto.grouped
@@ -88,7 +88,7 @@ def test_few_units_do_not_end_groups() -> None:
 @given(st.lists(st.floats(0.46, 0.89), min_size=1, max_size=30))
 def test_between_the_thresholds_nothing_changes(ratios: list[float]) -> None:
     grouped = AutoGrouping()
-    grouped.see_noise(0.8)
+    grouped.see_noise(True)
     assert all(run(grouped, list(ratios)))
     single = AutoGrouping(next_probe=1)
     run(single, list(ratios))

@@ -242,7 +242,7 @@ def test_a_preset_can_be_changed_without_changing_the_next() -> None:
 def test_logs_have_ppos_keys_and_those_of_groups() -> None:
     theirs = recorded(PPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 384)
     ours = recorded(HybridGRPO("MlpPolicy", make_vec_env(walk, n_envs=2), **SMALL), 384)
-    added = {"time/executed_steps", "train/grouped", "train/noise_share", "train/group_beta", "train/group_variance_removed"}
+    added = {"time/executed_steps", "train/grouped", "train/group_beta", "train/group_variance_removed"}
     added.add("train/gradient_variance_ratio")
     assert set(ours[-1]) == set(theirs[-1]) | added
     assert ours[-1]["time/total_timesteps"] == theirs[-1]["time/total_timesteps"] == 384
@@ -319,7 +319,7 @@ def test_transforms_go_through_grouped_and_single_rollouts(transform: Any) -> No
     model = HybridGRPO("MlpPolicy", env, reward_transform=transform, branching_check=False, **SMALL)
     assert changed(model, 128)  # a single one: no check has seen the noise
     assert model.rollout_buffer.n_samples == 1
-    model.auto_grouping.see_noise(1.0)
+    model.auto_grouping.see_noise(True)
     assert changed(model, 128)
     assert model.rollout_buffer.n_samples == 4
 

@@ -1,6 +1,7 @@
 """Which envs draw random numbers while they step, and that looking changes nothing."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,9 +10,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 import sb3_hybrid_grpo.envs  # noqa: F401
-from sb3_hybrid_grpo import make_branchable
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.branching import exactness
 
 
@@ -101,3 +103,34 @@ class SavesItself(Drawing):
 
 def test_noise_that_nobody_can_look_into_is_left_to_probes() -> None:
     assert not saw_noise(SavesItself("np_random"))
+
+
+SMALL: Any = {"n_steps": 64, "batch_size": 32, "n_epochs": 1}
+
+
+@pytest.mark.parametrize(("source", "grouped"), [("np_random", True), ("nowhere", False)])
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_a_training_begins_grouped_where_steps_draw(source: str, grouped: bool, kind: Any) -> None:
+    env = kind([lambda: make_branchable(TimeLimit(Drawing(source), 30))] * 2)
+    model = HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
+    assert model.auto_grouping.noise_seen == grouped == (model.rollout_buffer.n_samples == 4)
+    env.close()
+
+
+@pytest.mark.parametrize("changed", [{"n_samples": 1}, {"branching_check": False}, {"branch_horizon": 8}])
+def test_where_nobody_looked_the_next_training_looks(changed: dict[str, Any]) -> None:
+    env = DummyVecEnv([lambda: TimeLimit(Drawing("np_random"), 30)])
+    model = HybridGRPO("MlpPolicy", env, **{**SMALL, **changed}).learn(64)
+    assert model.auto_grouping.noise_seen is None
+    model.n_samples, model.branching_check, model.branch_horizon = 4, True, "auto"
+    model.learn(64, reset_num_timesteps=False)
+    assert model.auto_grouping.noise_seen and model.rollout_buffer.n_samples == 4
+
+
+def test_a_training_that_goes_on_does_not_begin_anew(tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: TimeLimit(Drawing("np_random"), 30)])
+    model = HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
+    model.auto_grouping.grouped = False  # as if groups did not pay
+    assert model.learn(64, reset_num_timesteps=False).rollout_buffer.n_samples == 1
+    model.save(tmp_path / "model")
+    assert HybridGRPO.load(tmp_path / "model", env).learn(64, reset_num_timesteps=False).rollout_buffer.n_samples == 1

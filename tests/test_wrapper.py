@@ -125,7 +125,6 @@ def test_siblings_have_the_recorders_that_a_wrapper_may_read(recorder: Any, fork
     written = Path(f"{file}.monitor.csv").read_text() if file else ""
     env.reset(seed=1)
     env.get_wrapper_attr("check_siblings")()
-    env.get_wrapper_attr("noise_share")()
     maker = env.get_wrapper_attr("sibling_maker")
     assert not maker.forks
     maker.forks = forked

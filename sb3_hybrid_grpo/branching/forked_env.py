@@ -185,26 +185,24 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
         os._exit(0)
 
 
-def in_fork(
-    function: Callable[..., Any], env: Any, *arguments: Any, seconds: float, task: str = "Checking siblings of"
-) -> Any:
+def in_fork(function: Callable[..., Any], env: Any, *arguments: Any, seconds: float) -> Any:
     """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
 
     def call(*arguments: Any) -> Any:
         write_no_files(env)
         return function(*arguments)
 
-    fork = Fork(call, seconds, functools.partial(_show_progress, f"{task} {named(env)}"))
+    fork = Fork(call, seconds, functools.partial(_show_progress, env))
     try:
         return fork.call(*arguments)
     finally:
         fork.close()
 
 
-def _show_progress(task: str, seconds: float) -> None:
+def _show_progress(env: Any, seconds: float) -> None:
     if seconds > 2 and sys.stderr is not None:
         bar = f"{'#' * min(int(4 * seconds), 40):.<40}"
-        sys.stderr.write(f"\r{task} [{bar}] {seconds:.0f} s ")
+        sys.stderr.write(f"\rChecking siblings of {named(env)} [{bar}] {seconds:.0f} s ")
         sys.stderr.flush()
 
 

@@ -114,9 +114,9 @@ class Groups:
         self._checked |= check
         self._stepping = False
 
-    def noise_share(self) -> float | None:
-        """The share of the variance of returns that is noise, which members share; None without siblings or a check."""
-        return self._fanout.noise_share() if self.n_samples > 1 else None
+    def saw_noise(self) -> bool | None:
+        """Whether the first steps of an env draw random numbers, which members share; None without siblings or a check."""
+        return self._fanout.saw_noise() if self.n_samples > 1 else None
 
     def fork_reasons(self) -> str:
         """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""

@@ -13,7 +13,6 @@ from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, modu
 from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
-from sb3_hybrid_grpo.branching.noise import noise_share_in_fork
 from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders, named
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
@@ -119,8 +118,6 @@ class SiblingMaker:
         self._take_streams(self.around.generators, own)
         self.noisy: bool | None = None
         """Whether the first steps of the check drew random numbers; None without a check."""
-        self._noise_share: float | None = 0.0
-        self._noise_is_estimated = False
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -213,21 +210,6 @@ class SiblingMaker:
             f"{name} is shared by several envs and changes when one of them steps. Siblings have copies of it, without "
             "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
-
-    def noise_share(self) -> float | None:
-        """The share of the variance of returns that is noise, 0 if the check saw no draws; None if it cannot be estimated."""
-        if self.forks or self.noisy is None:
-            return None
-        if self.noisy and not self._noise_is_estimated:
-            self._noise_is_estimated = True
-            self._noise_share = noise_share_in_fork(SteppedEnv(self.env, self.streams), self._make_copy)
-        return self._noise_share
-
-    def _make_copy(self) -> Sibling:
-        sibling = self._make_for_check(None)
-        if self.forks:  # the env now holds an object that cannot be copied
-            raise BranchingError(self.why_forks())
-        return sibling
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check

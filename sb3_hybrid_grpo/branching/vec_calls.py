@@ -162,7 +162,7 @@ class Fanout:
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
             of_siblings = ("step_siblings", "mask_siblings", "check_siblings", "drop_siblings")
-            names = (*of_siblings, "noise_share", "fork_reasons", "held_objects")
+            names = (*of_siblings, "saw_noise", "fork_reasons", "held_objects")
             self._methods = {name: self.base.get_attr(name) for name in names}
         elif isinstance(self.base, SubprocVecEnv) and _steps_as(self.base, SubprocVecEnv):
             if hasattr(self.base, "make_branchable"):  # a RayVecEnv
@@ -226,10 +226,10 @@ class Fanout:
         """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
-    def noise_share(self) -> float | None:
-        """The share of the variance of returns that is noise, in the first env."""
-        share: float | None = self._call("noise_share", [(e == 0,) for e in range(self.base.num_envs)])[0]
-        return share
+    def saw_noise(self) -> bool | None:
+        """Whether the first steps of an env draw random numbers; None without a check."""
+        answers = self._call("saw_noise", [()] * self.base.num_envs)
+        return None if None in answers else any(answers)
 
     def stacked(self, observations: list[Any]) -> Observations:
         """Make a batch of observations, with the dtypes that a VecEnv gives them."""

@@ -134,13 +134,9 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         """Why siblings of the env are forked processes, and what they cost; empty if they are copies."""
         return self.__maker.why_forks() if self.__maker.forks else ""
 
-    def saw_noise(self) -> bool:
-        """Whether the first ten steps of the check drew random numbers; draws of a reset do not count."""
-        return bool(self.__maker.noisy)
-
-    def noise_share(self, wanted: bool = True) -> float | None:
-        """The share of the variance of returns that is noise, estimated at the first call; None if that is not possible."""
-        return self.__maker.noise_share() if wanted else None
+    def saw_noise(self) -> bool | None:
+        """Whether the first ten steps of the check drew random numbers (a reset does not count); None without a check."""
+        return self.__maker.noisy
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch

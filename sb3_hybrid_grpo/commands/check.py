@@ -8,12 +8,11 @@ import gymnasium as gym
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.auto_grouping import NOISY_ABOVE
 from sb3_hybrid_grpo.branching import check_branching, make_branchable
 from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
-from sb3_hybrid_grpo.branching.noise import N_STEPS, Act, noise_share
 from sb3_hybrid_grpo.commands.arguments import positive_int
 from sb3_hybrid_grpo.commands.evaluation import make_env
+from sb3_hybrid_grpo.commands.noise import N_STEPS, Act, noise_share, random_actions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,15 +44,15 @@ def _noise(env: Any, model: Path | None) -> str:
     env.get_wrapper_attr("check_siblings")()
     if not env.get_wrapper_attr("saw_noise")():
         return 'no step draws random numbers: "auto" begins as PPO, and looks for noise drawn in reset by a probe now and then'
-    share = env.get_wrapper_attr("noise_share")()
-    if share is None:
-        return 'how much of the variance of returns is noise could not be estimated: "auto" begins as PPO'
-    begins = "with groups" if share > NOISY_ABOVE else "as PPO, with a grouped probe now and then"
-    text = f'with random actions, {share:.0%} of the variance of {N_STEPS}-step returns is noise: "auto" begins {begins}'
-    if model is None:
-        return text
-    of_model = noise_share(env, env.get_wrapper_attr("sibling_maker"), _actions_of(model, env))
-    return f"{text}; with the model's actions, {of_model:.0%}"
+    whose, act = ("random actions", random_actions(env)) if model is None else ("the model's actions", _actions_of(model, env))
+    try:
+        share = f"{noise_share(env, act):.0%}"
+    except Exception as error:
+        share = f"an unknown share ({error})"
+    return (
+        f'steps draw random numbers: "auto" begins with groups. With {whose}, {share} of the variance of {N_STEPS}-step '
+        "returns is noise that the members of a group share"
+    )
 
 
 def _actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:

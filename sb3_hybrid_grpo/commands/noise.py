@@ -1,6 +1,5 @@
 """Estimate how much of the variance of returns is noise that the members of a group share."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +8,12 @@ import gymnasium as gym
 import numpy as np
 
 from sb3_hybrid_grpo.branching.exactness import RandomActions
-from sb3_hybrid_grpo.branching.forked_env import HungForkError, in_fork
-from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, named, reseed
-from sb3_hybrid_grpo.notices import notice
+from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, reseed
+from sb3_hybrid_grpo.errors import BranchingError
 
-N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 8, 4, 2, 32
-MOST_SECONDS = 60.0
-"""Time after which a training begins without the estimate. With slow steps, it is made from as many states as fit."""
+N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 32, 4, 2, 64
+MOST_SECONDS = 10.0
+"""Time after which no further state is begun, if there are two."""
 Act = Callable[[Any, Any], Any]
 """Chooses an action for an env, given its last observation."""
 
@@ -26,7 +24,7 @@ def random_actions(env: gym.Env[Any, Any], seed: int = 0) -> Act:
     return lambda at, _: actions(at)
 
 
-def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act, seconds: float = math.inf) -> float:
+def noise_share(env: gym.Env[Any, Any], act: Act) -> float:
     r"""
     Estimate the share of the variance of returns that is due to the noise that an env draws in its steps. Several states are
     tried with several future noises each; for each noise, M members take different actions:
@@ -36,52 +34,31 @@ def noise_share(env: Any, make_sibling: Callable[[], Any], act: Act, seconds: fl
 
     with the mean squares of returns between noises and within one noise (analysis of variance with random effects, e.g.
     Montgomery, *Design and Analysis of Experiments*). A group whose members share their noise can remove this share. A return
-    is the sum of 32 rewards, or fewer if the episode ends. 8 states, 4 noises and 2 members take about 2,000 steps.
+    is the sum of 64 rewards, or fewer if the episode ends. 32 states, 4 noises and 2 members take about 16,000 steps; if they
+    take longer than 10 s, fewer states are tried.
 
-    :param env: The env; it is reset and stepped
-    :param make_sibling: Makes a copy of the env in its present state
+    :param env: A branchable env whose siblings were checked; it is reset and stepped
     :param act: Chooses actions
-    :param seconds: Time after which no further state is begun, if there are two
     :return: The share, from 0 to 1
+    :raises BranchingError: if the env comes to hold an object that cannot be copied
     """
-    between, within, start = [], [], time.monotonic()
+    between, within, start, maker = [], [], time.monotonic(), env.get_wrapper_attr("sibling_maker")
     for state in range(N_STATES):
-        if state > 1 and (time.monotonic() - start) * (state + 1) / state > seconds:
+        if state > 1 and (time.monotonic() - start) * (state + 1) / state > MOST_SECONDS:
             break
         obs, _, ended = _play(env, env.reset(seed=state)[0], act, 8 * state)
         obs = env.reset()[0] if ended else obs
         returns = np.zeros((N_NOISES, N_MEMBERS))
         for noise, member in np.ndindex(returns.shape):
-            copy = make_sibling()
+            copy = maker()
+            if maker.forks:
+                raise BranchingError(maker.why_forks())
             _seed(copy, N_NOISES * state + noise)
             _, returns[noise, member], _ = _play(copy, obs, act, N_STEPS)
         between.append(N_MEMBERS * returns.mean(axis=1).var(ddof=1))
         within.append(returns.var(axis=1, ddof=1).mean())
     of_noise = max(0.0, float(np.mean(between) - np.mean(within)) / N_MEMBERS)
     return of_noise / max(of_noise + float(np.mean(within)), 1e-12)
-
-
-def noise_share_in_fork(env: Any, make_sibling: Callable[[], Any]) -> float | None:
-    """
-    Estimate the share with random actions, in a fork of the process, so that the env stays untouched.
-
-    :return: The share; None, with a notice, if the env takes too long, dies or raises an error when it plays
-    """
-
-    def estimate() -> float:
-        return noise_share(env, make_sibling, random_actions(env.env), 0.8 * MOST_SECONDS)
-
-    try:
-        return float(in_fork(estimate, env.env, seconds=MOST_SECONDS, task="Measuring the noise of"))
-    except HungForkError:
-        reason = f"Its steps take longer than {MOST_SECONDS:g} s."
-    except Exception as error:
-        reason = str(error)
-    notice(
-        f"How noisy the returns of {named(env.env)} are could not be estimated, so the training begins as PPO. If noise rules "
-        f"them, begin with groups: branch_horizon=256. {reason}"
-    )
-    return None
 
 
 def _seed(copy: Any, seed: int) -> None:
