@@ -58,12 +58,13 @@ class AutoGrouping:
 
     def see_noise(self, seen: bool | None) -> None:
         """
-        Begin grouped if there is noise.
+        Begin grouped if there is noise and ρ is not known.
 
         :param seen: Whether the first steps of an env draw random numbers; None if nobody has looked
         """
-        if seen is not None:
-            self.noise_seen = self.grouped = seen
+        self.noise_seen = seen
+        if self.ratio is None:
+            self.grouped = bool(seen)
 
     def next_is_grouped(self, n_samples: int) -> bool:
         """
@@ -94,7 +95,7 @@ class AutoGrouping:
         if not was_grouped:
             is_low = variances.grouped < GROUPED_BELOW * variances.independent
             self.low_probes = self.low_probes + 1 if is_low else 0
-            self.grouped = self.low_probes == 2
+            self.grouped = self.low_probes >= 2
             if self.grouped:  # forget older gradients, which are larger the earlier they were
                 self.weight = self.numerator = self.denominator = 0.0
         self.weight = MEMORY * self.weight + (1 - MEMORY)

@@ -57,6 +57,17 @@ def test_rollouts_begin_grouped_where_steps_draw(seen: bool | None, grouped: boo
     assert auto.next_is_grouped(2048) == grouped and auto.noise_seen == seen
 
 
+@pytest.mark.parametrize("seen", [None, False, True])
+def test_noise_that_is_looked_for_late_does_not_undo_what_was_measured(seen: bool | None) -> None:
+    found, ended = AutoGrouping(), AutoGrouping()
+    run(found, [0.2] * 16)
+    ended.see_noise(True)
+    run(ended, [1.0] * 20)
+    for auto, grouped in ((found, True), (ended, False)):
+        auto.see_noise(seen)
+        assert auto.grouped == grouped
+
+
 def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
     auto = AutoGrouping()
     auto.see_noise(True)

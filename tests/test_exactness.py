@@ -401,3 +401,24 @@ def test_actions_are_valid_ones_and_the_same_for_the_same_seed(space: Any) -> No
     drawn = [np.array(one(env)).tolist() for _ in range(60)]
     assert drawn == [np.array(other(env)).tolist() for _ in range(60)]
     assert sorted(set(map(str, drawn))) == (["1", "2", "3"] if isinstance(space, spaces.Discrete) else ["[1, 0]", "[1, 1]"])
+
+
+@pytest.mark.parametrize("late", [12, 25, 33])
+@pytest.mark.filterwarnings("error")
+def test_an_object_that_turns_up_where_no_sibling_forks_is_no_matter(late: int) -> None:
+    class Odd(gym.Env[Any, Any]):
+        observation_space, action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+        odd: Any
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.t, self.odd = 0, None
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            self.t += 1
+            self.odd = (one for one in range(9)) if self.t == late else self.odd
+            return np.zeros(1, np.float32), float(self.np_random.normal()), False, False, {}
+
+    model = HybridGRPO("MlpPolicy", TimeLimit(Odd(), 60), **{**SMALL, "n_steps": 64})
+    assert model.learn(256).rollout_buffer.n_samples == 4

@@ -1,6 +1,7 @@
 """Which share of the variance of returns is noise that a group has in common, as ``check`` says."""
 
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.__main__ import main
 from sb3_hybrid_grpo.commands import check, noise
+from sb3_hybrid_grpo.errors import BranchingError
 
 
 RNG = np.random.default_rng(0)
@@ -110,6 +112,20 @@ def test_slow_steps_leave_time_for_fewer_states(monkeypatch: pytest.MonkeyPatch)
     assert time.monotonic() - start < 20
 
 
+def test_steps_that_are_too_slow_for_two_states_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "MOST_SECONDS", 0.5)
+    with pytest.raises(BranchingError, match=r"two states take longer than 0\.5 s"):
+        share_of(Slow())
+
+
+class OddLater(Earnings):
+    """Comes to hold a generator function's iterator, which cannot be copied, in the episode with seed 1."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.odd = iter(i for i in range(9)) if seed == 1 else None
+        return super().reset(seed=seed)
+
+
 def checked(env: Any, *options: str) -> int:
     gym.register("test/Earnings-v0", env)
     try:
@@ -123,7 +139,13 @@ def test_an_env_that_fails_while_it_is_estimated_is_said_to(
 ) -> None:
     monkeypatch.setattr(check, "noise_share", mock.Mock(side_effect=RuntimeError("too far")))
     assert checked(Earnings) == 0
-    assert "an unknown share (too far)" in capsys.readouterr().out
+    assert "is noise is not known: too far" in capsys.readouterr().out
+
+
+def test_an_object_that_cannot_be_copied_and_turns_up_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(UserWarning, match="OddLater"):
+        assert checked(OddLater) == 0
+    assert re.search(r"is noise is not known: .*OddLater\.odd", capsys.readouterr().out)
 
 
 def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

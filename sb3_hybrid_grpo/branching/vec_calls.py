@@ -227,9 +227,9 @@ class Fanout:
         return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
 
     def saw_noise(self) -> bool | None:
-        """Whether the first steps of an env draw random numbers; None without a check."""
+        """Whether the first steps of an env draw random numbers; None if that is not known of all."""
         answers = self._call("saw_noise", [()] * self.base.num_envs)
-        return None if None in answers else any(answers)
+        return True if True in answers else None if None in answers else False
 
     def stacked(self, observations: list[Any]) -> Observations:
         """Make a batch of observations, with the dtypes that a VecEnv gives them."""

@@ -135,7 +135,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         return self.__maker.why_forks() if self.__maker.forks else ""
 
     def saw_noise(self) -> bool | None:
-        """Whether the first ten steps of the check drew random numbers (a reset does not count); None without a check."""
+        """Whether the check's first steps drew random numbers, ten at most and without a reset; None if that is not known."""
         return self.__maker.noisy
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:

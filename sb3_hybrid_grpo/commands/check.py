@@ -42,17 +42,17 @@ def _noise(env: Any, model: Path | None) -> str:
     """Say whether steps draw random numbers, and how "auto" begins."""
     env.reset(seed=0)
     env.get_wrapper_attr("check_siblings")()
-    if not env.get_wrapper_attr("saw_noise")():
-        return 'no step draws random numbers: "auto" begins as PPO, and looks for noise drawn in reset by a probe now and then'
+    seen = env.get_wrapper_attr("saw_noise")()
+    if not seen:
+        known = "no step draws random numbers" if seen is False else "whether steps draw random numbers is not known"
+        return f'{known}: "auto" begins as PPO, and looks for noise by a probe now and then'
+    begins = 'steps draw random numbers: "auto" begins with groups'
     whose, act = ("random actions", random_actions(env)) if model is None else ("the model's actions", _actions_of(model, env))
     try:
-        share = f"{noise_share(env, act):.0%}"
+        share = noise_share(env, act)
     except Exception as error:
-        share = f"an unknown share ({error})"
-    return (
-        f'steps draw random numbers: "auto" begins with groups. With {whose}, {share} of the variance of {N_STEPS}-step '
-        "returns is noise that the members of a group share"
-    )
+        return f"{begins}. How much of the variance of returns is noise is not known: {error}"
+    return f"{begins}. With {whose}, {share:.0%} of the variance of {N_STEPS}-step returns is noise that members share"
 
 
 def _actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:

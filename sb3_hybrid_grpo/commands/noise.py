@@ -12,15 +12,14 @@ from sb3_hybrid_grpo.branching.wrapper_chain import bits_of, is_generator, resee
 from sb3_hybrid_grpo.errors import BranchingError
 
 N_STATES, N_NOISES, N_MEMBERS, N_STEPS = 32, 4, 2, 64
-MOST_SECONDS = 10.0
-"""Time after which no further state is begun, if there are two."""
+MOST_SECONDS = 20.0
 Act = Callable[[Any, Any], Any]
 """Chooses an action for an env, given its last observation."""
 
 
-def random_actions(env: gym.Env[Any, Any], seed: int = 0) -> Act:
+def random_actions(env: gym.Env[Any, Any]) -> Act:
     """Random actions; only valid ones, if the env has ``action_masks()``."""
-    actions = RandomActions(env, seed)
+    actions = RandomActions(env, 0)
     return lambda at, _: actions(at)
 
 
@@ -34,13 +33,13 @@ def noise_share(env: gym.Env[Any, Any], act: Act) -> float:
 
     with the mean squares of returns between noises and within one noise (analysis of variance with random effects, e.g.
     Montgomery, *Design and Analysis of Experiments*). A group whose members share their noise can remove this share. A return
-    is the sum of 64 rewards, or fewer if the episode ends. 32 states, 4 noises and 2 members take about 16,000 steps; if they
-    take longer than 10 s, fewer states are tried.
+    is the sum of 64 rewards, or fewer if the episode ends. 32 states, 4 noises and 2 members take about 20,000 steps; if they
+    take longer than 20 s, fewer states are tried.
 
     :param env: A branchable env whose siblings were checked; it is reset and stepped
     :param act: Chooses actions
     :return: The share, from 0 to 1
-    :raises BranchingError: if the env comes to hold an object that cannot be copied
+    :raises BranchingError: if even two states take longer, or the env comes to hold an object that cannot be copied
     """
     between, within, start, maker = [], [], time.monotonic(), env.get_wrapper_attr("sibling_maker")
     for state in range(N_STATES):
@@ -50,6 +49,8 @@ def noise_share(env: gym.Env[Any, Any], act: Act) -> float:
         obs = env.reset()[0] if ended else obs
         returns = np.zeros((N_NOISES, N_MEMBERS))
         for noise, member in np.ndindex(returns.shape):
+            if state < 2 and time.monotonic() - start > MOST_SECONDS:
+                raise BranchingError(f"two states take longer than {MOST_SECONDS:g} s")
             copy = maker()
             if maker.forks:
                 raise BranchingError(maker.why_forks())
