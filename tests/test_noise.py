@@ -1,6 +1,7 @@
 """Which envs draw random numbers while they step, and that looking changes nothing."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ SMALL: Any = {"n_steps": 64, "batch_size": 32, "n_epochs": 1}
 
 
 @pytest.mark.parametrize(("source", "grouped"), [("np_random", True), ("nowhere", False)])
-@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("kind", [DummyVecEnv, partial(SubprocVecEnv, start_method="fork")])
 def test_a_training_begins_grouped_where_steps_of_an_env_draw(source: str, grouped: bool, kind: Any) -> None:
     env = kind([lambda one=one: make_branchable(TimeLimit(Drawing(one), 30)) for one in ("nowhere", source)])
     model = HybridGRPO("MlpPolicy", env, **SMALL).learn(64)
