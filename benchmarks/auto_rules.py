@@ -85,10 +85,10 @@ def main() -> None:
         # of N = 4 members one is executed: the siblings' share of all steps is 3/4 while rollouts are grouped
         grouped = (1 - last.executed_steps / last.simulator_steps) * 4 / 3
         shares = ", ".join(f"{share:.0%}" for share in grouped)
-        lines.append([env, settings, interval(found.training), interval(found.final), shares])
+        lines.append([env, settings, len(last), interval(found.training), interval(found.final), shares])
     print('# Other rules for "auto"\n\n`python benchmarks/auto_rules.py`, see there. Interquartile means')
-    print(f"over {SEEDS} seeds with 95 % intervals, of the mean over training and of the final score.\n")
-    print(table(("env", "rollouts are", "mean over training", "final", "share of steps in grouped rollouts"), lines))
+    print("over the seeds with 95 % intervals, of the mean over training and of the final score.\n")
+    print(table(("env", "rollouts are", "seeds", "mean over training", "final", "share of steps in grouped rollouts"), lines))
     print(f"\n{plain(stamp())}.")
 
 
