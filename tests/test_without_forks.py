@@ -22,7 +22,7 @@ def no_forks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("horizon", ["auto", 8, 1, "episode"])
 def test_an_env_that_can_be_copied_trains_in_groups(horizon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 64)  # nothing estimates the noise here, but probes look for it
+    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 64)  # no check sees the noise here, but probes look for it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = HybridGRPO("MlpPolicy", walk(), branch_horizon=horizon, **SMALL).learn(512)

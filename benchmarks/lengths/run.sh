@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# How often siblings fork, how short grouped rollouts may become, and larger minibatches. Adds the runs that are missing to this folder.
+# How often siblings fork, how short grouped rollouts may become, and larger minibatches. Adds the runs that are missing to this
+# folder.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco]" && benchmarks/lengths/run.sh
 set -euo pipefail
