@@ -24,7 +24,7 @@ from tests.stateful_envs import Noisy, play
 
 @pytest.fixture(autouse=True)
 def _registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("_REGISTERED", "_CONSTANTS"):
+    for name in ("_REGISTERED", "CONSTANTS"):
         monkeypatch.setattr(engines, name, dict(getattr(engines, name)))
     yield
     for one in engines.CACHES:

@@ -367,6 +367,7 @@ def step(observation: Any, reward: float = 0.0, terminated: bool = False) -> dic
         ([step(0)], [step(0), step(1)], "the episode ended at step 1 in one play"),
         ([step(0), {"observation after a reset": 1}], [step(0), step(1)], "the episode ended at step 1 in one play"),
         ([step(0)], [{"exception": "ValueError()"}], "it raised ValueError() at step 1"),
+        ([{"exception": "ValueError()"}], [step(0)], "it raised ValueError() at step 1"),
         ([step(0), {"exception": "ValueError()"}], [step(0), {"exception": "ValueError()"}], None),
     ],
 )

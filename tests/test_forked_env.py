@@ -96,6 +96,13 @@ def test_an_error_in_a_fork_comes_back_with_its_traceback_and_the_fork_goes_on()
     assert fork.call(2) == 0.5
 
 
+def test_an_answer_that_cannot_be_pickled_is_an_error_and_the_fork_goes_on() -> None:
+    fork = Fork(lambda number: number if number else lambda: 1)
+    with pytest.raises(Exception, match=r"(?i)can't (get|pickle)"):
+        fork.call(0)
+    assert fork.call(2) == 2
+
+
 @pytest.mark.parametrize(
     ("end", "message"),
     [(lambda: os._exit(3), "died with exit code 3"), (lambda: os.kill(os.getpid(), signal.SIGKILL), "died with signal 9")],

@@ -172,7 +172,7 @@ def test_where_member_0_steps_alone_no_sibling_lives() -> None:
     assert Counted.n_steps[0] == 4  # of member 0, two siblings and the one that watches
     for _ in range(5):
         groups.step(np.array([[1]]))
-        assert not branching.living_siblings
+        assert not vars(branching)["_BranchingWrapper__siblings"]
     assert Counted.n_steps[0] == 9
 
 

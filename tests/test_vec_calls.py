@@ -231,6 +231,15 @@ def test_a_dead_process_is_an_error_and_no_wait(processes: SubprocVecEnv) -> Non
         _step(fanout, [[1, 1, 1]], forks=True)
 
 
+def test_siblings_of_a_dead_process_can_be_given_up_for_new_envs(processes: SubprocVecEnv) -> None:
+    groups = _groups(processes)
+    groups.step(np.ones((3, 3), dtype=int))
+    processes.processes[0].kill()
+    processes.processes[0].join()
+    groups.drop_siblings()  # as set_env does
+    assert groups.starts_ME.all()
+
+
 def test_processes_without_branchable_envs_get_the_line_to_add() -> None:
     env = SubprocVecEnv([FragileWalk], start_method="fork")
     try:

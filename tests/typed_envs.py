@@ -244,8 +244,8 @@ def _generators(env: Any) -> Change:
 
 def _arrays(env: Any) -> Change:
     env.masked = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
-    env.rows = np.zeros(3, dtype=[("x", float), ("n", int)])
-    env.row, env.field = env.rows[1], env.rows["n"]
+    env.rows = np.zeros(3, dtype=[("x", float), ("n", int), ("inner", [("y", float)])])
+    env.row, env.field, env.inner = env.rows[1], env.rows["n"], env.rows[2]["inner"]
     env.grid = np.zeros((4, 6), order="F")
     env.column, env.flipped, env.turned = env.grid[:, 2], env.grid[::-1, 1:4], env.grid.T
     env.things = np.array([[1], None], dtype=object)
@@ -255,12 +255,20 @@ def _arrays(env: Any) -> Change:
         env.masked[0] += 1
         env.masked.mask[1] = not env.masked.mask[1]
         env.row["x"] += 1
+        env.inner["y"] += 1
         env.field[1] += 2
         env.column[1] += 1
         env.flipped[0] += 2
         env.turned[0, 0] += 1
         env.first[0].append(1)
-        return float(env.masked.sum() + env.rows["x"].sum() + env.rows["n"].sum() + env.grid.sum() + len(env.things[0]))
+        return float(
+            env.masked.sum()
+            + env.rows["x"].sum()
+            + env.rows["n"].sum()
+            + env.grid.sum()
+            + len(env.things[0])
+            + env.rows["inner"]["y"].sum()
+        )
 
     return change
 

@@ -121,7 +121,7 @@ def module_of(kind: type) -> str:
 
 _REGISTERED: dict[str, tuple[Callable[..., Any], ...]] = {}
 """For each name of a type, the function that copies its objects, or the two that save and restore them."""
-_CONSTANTS: dict[str, frozenset[str]] = {
+CONSTANTS: dict[str, frozenset[str]] = {
     "gymnasium.envs.toy_text.taxi.TaxiEnv": frozenset({"P", "initial_state_distrib", "desc", "locs", "locs_colors"}),
     "gymnasium.envs.toy_text.frozen_lake.FrozenLakeEnv": frozenset({"P", "initial_state_distrib", "desc"}),
     "gymnasium.envs.toy_text.cliffwalking.CliffWalkingEnv": frozenset({"P", "initial_state_distrib"}),
@@ -196,7 +196,7 @@ def declare_constant(type_name: str, *attributes: str) -> None:
     _check_name(type_name)
     if not attributes or not all(isinstance(one, str) for one in attributes):
         raise ValueError(f'attributes must be one or more names, such as "table", got {attributes!r}.')
-    _CONSTANTS[type_name] = _CONSTANTS.get(type_name, frozenset()).union(attributes)
+    CONSTANTS[type_name] = CONSTANTS.get(type_name, frozenset()).union(attributes)
     for function in CACHES:
         function.cache_clear()
 
@@ -233,11 +233,6 @@ def _check_name(type_name: Any) -> None:
             f"type_name must name a simulator's type, got {type_name!r}. Python's and numpy's own types are always copied in "
             "the same way; register the type of the object that holds this one."
         )
-
-
-def constants_of(kind: type) -> frozenset[str]:
-    """The attributes that were declared constant for a class, not for its bases."""
-    return _CONSTANTS.get(name_of(kind), frozenset())
 
 
 def registered_rule(kind: type) -> Rule | None:

@@ -28,8 +28,8 @@ from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.wrapper_chain import named, skip_in_chain, write_no_files
 from sb3_hybrid_grpo.errors import BranchingError
 
-ANSWER_WITHIN = 60.0
-"""Seconds that a fork has for a step."""
+ANSWER_WITHIN, CHECK_WITHIN = 60.0, 180.0
+"""Seconds that a fork has for a step, and for a check."""
 
 
 class HungForkError(BranchingError):
@@ -65,18 +65,11 @@ def without_interrupts() -> Iterator[None]:
             before(signal.SIGINT, frames.pop())
 
 
-def can_fork() -> bool:
-    """Whether processes can be forked here."""
-    return hasattr(os, "fork")
-
-
 def portable(error: BaseException) -> BaseException:
-    """A copy of an exception that can be pickled, with the traceback as its cause."""
-    text = "".join(traceback.format_exception(error))
+    """A copy of an exception that can be pickled."""
     copied: BaseException = RuntimeError(repr(error))
     with contextlib.suppress(Exception):
         copied = pickle.loads(pickle.dumps(error)) if isinstance(error, Exception) else copied
-    copied.__cause__ = ForeignTraceback(text)
     return copied
 
 
@@ -106,26 +99,17 @@ class Fork:
 
     def call(self, *arguments: Any) -> Any:
         """Call the function."""
-        self.send(*arguments)
-        return self.receive()
-
-    def send(self, *arguments: Any) -> None:
-        """Begin a call."""
         if self.waits:  # an interrupt broke off the last call, whose answer comes first
             self._receive()
         self.waits = True
-        with contextlib.suppress(ConnectionError):  # receive() reports a dead process
+        with contextlib.suppress(ConnectionError):  # _receive() reports a dead process
             self.pipe.send(arguments)
-
-    def receive(self) -> Any:
-        """Wait for the answer to :meth:`send`."""
         succeeded, answer = self._receive()
         self.waits = False
         if succeeded:
             return answer
         error, text = answer
-        error.__cause__ = ForeignTraceback(text)
-        raise error
+        raise error from ForeignTraceback(text)
 
     def _receive(self) -> Any:
         kind: type[BranchingError] = HungForkError
@@ -176,23 +160,21 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
             if not pipe.poll(1.0):
                 continue
             try:
-                answer = True, function(*pipe.recv())
+                pipe.send((True, function(*pipe.recv())))
             except BaseException as error:  # the parent must hear of a KeyboardInterrupt, too
-                copied = portable(error)
-                answer = False, (copied, str(copied.__cause__))
-            pipe.send(answer)
+                pipe.send((False, (portable(error), "".join(traceback.format_exception(error)))))
     finally:
         os._exit(0)
 
 
-def in_fork(function: Callable[..., Any], env: Any, *arguments: Any, seconds: float) -> Any:
+def in_fork(function: Callable[..., Any], env: Any, *arguments: Any) -> Any:
     """Call a function in a fork of the process, so that the env stays untouched, and show progress if it takes long."""
 
     def call(*arguments: Any) -> Any:
         write_no_files(env)
         return function(*arguments)
 
-    fork = Fork(call, seconds, functools.partial(_show_progress, env))
+    fork = Fork(call, CHECK_WITHIN, functools.partial(_show_progress, env))
     try:
         return fork.call(*arguments)
     finally:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from sb3_hybrid_grpo.branching.engines import MemberState, Shared, name_of, refusal_of
+from sb3_hybrid_grpo.branching.engines import MemberState, Shared, module_of, name_of, refusal_of
 from sb3_hybrid_grpo.branching.wrapper_chain import (
     PROCESS_WIDE_NUMPY,
     PROCESS_WIDE_PYTHON,
@@ -171,14 +171,12 @@ class _Digest(io.RawIOBase):
 
 
 def _package(code: Any) -> str:
-    module = getattr(code, "__module__", None)
-    return module.split(".")[0] if isinstance(module, str) else "builtins"
+    return (module_of(code) or "builtins").split(".")[0]
 
 
 def _is_library(code: Any, own: set[str]) -> bool:
     """Whether code belongs to an installed package that has no env or wrapper in the chain."""
-    module = getattr(code, "__module__", None)
-    module, package = module if isinstance(module, str) else "builtins", _package(code)
+    module, package = module_of(code) or "builtins", _package(code)
     if package in sys.stdlib_module_names or any(module == one or module.startswith(f"{one}.") for one in _LIBRARIES):
         return True
     file = getattr(sys.modules.get(module), "__file__", None) or ""

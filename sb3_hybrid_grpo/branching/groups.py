@@ -1,5 +1,6 @@
 """Groups of members: when siblings fork, their observations and rewards, and where their traces are cut."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,6 @@ from sb3_hybrid_grpo.branching.vec_wrappers import (
     Stage,
     check_numbers,
     each,
-    is_truncated,
     row_of,
     stages_of,
 )
@@ -88,7 +88,7 @@ class Groups:
         """Siblings that fork from member 0 at the next step."""
         self._age_E = np.zeros(env.num_envs, dtype=int)
         self._observations_ME: Observations = None
-        self._checked, self._stepping, self._has_siblings = False, False, False
+        self._checked, self._has_siblings = False, False
         self._n_steps = 0
         self.lost_member_0 = False
         """Whether a step was interrupted, so that member 0's state is unknown and the envs must be reset."""
@@ -106,27 +106,28 @@ class Groups:
         :raises BranchingError: if siblings are not exact
         """
         self.lost_member_0 = False
-        if env_was_reset or self._stepping:  # after an interrupted step the siblings' states are unknown
+        if env_was_reset:
             self._fork_all()
         if check and not self._checked and self.n_samples > 1:
             self.drop_siblings()  # the present ones were made before the check
             self._fanout.check()
         self._checked |= check
-        self._stepping = False
 
     def saw_noise(self) -> bool | None:
         """Whether the first steps of an env draw random numbers, which members share; None without siblings or a check."""
-        return self._fanout.saw_noise() if self.n_samples > 1 else None
+        answers = self._fanout.call("saw_noise") if self.n_samples > 1 else [None]
+        return True if True in answers else None if None in answers else False
 
     def fork_reasons(self) -> str:
         """Why siblings of an env are forked processes, which cost milliseconds; empty if all are copies."""
-        return self._fanout.fork_reasons() if self.n_samples > 1 else ""
+        return next(filter(None, self._fanout.call("fork_reasons")), "") if self.n_samples > 1 else ""
 
     def drop_siblings(self) -> None:
         """End all siblings, to free memory or processes. New siblings fork from member 0 at the next grouped step."""
         if self._has_siblings:
             self._has_siblings = False
-            self._fanout.drop_siblings()
+            with contextlib.suppress(OSError, BranchingError):  # siblings of a process that has ended have ended, too
+                self._fanout.call("drop_siblings")
         self._fork_all()
 
     def _fork_all(self) -> None:
@@ -167,7 +168,8 @@ class Groups:
         masks_NE = np.repeat(own_E[None], n_members, axis=0)
         goes_on_ME = ~self.starts_ME
         if goes_on_ME.any():
-            for e, masks in enumerate(self._fanout.masks(goes_on_ME)):
+            wanted = [(np.flatnonzero(its).tolist(),) for its in goes_on_ME.T]
+            for e, masks in enumerate(self._fanout.call("mask_siblings", wanted)):
                 for m, mask in zip(np.flatnonzero(goes_on_ME[:, e]), masks, strict=True):
                     masks_NE[m + 1, e] = mask
         return masks_NE.reshape(-1, *own_E.shape[1:])
@@ -182,18 +184,16 @@ class Groups:
         :raises BranchingError: if a sibling's step fails or gives NaN; for :class:`Candidates`, if the executed action has
             another result than its branch
         """
-        self._stepping = True
         self._n_steps += 1
         if self.n_samples > 1:
             self._fanout.at_step = self._n_steps
         try:
-            step = self._step_alone(actions_NE[0]) if len(actions_NE) == 1 else self._step(actions_NE)
+            return self._step_alone(actions_NE[0]) if len(actions_NE) == 1 else self._step(actions_NE)
         except BaseException:
             # the members' states are unknown, and pending answers of processes must not be taken for later ones
+            self._fork_all()
             self.lost_member_0 |= forget_step(self.env)
             raise
-        self._stepping = False
-        return step
 
     def _step_alone(self, actions_E: np.ndarray) -> GroupStep:
         self.drop_siblings()
@@ -228,8 +228,10 @@ class Groups:
         self.lost_member_0 = True
         new_obs, rewards, dones, infos = step_env(self.env, actions_E, self._n_steps)
         self.lost_member_0 = False
-        truncated_E = dones & [is_truncated(info) for info in infos] if dones.any() else dones
-        return MemberZero(new_obs, rewards, dones, infos, dones & ~truncated_E)
+        terminated_E = dones
+        if dones.any():
+            terminated_E = dones & [not (one.get("TimeLimit.truncated") and "terminal_observation" in one) for one in infos]
+        return MemberZero(new_obs, rewards, dones, infos, terminated_E)
 
     def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> SiblingStep:
         """Step the siblings. Their results are normalised later, with VecNormalize's statistics after member 0's step."""
@@ -242,8 +244,6 @@ class Groups:
         rewards = self._fanout.rewards([one.rewards[m] for m in members for one in steps])
         check_numbers(observations, rewards, self._shape[1], self._n_steps)
         infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
-        for info in infos:
-            info.pop("episode", None)
         terminated_ME = np.array([one.terminated for one in steps]).T
         ended_ME = terminated_ME | np.array([one.truncated for one in steps]).T
         for row in np.flatnonzero(ended_ME):

@@ -57,7 +57,7 @@ def copy_array(c: Any, obj: Any) -> Any:
 
 def _base_of(obj: Any) -> Any:
     """The object of which an array is a view; None for an owner of memory."""
-    base: Any = obj.base if isinstance(obj, np.ndarray) else obj.obj if isinstance(obj, memoryview) else None
+    base: Any = obj.base if isinstance(obj, np.ndarray | np.void) else obj.obj if isinstance(obj, memoryview) else None
     return base.base if type(base).__name__ == "DummyArray" else base  # np.lib.stride_tricks puts it in between
 
 
@@ -99,17 +99,12 @@ def copy_record(c: Any, obj: Any) -> Any:
     """A row of a structured array, which shares the array's memory."""
     if obj.dtype.hasobject:
         raise CannotCopyError("is a record that refers to Python objects")
-    owner = obj.base
-    while (base := _base_of(owner)) is not None:
-        owner = base
-    return obj.copy() if owner is None else _same_view(np.asarray(obj).reshape(1), owner, c(owner))[0]
+    return obj.copy() if obj.base is None else copy_array(c, np.asarray(obj).reshape(1))[0]
 
 
 def copy_memoryview(c: Any, obj: Any) -> Any:
     """A view of an object's memory."""
-    if isinstance(obj.obj, bytes) or not obj.contiguous:
-        if obj.contiguous:
-            return obj
+    if not obj.contiguous:
         raise CannotCopyError("is a memoryview with gaps")
     start = _address(np.frombuffer(obj, np.uint8)) - _address(np.frombuffer(obj.obj, np.uint8)) if obj.nbytes else 0
     part = memoryview(c(obj.obj)).cast("B")[start : start + obj.nbytes]
@@ -140,11 +135,6 @@ def copy_mujoco_data(c: Any, obj: Any) -> Any:
         return made
 
     return remember_native(c, obj, make)
-
-
-def copy_mujoco_model(c: Any, obj: Any) -> Any:
-    """MjModel: shared. If the check finds a difference, each sibling gets its own, for the env may change the model."""
-    return copy.copy(obj) if c.own_models else obj
 
 
 def _copy_mujoco_array(c: Any, obj: Any) -> Any:
@@ -264,7 +254,8 @@ def share(c: Any, obj: Any) -> Any:
 
 _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     "mujoco._structs.MjData": copy_mujoco_data,
-    "mujoco._structs.MjModel": copy_mujoco_model,
+    # shared, unless the check finds that the env changes the model
+    "mujoco._structs.MjModel": lambda c, obj: copy.copy(obj) if c.own_models else obj,
     **{f"mujoco._structs.Mj{part}": share for part in ("Option", "Statistic", "Visual", "vCamera", "vOption", "vPerturb")},
     **{f"mujoco._structs.Mjv{part}": share for part in ("Figure", "Scene")},
     "mujoco._render.MjrContext": share,
@@ -292,14 +283,11 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     "torch.storage.UntypedStorage": deep,
     **{f"torch.{part}": share for part in ("device", "dtype", "layout", "memory_format")},
 }
-_CONSTANT_PACKAGES = ("jax", "jaxlib")
-"""Packages whose objects never change."""
 
 
-@functools.lru_cache(maxsize=4096)
 def native_rule(kind: type) -> Callable[[Any, Any], Any] | None:
     """The rule of a type in ``_BY_NAME`` or of its subclass, ``rule(copier, obj)``; None for another type."""
-    if module_of(kind).split(".")[0] in _CONSTANT_PACKAGES:
+    if module_of(kind).split(".")[0] in ("jax", "jaxlib"):  # their objects never change
         return share
     if kind is type(torch_generator() or ...):
         return lambda c, obj: obj if obj is torch_generator() else remember_native(c, obj, lambda one, _: one.clone_state())

@@ -52,7 +52,7 @@ def slots_of(kind: Any) -> tuple[Any, ...]:
 def _shared_attributes(kind: Any) -> frozenset[str]:
     """Attributes that are not copied: records of how an env was made, and declared constants."""
     records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
-    return records.union(*(engines.constants_of(base) for base in kind.__mro__))
+    return records.union(*(engines.CONSTANTS.get(engines.name_of(base), ()) for base in kind.__mro__))
 
 
 def copy_space(c: Any, obj: Any) -> Any:
@@ -106,12 +106,8 @@ def copy_set(c: Any, obj: Any) -> Any:
     if type(obj) is frozenset:
         return obj if same else frozenset(parts)
     made = obj.copy() if same else set(parts)
-    if len(parts) > 1 and (list(made) != parts or sys.getsizeof(made) != sys.getsizeof(obj)):
-        grown: set[Any] = set()
-        for one in parts:
-            grown.add(one)
-        if list(grown) == parts:
-            return grown
+    if same and (list(made) != parts or sys.getsizeof(made) != sys.getsizeof(obj)):
+        made = grown if list(grown := set(parts)) == parts else made
     return made
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import gymnasium as gym
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, module_of, never
 from sb3_hybrid_grpo.branching.exactness import examine
-from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError, can_fork
+from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders, named
 from sb3_hybrid_grpo.errors import BranchingError
@@ -141,7 +142,7 @@ class SiblingMaker:
         """Make forks from now on, for this reason; raise an error if processes cannot be forked."""
         self.reasons.append(reason)
         self.forks = True
-        if not can_fork():
+        if not hasattr(os, "fork"):
             raise self.not_exact(reason)
 
     def __call__(self, previous: Sibling | None = None) -> Sibling:
@@ -166,7 +167,7 @@ class SiblingMaker:
     def check(self, shared: dict[str, Any] | None) -> None:
         """Check that siblings of this env are exact: copies, or else forks."""
         self.is_alone, shared = shared is None, shared or {}
-        while can_fork():
+        while hasattr(os, "fork"):
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
             except HungForkError as error:

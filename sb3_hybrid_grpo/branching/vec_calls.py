@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
@@ -24,14 +25,6 @@ _PATIENCE = 30.0
 """Seconds to wait for an answer that is only read to be dropped."""
 
 
-class DeadProcessError(EOFError):
-    """A process of a SubprocVecEnv has ended."""
-
-    def __init__(self, index: int) -> None:
-        super().__init__(index)
-        self.index = index
-
-
 def when(step: int) -> str:
     """The beginning of a message."""
     return f"At step {step} of the training," if step else "Before the first step of the training,"
@@ -47,19 +40,15 @@ def base_of(env: VecEnv) -> VecEnv:
 def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
     """Call a method of all envs at once. Each env has its own arguments, which ``env_method`` does not offer."""
     answers: list[Any] = []
-    sent = 0
     try:
         for remote, its in zip(env.remotes, arguments, strict=True):
             remote.send(("env_method", (method, its, {})))
-            sent += 1
         if then is not None:
             then()
         for remote, process in zip(env.remotes, env.processes, strict=True):
             _await(remote, process)
             with without_interrupts():
                 answers.append(remote.recv())
-    except (EOFError, ConnectionError) as error:
-        raise DeadProcessError(_dead_one(env, len(answers) if sent == len(env.remotes) else sent)) from error
     except BaseException:
         forget_step(env)
         raise
@@ -85,15 +74,14 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
     try:
         if not base.waiting:
             send_step(env, actions)
-        if not base.waiting:  # a wrapper may send nothing before its step_wait
-            return env.step_wait()
-        for remote, process in zip(base.remotes, base.processes, strict=True):
-            _await(remote, process)
+        if base.waiting:  # a wrapper may send nothing before its step_wait
+            for remote, process in zip(base.remotes, base.processes, strict=True):
+                _await(remote, process)
         with without_interrupts():  # all answers have arrived
             return env.step_wait()
     except (EOFError, ConnectionError) as error:
         raise BranchingError(
-            f"{when(step)} the process of env {_dead_one(base, '?')} died in the step of member 0 (the env itself), or that "
+            f"{when(step)} the process of env {_dead_one(base)} died in the step of member 0 (the env itself), or that "
             "step failed: see the last output of the process. Make the envs anew and load the last checkpoint."
         ) from error
 
@@ -131,22 +119,19 @@ def _await(remote: Any, process: Any) -> None:
             raise EOFError
 
 
-def _dead_one(env: SubprocVecEnv, guess: Any) -> Any:
-    """The index of a process that has ended."""
+def _dead_one(env: SubprocVecEnv) -> Any:
+    """The index of a process that has ended; "?" if all seem to live."""
     ended = wait([process.sentinel for process in env.processes], timeout=3.0)
-    return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), guess)
+    return next((index for index, process in enumerate(env.processes) if process.sentinel in ended), "?")
 
 
 def objects_shared_by(held_objects: Sequence[list[Any]]) -> list[dict[str, Any] | None]:
     """For each env of this process, the objects that another env holds, too, by their ids; None if there is no other env."""
     if len(held_objects) == 1:
         return [None]
-    held = [{id(one): one for one in its} for its in held_objects]
-    shared: list[dict[str, Any] | None] = []
-    for e, its in enumerate(held):
-        others = set().union(*(other for place, other in enumerate(held) if place != e))
-        shared.append({str(key): one for key, one in its.items() if key in others})
-    return shared
+    held = [{str(id(one)): one for one in its} for its in held_objects]
+    holders = Counter(key for its in held for key in its)
+    return [{key: one for key, one in its.items() if holders[key] > 1} for its in held]
 
 
 class Fanout:
@@ -201,35 +186,16 @@ class Fanout:
 
     def check(self) -> None:
         """Check that siblings are exact."""
-        n_envs = self.base.num_envs
         in_processes = isinstance(self.base, SubprocVecEnv)
-        shared = [None] * n_envs if in_processes else objects_shared_by(self._call("held_objects", [()] * n_envs))
-        self._call("check_siblings", [(one,) for one in shared])
-
-    def fork_reasons(self) -> str:
-        """Why siblings of an env are forked processes, and what they cost; empty if all siblings are copies."""
-        return next(filter(None, self._call("fork_reasons", [()] * self.base.num_envs)), "")
+        shared = [None] * self.base.num_envs if in_processes else objects_shared_by(self.call("held_objects"))
+        self.call("check_siblings", [(one,) for one in shared])
 
     def step(self, actions: np.ndarray, forks: np.ndarray, then: Then = None) -> list[SiblingSteps]:
         """Step all siblings."""
         # lists are cheaper than arrays to read and to send
         forks_of = forks.T.tolist()
         arguments = [(actions[:, e], forks_of[e]) for e in range(self.base.num_envs)]
-        return self._call("step_siblings", arguments, then)
-
-    def drop_siblings(self) -> None:
-        """End all siblings. Those of a process that has ended have ended, too."""
-        with contextlib.suppress(EOFError, OSError):
-            self._call("drop_siblings", [()] * self.base.num_envs)
-
-    def masks(self, wanted: np.ndarray) -> list[list[np.ndarray]]:
-        """Ask the wanted siblings, ``(M, E)``, which actions are valid in their states."""
-        return self._call("mask_siblings", [(np.flatnonzero(its).tolist(),) for its in wanted.T])
-
-    def saw_noise(self) -> bool | None:
-        """Whether the first steps of an env draw random numbers; None if that is not known of all."""
-        answers = self._call("saw_noise", [()] * self.base.num_envs)
-        return True if True in answers else None if None in answers else False
+        return self.call("step_siblings", arguments, then)
 
     def stacked(self, observations: list[Any]) -> Observations:
         """Make a batch of observations, with the dtypes that a VecEnv gives them."""
@@ -254,16 +220,18 @@ class Fanout:
         """Make a batch of rewards, with the dtype that a VecEnv gives them."""
         return np.array(rewards, dtype=np.float32 if self._casts else None)
 
-    def _call(self, method: str, arguments: list[Any], then: Then = None) -> list[Any]:
+    def call(self, method: str, arguments: Sequence[Any] | None = None, then: Then = None) -> list[Any]:
+        """Call a method of all envs; see :class:`Fanout`."""
+        arguments = [()] * self.base.num_envs if arguments is None else arguments
         if isinstance(self.base, SubprocVecEnv):
             try:
                 answers = call(self.base, method, arguments, then)
-            except DeadProcessError as death:
+            except (EOFError, ConnectionError) as error:
                 busy = "stepped" if method == "step_siblings" else "looked after"
                 raise BranchingError(
-                    f"{when(self.at_step)} the process of env {death.index} died while it {busy} the env's siblings, members "
-                    "1 and on (killed, or out of memory?). Make the envs anew and load the last checkpoint."
-                ) from death
+                    f"{when(self.at_step)} the process of env {_dead_one(self.base)} died while it {busy} the env's siblings, "
+                    "members 1 and on (killed, or out of memory?). Make the envs anew and load the last checkpoint."
+                ) from error
         else:
             answers = [one(*its) for one, its in zip(self._methods[method], arguments, strict=True)]
         for index, answer in enumerate(answers):

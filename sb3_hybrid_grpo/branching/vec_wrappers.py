@@ -189,11 +189,6 @@ def stages_of(env: VecEnv, n_siblings: int) -> list[Stage]:
     return stages[::-1]
 
 
-def is_truncated(info: dict[str, Any]) -> bool:
-    """Whether an ended episode was truncated."""
-    return bool(info.get("TimeLimit.truncated", False)) and info.get("terminal_observation") is not None
-
-
 def row_of(observations: Observations, row: int) -> Any:
     """Take one observation out of a batch."""
     return each(lambda values: values[row].copy(), observations)

@@ -15,6 +15,7 @@ from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.forked_env import portable
 from sb3_hybrid_grpo.branching.sibling import Sibling, SiblingMaker
+from sb3_hybrid_grpo.branching.vec_wrappers import each
 from sb3_hybrid_grpo.branching.wrapper_chain import SkippedBySiblings, is_recorder, layers_of, require_env, without_recorders
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -103,11 +104,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
     def sibling_maker(self) -> SiblingMaker:
         """Makes siblings of the env."""
         return self.__maker
-
-    @property
-    def living_siblings(self) -> dict[int, Sibling]:
-        """The living siblings, by their number."""
-        return self.__siblings
 
     def check_siblings(self, shared: dict[str, Any] | None = None) -> SiblingFailure | None:
         """
@@ -232,7 +228,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
                 if starts:
                     siblings[member] = maker(siblings.pop(member, None))
                 observation, reward, terminated, truncated, info = siblings[member].step(action)
-                observations.append(observation.copy() if type(observation) is np.ndarray else _copied(observation))
+                # copied, because some envs return a buffer that the next step overwrites
+                observations.append(observation.copy() if type(observation) is np.ndarray else each(np.array, observation))
                 rewards.append(float(reward))
                 all_terminated.append(bool(terminated))
                 all_truncated.append(bool(truncated))
@@ -250,13 +247,6 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         except Exception as error:
             return SiblingFailure(wanted[len(masks)] + 1, error)
         return masks
-
-
-def _copied(observation: Any) -> Any:
-    """A copy of an observation: some envs return a buffer that the next step overwrites."""
-    if isinstance(observation, dict):
-        return {key: np.array(value) for key, value in observation.items()}
-    return np.array(observation)
 
 
 def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
