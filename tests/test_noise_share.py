@@ -166,3 +166,11 @@ def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytes
     assert "With the model's actions, " in capsys.readouterr().out
     assert main(["check", "CartPole-v1"]) == 0
     assert "no step draws random numbers" in capsys.readouterr().out
+    assert checked(lambda: Earnings("none"), "--model", str(tmp_path / "best_model.zip")) == 0
+    assert "So --model is not used" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_read_is_an_error_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", "CartPole-v1", "--model", str(tmp_path / "nothing.zip")])
+    assert "needs the file of a HybridGRPO for this env" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.branching import check_branching, make_branchable
 from sb3_hybrid_grpo.branching.groups import AUTO_HORIZON
 from sb3_hybrid_grpo.commands.arguments import positive_int
+from sb3_hybrid_grpo.commands.cli import CommandError
 from sb3_hybrid_grpo.commands.evaluation import make_env
 from sb3_hybrid_grpo.commands.noise import N_STEPS, Act, noise_share, random_actions
 
@@ -31,25 +32,27 @@ def _horizon(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Print the report; the exit code is 1 for an env that cannot be branched."""
     made: Any = make_env(options.env, n_envs=1, seed=0)
+    act = None if options.model is None else _actions_of(options.model, made.envs[0])
     print(report := check_branching(made.envs[0], options.n_samples, options.branch_horizon))
     if report.engine == "copied":
-        print(f"  noise      {_noise(make_branchable(made.envs[0]), options.model)}")
+        print(f"  noise      {_noise(make_branchable(made.envs[0]), act)}")
     made.close()
     return int(not report.is_exact)
 
 
-def _noise(env: Any, model: Path | None) -> str:
-    """Say whether steps draw random numbers, and how "auto" begins."""
+def _noise(env: Any, act: Act | None) -> str:
+    """Say whether steps draw random numbers, how "auto" begins, and how much noise members share with these actions."""
     env.reset(seed=0)
     env.get_wrapper_attr("check_siblings")()
     seen = env.get_wrapper_attr("saw_noise")()
     if not seen:
         known = "no step draws random numbers" if seen is False else "whether steps draw random numbers is not known"
-        return f'{known}: "auto" begins as PPO, and looks for noise by a probe now and then'
+        unused = "" if act is None else ". So --model is not used"
+        return f'{known}: "auto" begins as PPO, and looks for noise by a probe now and then{unused}'
     begins = 'steps draw random numbers: "auto" begins with groups'
-    whose, act = ("random actions", random_actions(env)) if model is None else ("the model's actions", _actions_of(model, env))
+    whose = "random actions" if act is None else "the model's actions"
     try:
-        share = noise_share(env, act)
+        share = noise_share(env, act or random_actions(env))
     except Exception as error:
         return f"{begins}. How much of the variance of returns is noise is not known: {error}"
     return f"{begins}. With {whose}, {share:.0%} of the variance of {N_STEPS}-step returns is noise that members share"
@@ -57,9 +60,11 @@ def _noise(env: Any, model: Path | None) -> str:
 
 def _actions_of(path: Path, env: gym.Env[Any, Any]) -> Act:
     """A saved policy's sampled actions. Observations are normalised if a ``VecNormalize`` was saved beside the policy."""
-    model = HybridGRPO.load(path, device="cpu")
-    saved = next(path.parent.glob("*/vecnormalize.pkl"), None)
-    normalize: Any = (
-        (lambda obs: obs) if saved is None else VecNormalize.load(str(saved), DummyVecEnv([lambda: env])).normalize_obs
-    )
-    return lambda _, obs: model.predict(normalize(obs), deterministic=False)[0]
+    normalize: Any = None
+    try:
+        model = HybridGRPO.load(path, device="cpu")
+        if saved := next(path.parent.glob("*/vecnormalize.pkl"), None):
+            normalize = VecNormalize.load(str(saved), DummyVecEnv([lambda: env])).normalize_obs
+    except Exception as error:
+        raise CommandError(f"--model received {path}, needs the file of a HybridGRPO for this env: {error!r}") from error
+    return lambda _, obs: model.predict(normalize(obs) if normalize else obs, deterministic=False)[0]
