@@ -8,21 +8,17 @@ from collections.abc import Sequence
 from sb3_hybrid_grpo import __version__
 from sb3_hybrid_grpo.commands.cli import CommandError, install_command
 
-# Command: its module. Each module has a docstring, add_arguments(parser), and run(options) -> exit code.
+# Command: its module, with a docstring, add_arguments(parser), and run(options) -> exit code; and what it does.
 COMMANDS = {
-    "train": "commands.train",
-    "check": "commands.check",
-    "compare": "benchmark.compare",
-    "compare report": "benchmark.report",
-    "compare gradient-variance": "benchmark.gradient_variance",
+    "train": ("commands.train", "train HybridGRPO on one env, evaluate it, save the policy"),
+    "check": ("commands.check", "show how an env is branched, whether its siblings are exact, and what they cost"),
+    "compare": ("benchmark.compare", "compare HybridGRPO with PPO and TRPO at equal simulator steps"),
+    "compare report": ("benchmark.report", "draw the results of compare, and write a page about them"),
+    "compare gradient-variance": (
+        "benchmark.gradient_variance",
+        "measure the variance and the bias of each estimator's policy gradient",
+    ),
 }
-HELP = """\
-commands (each has its own --help):
-  train                      train HybridGRPO on one env, evaluate it, save the policy
-  check                      show how an env is branched, whether its siblings are exact, and what they cost
-  compare                    compare HybridGRPO with PPO and TRPO at equal simulator steps
-  compare report             draw the results of compare, and write a page about them
-  compare gradient-variance  measure the variance and the bias of each estimator's policy gradient"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sb3_hybrid_grpo",
         description="Hybrid GRPO for Stable-Baselines3",
-        epilog=HELP,
+        epilog="commands (each has its own --help):\n"
+        + "\n".join(f"  {name:<27}{text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
@@ -45,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         parser.parse_args(words[:1])  # --help, --version, or an error
     # imported only now: some commands have optional dependencies
-    return run_command(f"sb3_hybrid_grpo.{COMMANDS[name]}", f"{parser.prog} {name}", words[len(name.split()) :])
+    return run_command(f"sb3_hybrid_grpo.{COMMANDS[name][0]}", f"{parser.prog} {name}", words[len(name.split()) :])
 
 
 def run_command(module: str, prog: str, arguments: Sequence[str]) -> int:

@@ -5,9 +5,10 @@ from typing import Any
 from stable_baselines3 import PPO
 
 from sb3_hybrid_grpo.group_rollouts import GroupRollouts
-from sb3_hybrid_grpo.signatures import with_arguments_of
+from sb3_hybrid_grpo.signatures import show_arguments
 
 
+@show_arguments
 class HybridGRPO(GroupRollouts, PPO):
     """
     Hybrid Group Relative Policy Optimization: PPO that evaluates N sampled actions in each state instead of one, and keeps the
@@ -28,10 +29,6 @@ class HybridGRPO(GroupRollouts, PPO):
     """
 
     _without_groups = PPO
-
-    @with_arguments_of(PPO, GroupRollouts)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
 
     @staticmethod
     def paper_kwargs() -> dict[str, Any]:

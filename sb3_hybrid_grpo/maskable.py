@@ -10,9 +10,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_hybrid_grpo.branching import Groups
 from sb3_hybrid_grpo.buffers import MaskableHybridDictRolloutBuffer, MaskableHybridRolloutBuffer
 from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts
-from sb3_hybrid_grpo.signatures import with_arguments_of
+from sb3_hybrid_grpo.signatures import show_arguments
 
 
+@show_arguments
 class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
     """
     :class:`HybridGRPO` with invalid action masking: sb3-contrib's :class:`MaskablePPO` with groups. With ``n_samples=1`` it
@@ -29,10 +30,6 @@ class MaskableHybridGRPO(GroupRollouts, MaskablePPO):
     _without_groups = MaskablePPO
     _buffer_classes = (MaskableHybridRolloutBuffer, MaskableHybridDictRolloutBuffer)
     _use_masking = True
-
-    @with_arguments_of(MaskablePPO, GroupRollouts)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
 
     def collect_rollouts(
         self,

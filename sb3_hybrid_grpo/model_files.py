@@ -4,7 +4,8 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -27,6 +28,20 @@ SelfModelFiles = TypeVar("SelfModelFiles", bound="ModelFiles")
 _ONLY_IN_0_1 = ("num_simulator_steps", "sampling_temperature", "target_entropy", "_sibling_ends")
 # Attributes bound to one process: simulators, and recorded graphs.
 _NOT_SAVED = ("_groups", "_groups_of", "_shape_of_groups", "_transform", "_variances", "_sampling", "_update")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    Write a file atomically. The path of a temporary file is yielded; at the end that file is renamed to ``path``. After an
+    error, ``path`` is unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class ModelFiles(OnPolicyAlgorithm):
@@ -54,12 +69,8 @@ class ModelFiles(OnPolicyAlgorithm):
             return
         path = Path(path)
         path = (path if path.suffix else path.with_name(f"{path.name}.zip")).resolve()  # the target of a link
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as unfinished:
             super().save(unfinished, exclude, include)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *_NOT_SAVED]

@@ -12,9 +12,10 @@ from sb3_hybrid_grpo.branching import Groups, GroupStep
 from sb3_hybrid_grpo.buffers import RecurrentHybridDictRolloutBuffer, RecurrentHybridRolloutBuffer
 from sb3_hybrid_grpo.group_rollouts import Acted, GroupRollouts
 from sb3_hybrid_grpo.member_calls import tensor_of
-from sb3_hybrid_grpo.signatures import with_arguments_of
+from sb3_hybrid_grpo.signatures import show_arguments
 
 
+@show_arguments
 class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     """
     :class:`HybridGRPO` with a memory (LSTM): sb3-contrib's :class:`RecurrentPPO` with groups. With ``n_samples=1`` it trains
@@ -29,10 +30,6 @@ class RecurrentHybridGRPO(GroupRollouts, RecurrentPPO):
     _without_groups = RecurrentPPO
     _buffer_classes = None
     _last_lstm_states: Any
-
-    @with_arguments_of(RecurrentPPO, GroupRollouts)
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
 
     def _read_arguments(self) -> None:
         if self.action_selection != "on_policy":

@@ -2,29 +2,27 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
-Init = TypeVar("Init", bound=Callable[..., None])
+Algorithm = TypeVar("Algorithm", bound=type[Any])
 
 
-def with_arguments_of(algorithm: type[Any], mixin: type[Any]) -> Callable[[Init], Init]:
+def show_arguments(algorithm: Algorithm) -> Algorithm:
     """
-    Let ``inspect.signature``, which RL Zoo uses, show a constructor's real arguments instead of ``*args, **kwargs``.
-
-    :param algorithm: The arguments of its constructor come first
-    :param mixin: The keyword-only arguments of its constructor follow
-    :return: A decorator for ``__init__`` of a class that derives from both
+    Class decorator: ``inspect.signature`` shows the constructor's real arguments instead of ``*args, **kwargs``: those of the
+    algorithm without groups, then the groups' own, which are keyword-only.
     """
+    init = algorithm.__init__
 
-    def decorate(init: Init) -> Init:
-        ours = inspect.signature(mixin.__init__).parameters.values()
-        named = [one for one in ours if one.kind is inspect.Parameter.KEYWORD_ONLY]
-        theirs = inspect.signature(algorithm.__init__).parameters.values()
-        init.__signature__ = inspect.Signature([*theirs, *named])  # type: ignore[attr-defined]
-        return init
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
 
-    return decorate
+    ours = [one for one in inspect.signature(init).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    theirs = inspect.signature(algorithm._without_groups.__init__).parameters.values()
+    __init__.__signature__ = inspect.Signature([*theirs, *ours])  # type: ignore[attr-defined]
+    algorithm.__init__ = __init__
+    return algorithm
 
 
 def arguments_of(algorithm: type[Any]) -> list[str]:

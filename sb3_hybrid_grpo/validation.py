@@ -156,9 +156,7 @@ def _check_estimator(model: Any) -> None:
 def _check_transform(model: Any) -> None:
     transform = model.reward_transform
     parts = transform if isinstance(transform, list | tuple) else [transform]
-    if (model.branch_horizon == "auto" or model.n_samples < 2) and any(
-        isinstance(one, str) and one == "group" for one in parts
-    ):
+    if (model.branch_horizon == "auto" or model.n_samples < 2) and "group" in [one for one in parts if isinstance(one, str)]:
         text = (
             "'group' compares members that fork from one state, and single rollouts have none. Use a number for "
             "branch_horizon and n_samples of at least 2, or another transform, 'normalize' for example."

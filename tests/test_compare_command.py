@@ -140,7 +140,7 @@ def test_a_csv_of_another_kind_is_refused(tmp_path: Path) -> None:
     [
         (["--env", "NoSuchEnv-v0"], "NoSuchEnv"),
         (["--algorithms", "sac"], "known are ppo, trpo, hybrid, paper, grpo"),
-        (["--algorithms", "ppo,n_samples:4"], "unknown key 'n_samples'"),
+        (["--algorithms", "ppo,n_samples:4"], "unexpected keyword argument 'n_samples'"),
         (["--algorithms", "hybrid,n_samples"], "needs key:value"),
         (["--budget", "100"], "less than an update"),
         (["--n-envs", "3"], "cannot be spread"),

@@ -1,7 +1,6 @@
 """Compare HybridGRPO with PPO and TRPO at equal simulator steps and equal data per update."""
 
 import argparse
-import importlib
 import inspect
 import os
 import sys
@@ -10,8 +9,6 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
-
-import gymnasium as gym
 
 from sb3_hybrid_grpo.benchmark.presets import PRESETS, Preset
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
@@ -51,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Execute the missing runs and keep each result; the exit code is 1 if a run failed, 130 after Ctrl-C."""
-    require_modules(("tqdm", "pandas"), extra="compare")
+    require_modules(("tqdm",), extra="compare")
     # all mistakes of the user are found before the first run
     presets = {env: preset_of(env, options) for env in dict.fromkeys(getattr(options, "env", PRESETS))}
     planned = {env: variants_of(env, preset) for env, preset in presets.items()}
@@ -96,18 +93,8 @@ def execute_all(runs: list[Run], results: dict[str, Results], jobs: int) -> int:
 
 
 def preset_of(env: str, options: argparse.Namespace) -> Preset:
-    """The settings of all runs on an env: its preset, overridden by the options; CommandError if there is no such env."""
-    module, _, name = env.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-        gym.spec(name)
-    except (gym.error.Error, ImportError) as error:
-        raise CommandError(
-            f"--env received {env!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
-            "for one that your own module registers, module:Env-v0"
-        ) from error
-    preset = PRESETS.get(name, Preset())
+    """The settings of all runs on an env: its preset, overridden by the options."""
+    preset = PRESETS.get(env.rpartition(":")[2], Preset())
     given = {key: value for key, value in vars(options).items() if key in asdict(preset) and key != "hyperparams"}
     given = {key: tuple(dict.fromkeys(value)) if isinstance(value, list) else value for key, value in given.items()}
     shared = preset.hyperparams | parse_hyperparams(options.hyperparams)

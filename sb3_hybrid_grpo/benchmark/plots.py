@@ -3,17 +3,15 @@
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # without pyplot: no global state, and no display is needed
 
 from sb3_hybrid_grpo.benchmark.statistics import Axis, EnvResults, Profiles, Runs, bootstrap, interquartile_means
-from sb3_hybrid_grpo.commands.cli import replacing
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from sb3_hybrid_grpo.model_files import replacing
 
 AXES: dict[Axis, str] = {
     "simulator_steps": "simulator steps",
@@ -51,10 +49,8 @@ def styles_of(algorithms: Iterable[str]) -> dict[str, Style]:
     return styles
 
 
-def new_panels(count: int, width: float, height: float, columns: int = 3, **shared: Any) -> tuple["Figure", list["Axes"]]:
+def new_panels(count: int, width: float, height: float, columns: int = 3, **shared: Any) -> tuple[Figure, list[Axes]]:
     """Make a figure with ``count`` panels, sizes in inches, ``columns`` in a row; ``shared`` are ``sharex`` and ``sharey``."""
-    from matplotlib.figure import Figure  # without pyplot: no global state, and no display is needed
-
     columns = math.ceil(count / math.ceil(count / columns))
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(max(width * columns, 6.4), height * rows), layout="constrained", dpi=150)
@@ -64,13 +60,13 @@ def new_panels(count: int, width: float, height: float, columns: int = 3, **shar
     return figure, panels[:count]
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Save a figure as a PNG, atomically."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
 
 
-def prepare(axes: "Axes", xlabel: str) -> None:
+def prepare(axes: Axes, xlabel: str) -> None:
     """Format a panel with steps on the x-axis."""
     axes.set_xlabel(xlabel)
     axes.set_xlim(left=0)
@@ -81,7 +77,7 @@ def prepare(axes: "Axes", xlabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
+def frame(axes: Axes, results: EnvResults, variants: Iterable[Runs]) -> None:
     """Begin the y-axis at the lowest score after 10 % of the training, over the curves that end above the untrained policy."""
     shown, seen = list(variants), []
     for variant in [one for one in shown if one.final.value > results.untrained] or shown:
@@ -92,7 +88,7 @@ def frame(axes: "Axes", results: EnvResults, variants: Iterable[Runs]) -> None:
     axes.set_ylim(low - margin, high + 2 * margin)  # above the curves is text
 
 
-def mark_target(axes: "Axes", results: EnvResults) -> None:
+def mark_target(axes: Axes, results: EnvResults) -> None:
     """Mark PPO's final score, and how much earlier than the first PPO, at any settings, HybridGRPO reaches it."""
     target, ours = results.best_final("ppo"), results.best_training("ours")
     if target is None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from sb3_hybrid_grpo.commands.cli import CommandError, replacing, versions, write_text
+from sb3_hybrid_grpo.commands.cli import CommandError, versions, write_text
+from sb3_hybrid_grpo.model_files import replacing
 
 
 class Results:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_hybrid_grpo.benchmark.variants import Variant
-from sb3_hybrid_grpo.commands.evaluation import evaluate, make_env, normalized_like
+from sb3_hybrid_grpo.commands.evaluation import make_env, normalized_like
 
 # one deterministic evaluation; wall_seconds is the training's time; gradient_variance_ratio is NaN if it was not measured
 Row = dict[str, Any]
@@ -80,7 +81,8 @@ class _Evaluation(BaseCallback):
         before, run, steps = time.perf_counter(), self.run_, self.model.num_timesteps
         # the same episodes in all evaluations of all runs; no training sees them
         env = make_env(run.env, min(run.episodes, MOST_EVALUATION_ENVS), EVALUATION_SEED)
-        reward = float(np.mean(evaluate(self.model, normalized_like(self.model, env), run.episodes)))
+        reward, _ = evaluate_policy(self.model, normalized_like(self.model, env), run.episodes)
+        env.close()
         executed = getattr(self.model, "num_executed_steps", steps)  # PPO has no siblings
         seconds = round(before - self._start - self._evaluating_seconds, 2)
         ratio = getattr(getattr(self.model, "auto_grouping", None), "ratio", None)

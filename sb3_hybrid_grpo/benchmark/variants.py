@@ -67,7 +67,7 @@ def make_variant(algorithm: str, preset: Preset, update_size: int, batch_size: i
     """
     name, *items = re.split(r",(?![^\[{(]*[\]})])", algorithm)  # not at commas within brackets
     cls, arguments = algorithm_class(name), dict(ALGORITHMS[name][1])
-    own = parse_hyperparams(items, cls, option=f"--algorithms {algorithm}")
+    own = parse_hyperparams(items, option=f"--algorithms {algorithm}")
     with_schedules(own)  # finds mistakes early
     accepted = inspect.signature(cls).parameters
     groups = {key: accepted[key].default for key in ("n_samples", "branch_horizon") if key in accepted}

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch as th
 import yaml
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo.__main__ import run_command
@@ -26,7 +27,6 @@ from sb3_hybrid_grpo.benchmark.page import plain, table
 from sb3_hybrid_grpo.benchmark.plots import NAMES, save_zoo
 from sb3_hybrid_grpo.benchmark.results import Results, read_notes, stamp, write_notes
 from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, write_text
-from sb3_hybrid_grpo.commands.evaluation import evaluate
 from sb3_hybrid_grpo.zoo import ALGORITHM, config_file, register
 
 ENVS = {"CartPole-v1": 5, "Pendulum-v1": 5, "MountainCarContinuous-v0": 3, "Acrobot-v1": 3, "LunarLander-v3": 3}  # seeds
@@ -115,11 +115,12 @@ def do(run: Run, logs: Path, hyperparams: Sequence[str], folder: Path) -> dict[s
     shown: dict[str, Any] = {"seed": PLAY_SEED, "should_render": False, "vec_env_cls": DummyVecEnv}
     env = create_test_env(run.env, 10, statistics, hyperparams=settings, **shown)
     model = ALGOS[run.algo].load(trained / f"{run.env}.zip", device="cpu")
-    rewards = evaluate(model, env, EPISODES)
+    mean_and_std: Any = evaluate_policy(model, env, EPISODES)
+    env.close()
     saved = np.load(trained / "evaluations.npz")
     curve = pd.DataFrame({"simulator_steps": saved["timesteps"], "mean_reward": saved["results"].mean(axis=1)})
     counts = (model.num_timesteps, getattr(model, "num_executed_steps", model.num_timesteps))
-    found = (*run, *counts, *(round(one, 1) for one in seconds), float(np.mean(rewards)), float(np.std(rewards)), EPISODES)
+    found = (*run, *counts, *(round(one, 1) for one in seconds), *map(float, mean_and_std), EPISODES)
     score = dict(zip(SCORES, found, strict=True))
     kept = logs / trained.relative_to(unfinished)
     shutil.rmtree(kept, ignore_errors=True)
@@ -181,7 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Make the missing runs, then write the report; the exit code is 0."""
-    require_modules(("rl_zoo3", "yaml", "matplotlib", "tabulate"), extra="zoo")
+    require_modules(("rl_zoo3", "tabulate"), extra="zoo")
     register()
     th.set_num_threads(1)
     folder = output_folder(options.output)

@@ -1,36 +1,17 @@
 """Helpers for all commands: an error for mistyped input, atomic writes, versions."""
 
 import importlib.util
-import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
-import stable_baselines3 as sb3
-import torch as th
-
 from sb3_hybrid_grpo import __version__
+from sb3_hybrid_grpo.model_files import replacing
 
 
 class CommandError(Exception):
     """An error in the user's input. It is printed as one line, without a traceback, with exit code 2."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """
-    Write a file atomically. The path of a temporary file is yielded; at the end that file is renamed to ``path``. After an
-    error, ``path`` is unchanged.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,5 +45,5 @@ def install_command(extra: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of the packages on which all results depend."""
-    others = {one.__name__: str(vars(one)["__version__"]) for one in (sb3, gym, th, np)}
+    others = {name: metadata.version(name) for name in ("stable_baselines3", "gymnasium", "torch", "numpy")}
     return {"sb3_hybrid_grpo": __version__, **others, "python": platform.python_version()}

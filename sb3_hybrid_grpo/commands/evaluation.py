@@ -3,10 +3,8 @@
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
@@ -21,18 +19,12 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     """
     try:
         return make_vec_env(env_id, n_envs=n_envs, seed=seed)
-    except gym.error.DependencyNotInstalled as error:
+    except (gym.error.Error, ImportError) as error:
         raise CommandError(
-            f"The env {env_id} needs a package that is not installed: {error} For MuJoCo envs: {install_command('mujoco')}, "
-            f"for Box2D envs: {install_command('box2d')}"
+            f"Received the env {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1, or "
+            f"module:Env-v0 for one that your own module registers. MuJoCo envs need {install_command('mujoco')}, Box2D envs "
+            f"{install_command('box2d')}"
         ) from error
-    except gym.error.Error as error:
-        raise CommandError(
-            f"Received the env {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1; "
-            "for one that your own module registers, module:Env-v0"
-        ) from error
-    except ImportError as error:
-        raise CommandError(f"Received the env {env_id!r}, but an import failed: {error}") from error
 
 
 def default_policy(observation_space: gym.Space[Any]) -> str:
@@ -50,17 +42,3 @@ def normalized_like(model: BaseAlgorithm, env: VecEnv) -> VecEnv:
     normalized = VecNormalize(env, training=False, norm_reward=False)
     normalized.obs_rms = trained.obs_rms  # read only: training=False
     return normalized
-
-
-def evaluate(model: BaseAlgorithm, env: VecEnv, episodes: int) -> list[float]:
-    """
-    Run whole episodes with the deterministic policy.
-
-    :param model: The trained model.
-    :param env: Monitored envs, with the training's observation statistics if there are any; closed at the end.
-    :param episodes: Number of episodes.
-    :return: The undiscounted raw reward of each episode.
-    """
-    rewards, _ = evaluate_policy(model, env, episodes, deterministic=True, return_episode_rewards=True)
-    env.close()
-    return [float(reward) for reward in np.asarray(rewards)]

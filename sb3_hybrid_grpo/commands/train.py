@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch as th
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ProgressBarCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.utils import get_latest_run_id
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.commands.arguments import parse_hyperparams, positive_int, seed_int, with_schedules
-from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, replacing, require_modules, versions, write_text
-from sb3_hybrid_grpo.commands.evaluation import default_policy, evaluate, make_env, normalized_like
+from sb3_hybrid_grpo.commands.cli import CommandError, output_folder, require_modules, versions, write_text
+from sb3_hybrid_grpo.commands.evaluation import default_policy, make_env, normalized_like
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.zoo import ALGORITHM
 
@@ -83,7 +84,9 @@ def run(options: argparse.Namespace) -> int:
     if finished:
         print(f"Evaluating {options.eval_episodes} episodes ...")
         env = make_env(options.env, min(4, options.eval_episodes), options.seed + EVALUATION_SEED)
-        rewards = evaluate(model, normalized_like(model, env), options.eval_episodes)
+        found, _ = evaluate_policy(model, normalized_like(model, env), options.eval_episodes, return_episode_rewards=True)
+        rewards = [float(one) for one in np.asarray(found)]
+        env.close()
         mean, std = float(np.mean(rewards)), float(np.std(rewards))
         print(f"Mean reward of {options.eval_episodes} episodes: {mean:.1f} ± {std:.1f}")
         print("Above, ep_rew_mean is the mean of the last 100 training episodes: it lags, and includes exploration.")
@@ -133,12 +136,11 @@ def new_run_folder(parent: Path, name: str) -> Path:
 
 def learn(model: HybridGRPO, timesteps: int, log: EpisodeLog) -> bool:
     """Train with a progress bar; False if Ctrl-C ended it, which leaves a usable model."""
-    callbacks = [log, ProgressBarCallback()]
+    callbacks = CallbackList([log, ProgressBarCallback()])
     try:
-        model.learn(timesteps, callback=CallbackList(callbacks))
+        model.learn(timesteps, callbacks)
     except KeyboardInterrupt:
-        for callback in callbacks:  # an open bar garbles the terminal
-            callback.on_training_end()
+        callbacks.on_training_end()  # an open bar garbles the terminal
         return False
     return True
 
@@ -149,8 +151,7 @@ def save_for_zoo(model: HybridGRPO, folder: Path, hyperparams: dict[str, Any]) -
     # JSON is valid YAML
     write_text(folder / "config.yml", json.dumps({**hyperparams, "normalize": normalize is not None}, indent=2) + "\n")
     if normalize is not None:
-        with replacing(folder / "vecnormalize.pkl") as temporary:
-            normalize.save(str(temporary))
+        normalize.save(str(folder / "vecnormalize.pkl"))
 
 
 def save_learning_curve(path: Path, steps: Sequence[int], rewards: Sequence[float], title: str) -> None:
@@ -177,5 +178,4 @@ def save_learning_curve(path: Path, steps: Sequence[int], rewards: Sequence[floa
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+    figure.savefig(path)
