@@ -1,5 +1,6 @@
 """Envs that keep state where a snapshot in place does not see it, for tests of the check and of forks."""
 
+import concurrent.futures
 import contextvars
 import ctypes
 import enum
@@ -377,6 +378,22 @@ def mapped() -> gym.Env[Any, Any]:
     return _with(lambda env: 0.0, memory=mmap.mmap(-1, 8))
 
 
+def executor() -> gym.Env[Any, Any]:
+    return _with(lambda env: 0.0, workers=concurrent.futures.ThreadPoolExecutor(1))
+
+
+def tool_of_a_class_made_in_a_function() -> gym.Env[Any, Any]:
+    env = _with(lambda env: env.tool.hit(), n=0)
+
+    class Tool:
+        def hit(self) -> float:
+            env.n += 1  # type: ignore[attr-defined]
+            return float(env.n > 1000)  # type: ignore[attr-defined]
+
+    env.tool = Tool()  # type: ignore[attr-defined]
+    return env
+
+
 class Unseeded(Noisy):
     """Takes fresh entropy at each reset without a seed."""
 
@@ -481,5 +498,13 @@ COPIED = [closure, cache, shy, stamped, iterator, tensor, class_generator, class
 COPIED += [global_numpy, global_python, global_torch, global_draws_unseen, module_generator_unseen]
 FORKED = [generator, module_global, module_table, Counting, ctypes_structure, ctypes_address]
 FORKED += [module_global_unseen, class_attribute_unseen, default_unseen, variable_unseen]
-FORKED += [class_of_its_own, enum_member, context_variable, environment_variable, memoised_noise, by_identity]
-REFUSED = [other_process, thread, mapped]
+FORKED += [
+    tool_of_a_class_made_in_a_function,
+    class_of_its_own,
+    enum_member,
+    context_variable,
+    environment_variable,
+    memoised_noise,
+    by_identity,
+]
+REFUSED = [other_process, thread, executor, mapped]

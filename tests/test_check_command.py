@@ -3,6 +3,7 @@
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.monitor import Monitor
@@ -11,6 +12,7 @@ from sb3_hybrid_grpo import check_branching, make_branchable
 from sb3_hybrid_grpo.__main__ import main
 from sb3_hybrid_grpo.branching import report
 from tests import outside_envs
+from tests.stateful_envs import Noisy
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +86,11 @@ def test_slow_copies_bring_a_hint() -> None:
     assert "hint       a copy costs more than two steps" in str(found)
 
 
+def test_steps_that_save_and_restore_a_shared_generator_bring_a_hint() -> None:
+    found = check_branching(Noisy(lambda env: float(np.random.normal())))
+    assert found.engine == "copied" and "draw from self.np_random instead" in str(found)
+
+
 def test_plain_ppo_needs_no_siblings() -> None:
     found = check_branching(gym.make("CartPole-v1"), n_samples=1)
     assert found.slow_down > 0
@@ -100,7 +107,7 @@ def test_recorders_see_nothing_and_a_branchable_env_is_taken_as_it_is() -> None:
 def test_a_refusal_says_why() -> None:
     found = check_branching(outside_envs.thread())
     assert (found.engine, found.is_exact) == ("none", False)
-    assert str(found) == found.refusal and "Noisy.worker is a thread" in found.refusal
+    assert str(found) == found.refusal and "Noisy.worker is or has a thread" in found.refusal
 
 
 @pytest.mark.parametrize("changes", [{"branch_horizon": "auto"}, {"branch_horizon": 0}, {"n_samples": 2.5}])

@@ -4,6 +4,7 @@ import sys
 import types
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +13,12 @@ import pytest
 from gymnasium import spaces
 
 from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.engines import CannotCopyError
 from sb3_hybrid_grpo.branching.sibling import CopiedEnv
 from tests.object_graphs import examine
 from tests.stateful_envs import STATES, Noisy, noisy, play
-from tests.typed_envs import TYPES, env_with
+from tests.typed_envs import TYPES, Demand, env_with
 
 PLANS = ([0, 1, 2, 2, 0, 1] * 3, [2, 2, 1, 0, 0, 2] * 3, [1, 0, 2, 1, 1, 0] * 3)
 
@@ -324,3 +326,22 @@ def test_forks_that_are_not_checked_have_a_model_of_their_own() -> None:
     assert np.array_equal(env.unwrapped.model.geom_pos, before)
     assert np.array_equal(other.env.unwrapped.model.geom_pos, before)  # type: ignore[union-attr]
     assert not np.array_equal(one.env.unwrapped.model.geom_pos, before)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("view", [lambda table: table, np.asarray, lambda table: table[1:]])
+def test_a_file_mapped_read_only_is_shared_and_a_writeable_one_is_refused(tmp_path: Path, view: Any) -> None:
+    np.save(tmp_path / "table.npy", np.arange(4.0))
+    table = view(np.load(tmp_path / "table.npy", mmap_mode="r"))
+    assert Copier()(table) is table
+    with pytest.raises(CannotCopyError, match="is memory that forked processes share"):
+        Copier()(view(np.load(tmp_path / "table.npy", mmap_mode="r+")))
+
+
+def test_attributes_of_a_generator_are_as_they_are_now_in_each_copy() -> None:
+    demand, reuse = Demand(3), None
+    for _ in range(3):
+        demand.next()
+        copier = Copier(reuse)
+        made, reuse = copier(demand), copier.natives
+        assert made is not demand and made.level == demand.level
+        assert (made.random(), made.gauss(0, 1)) == (demand.random(), demand.gauss(0, 1))

@@ -113,6 +113,7 @@ def test_what_no_process_has_of_its_own_is_refused(make: Callable[[], gym.Env[An
         (outside_envs.default_unseen, "playing changes tests.outside_envs._count's default 0, "),
         (outside_envs.variable_unseen, "_counter.<locals>.count's variable n, outside of the env"),
         (outside_envs.class_of_its_own, "playing changes tests.outside_envs.Settings.level, "),
+        (outside_envs.tool_of_a_class_made_in_a_function, "Tool, a class made in a function, whose methods use the "),
         (outside_envs.enum_member, "playing changes "),
         (outside_envs.context_variable, "playing changes tests.outside_envs.LEVEL, "),
         (outside_envs.environment_variable, "playing changes os.environ, "),
@@ -133,7 +134,11 @@ def test_why_there_are_forks_is_named(
 
 @pytest.mark.parametrize(
     ("make", "path"),
-    [(outside_envs.thread, "Noisy.worker is a thread"), (outside_envs.mapped, "Noisy.memory is memory that forked")],
+    [
+        (outside_envs.thread, "Noisy.worker is or has a thread"),
+        (outside_envs.executor, "Noisy.workers is or has a thread"),
+        (outside_envs.mapped, "Noisy.memory is memory that forked"),
+    ],
 )
 def test_what_is_refused_by_its_type_is_named_at_once(make: Any, path: str) -> None:
     with pytest.raises(BranchingError, match=path):

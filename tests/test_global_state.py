@@ -65,6 +65,14 @@ class Module(Line):
         return float(RNG.normal())
 
 
+DRAW = np.random.default_rng(1).normal
+
+
+class Alias(Line):
+    def noise(self) -> float:
+        return float(DRAW())
+
+
 class Default(Line):
     def noise(self, rng: Any = np.random.default_rng(2)) -> float:  # noqa: B008
         return float(rng.normal())
@@ -127,7 +135,7 @@ def share_of_equal_steps(env: Any, n_steps: int = 120) -> float:
 
 @pytest.mark.parametrize("n_envs", [1, 2, 4])
 @pytest.mark.parametrize(
-    "kind", [Numpy, Python, Torch, Module, Default, Rare, Indirect, LateFirst, LateIndirect, outside_envs.class_space]
+    "kind", [Numpy, Python, Torch, Module, Alias, Default, Rare, Indirect, LateFirst, LateIndirect, outside_envs.class_space]
 )
 def test_siblings_see_the_noise_of_shared_generators(kind: Any, n_envs: int) -> None:
     env = DummyVecEnv([kind] * n_envs)

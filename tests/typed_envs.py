@@ -211,7 +211,8 @@ def _objects(env: Any) -> Change:
     env.local, env.lock, env.condition = threading.local(), threading.Lock(), threading.Condition()
     env.local.n = 0
     env.metadata = {"n": 0}
-    env.frozen = types.MappingProxyType({"a": [0]})
+    env.live = {"a": [0]}
+    env.frozen = types.MappingProxyType(env.live)
 
     def change(env: Any) -> float:
         env.slots.n += 1
@@ -221,7 +222,7 @@ def _objects(env: Any) -> Change:
         env.shout.n[0] += 1
         env.local.n += 1
         env.metadata["n"] += 1
-        env.frozen["a"][0] += 1
+        env.live["a"] = [env.live["a"][0] + 1]
         with env.condition:
             seen = env.slots.items[-1] + env.stack.n + env.number.n[0] + env.shout.n[0] + env.local.n + env.frozen["a"][0]
         return float(seen + env.metadata["n"])
@@ -229,15 +230,27 @@ def _objects(env: Any) -> Change:
     return change
 
 
+class Demand(random.Random):
+    """A generator with attributes."""
+
+    level: float = 0.0
+
+    def next(self) -> float:
+        self.level = 0.9 * self.level + self.gauss(0, 1)
+        return self.level
+
+
 def _generators(env: Any) -> Change:
     bits = np.random.PCG64(3)
     env.one, env.two, env.python = np.random.Generator(bits), np.random.Generator(bits), random.Random(5)
     env.seeds = np.random.SeedSequence(9)
-    env.draw = env.two.normal
+    env.draw, env.demand = env.two.normal, Demand(6)
 
     def change(env: Any) -> float:
         child = np.random.default_rng(env.seeds.spawn(1)[0])
-        return float(env.one.normal() + env.two.normal() + env.python.gauss(0, 1) + env.draw() + child.random())
+        return float(
+            env.one.normal() + env.two.normal() + env.python.gauss(0, 1) + env.draw() + env.demand.next() + child.random()
+        )
 
     return change
 

@@ -12,6 +12,7 @@ import decimal
 import enum
 import fractions
 import functools
+import gc
 import io
 import logging
 import operator
@@ -132,8 +133,16 @@ def _copy_old_generator(c: Any, obj: Any) -> Any:
         set_state(reuse, state_of(generator))
         return reuse
 
-    is_shared = obj is PROCESS_WIDE_NUMPY or obj is PROCESS_WIDE_PYTHON
-    return obj if is_shared else native.remember_native(c, obj, make)
+    if obj is PROCESS_WIDE_NUMPY or obj is PROCESS_WIDE_PYTHON:
+        return obj
+    if type(obj) in (random.Random, np.random.RandomState):
+        return native.remember_native(c, obj, make)
+    kind: Any = type(obj)  # a subclass, which may have attributes
+    made = c.remember(obj, kind.__new__(kind))
+    made.__dict__.update({name: c(value) for name, value in vars(obj).items()})
+    set_state(made, state_of(obj))
+    c.natives[id(obj)] = (obj, made)
+    return made
 
 
 @functools.lru_cache(maxsize=4096)
@@ -162,7 +171,8 @@ def _rule_of(kind: Any) -> Rule:
         if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
             return python.copy_by_reduce
         return never(f"is a {name_of(kind)}, written in C: declare how it is copied (register_copier, register_engine)")
-    return lambda c, obj: python.fill(c, obj, object.__new__(kind))
+    variables = python.variables_of(kind)
+    return lambda c, obj: python.fill(c, obj, object.__new__(kind), variables)
 
 
 engines.CACHES.append(_rule_of)
@@ -178,7 +188,7 @@ _RULES: dict[Any, Rule] = {
     types.MethodType: python.copy_method,
     types.CellType: python.copy_cell,
     **dict.fromkeys((types.BuiltinFunctionType, types.MethodWrapperType), python.copy_bound_builtin),
-    types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(obj.copy())),
+    types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(*gc.get_referents(obj))),
     types.SimpleNamespace: lambda c, obj: python.fill(c, obj, types.SimpleNamespace()),
     types.GeneratorType: never("is a generator, whose position in its code cannot be copied"),
     type(functools.lru_cache(len)): python.copy_cached_function,

@@ -244,7 +244,7 @@ def _resolved(path: tuple[str, ...], module: dict[str, Any]) -> Iterator[tuple[s
     if owner is not None and (owner is PROCESS_WIDE_NUMPY or owner is PROCESS_WIDE_PYTHON):
         yield "np.random" if owner is PROCESS_WIDE_NUMPY else "random", owner
     elif path[0] in module and not isinstance(value, types.ModuleType):
-        yield name, value
+        yield name, owner if is_generator(owner) else value  # the owner: draw = generator.normal
 
 
 @functools.lru_cache(maxsize=8192)

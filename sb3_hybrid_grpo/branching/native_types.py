@@ -3,6 +3,7 @@
 import array
 import copy
 import functools
+import mmap
 import operator
 import sys
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def copy_array(c: Any, obj: Any) -> Any:
         writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
     if base is not None and owner is obj:
         return _copy_mujoco_array(c, obj)
-    if base is None and isinstance(owner, np.ndarray) and not writeable and not owner.dtype.hasobject:
+    if base is None and not writeable and isinstance(owner, np.ndarray | mmap.mmap) and not obj.dtype.hasobject:
         return obj
     if owner is not obj:
         its_copy = c(owner)

@@ -9,6 +9,7 @@ import threading
 import types
 import warnings
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -22,9 +23,16 @@ _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwar
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 
-def fill(c: Any, obj: Any, made: Any) -> Any:
-    """Copy an object's attributes and slots into its new copy."""
+def fill(c: Any, obj: Any, made: Any, variables: Iterable[types.CellType] = ()) -> Any:
+    """Copy an object's attributes and slots into its new copy. For ``variables``, see :func:`variables_of`."""
     kind: Any = type(obj)
+    for cell in variables:
+        with contextlib.suppress(ValueError):  # not assigned yet
+            if isinstance(cell.cell_contents, gym.Env) and id(cell.cell_contents) in c.memo:
+                raise CannotCopyError(
+                    f"is a {engines.name_of(kind)}, a class made in a function, whose methods use the function's variable for "
+                    "the env: a copy's methods would change the env"
+                )
     c.memo[id(obj)] = made
     if kind.__dictoffset__:
         attributes, atoms, shared = made.__dict__, ATOMS, _shared_attributes(kind)
@@ -40,6 +48,13 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
     for slot, value in values:
         slot.__set__(made, c(value))
     return made
+
+
+def variables_of(kind: Any) -> list[types.CellType]:
+    """The variables of enclosing functions that a class's methods use, apart from the ``__class__`` of ``super()``."""
+    methods = [one for base in kind.__mro__ for one in vars(base).values() if isinstance(one, types.FunctionType)]
+    named = [zip(one.__code__.co_freevars, one.__closure__ or (), strict=True) for one in methods]
+    return [cell for pairs in named for name, cell in pairs if name != "__class__"]
 
 
 @functools.lru_cache(maxsize=4096)

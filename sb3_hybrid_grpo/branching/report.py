@@ -54,10 +54,15 @@ class BranchingReport(NamedTuple):
                 "forks cost milliseconds. Declare how the simulator is copied (register_copier), or saved and restored "
                 "(register_engine, or save_state() and restore_state(state) of the env)"
             )
-        if self.is_exact and self.branch_horizon < 16 and self.fork > 2 * self.step:
+        if self.is_exact and self.fork > max(2, self.branch_horizon / 2) * self.step:
             return (
                 "a copy costs more than two steps. If large tables never change, declare them: table.flags.writeable = False "
                 "for an array, declare_constant for an attribute"
+            )
+        if self.sibling_step > 3 * self.step:
+            return (
+                "around each step the state of an object that all members share is saved and restored. If that is a generator "
+                "of random numbers (np.random, random, a global one), draw from self.np_random instead"
             )
         return ""
 
