@@ -54,12 +54,13 @@ class BranchingReport(NamedTuple):
                 "forks cost milliseconds. Declare how the simulator is copied (register_copier), or saved and restored "
                 "(register_engine, or save_state() and restore_state(state) of the env)"
             )
-        if self.is_exact and self.fork > max(2, self.branch_horizon / 2) * self.step:
+        steps, sibling_steps = self.n_samples * self.step, (self.n_samples - 1) * self.sibling_step
+        if self.group_step - self.step - sibling_steps > max(steps / 2, sibling_steps):
             return (
-                "a copy costs more than two steps. If large tables never change, declare them: table.flags.writeable = False "
+                "copies make groups slow. If large tables never change, declare them: table.flags.writeable = False "
                 "for an array, declare_constant for an attribute"
             )
-        if self.sibling_step > 3 * self.step:
+        if sibling_steps > 2 * steps:
             return (
                 "around each step the state of an object that all members share is saved and restored. If that is a generator "
                 "of random numbers (np.random, random, a global one), draw from self.np_random instead"
@@ -109,14 +110,15 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
         failure = branching.check_siblings()
         if failure is not None:
             raise failure.error
-        rounds = _measured(branching)
+        rounds, ends = _measured(branching)
     except BranchingError as error:
         return BranchingReport(named(env), "none", n_samples, branch_horizon, str(error))
     except Exception as error:
         refusal = f"{named(env)} cannot be examined: it raised {type(error).__name__}: {error} when it played random actions."
         return BranchingReport(named(env), "none", n_samples, branch_horizon, refusal)
     maker = branching.sibling_maker
-    groups = [step + (n_samples - 1) * (sibling_step + fork / branch_horizon) for step, fork, sibling_step in rounds]
+    forks = max(1 / branch_horizon, ends)  # a step
+    groups = [step + (n_samples - 1) * (sibling_step + forks * fork) for step, fork, sibling_step in rounds]
     return BranchingReport(
         *(named(env), "forked" if maker.forks else "copied", n_samples, branch_horizon),
         reasons=tuple(maker.reasons),
@@ -128,9 +130,12 @@ def check_branching(env: gym.Env[Any, Any], n_samples: int = 4, branch_horizon: 
     )
 
 
-def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
-    """Seconds of a step, of a fork and of a sibling's step, in rounds: the speed of a busy machine changes all the time."""
-    actions, sibling = RandomActions(branching), None
+def _measured(branching: BranchingWrapper) -> tuple[list[tuple[float, float, float]], float]:
+    """
+    Seconds of a step, of a fork and of a sibling's step, in rounds, because the speed of a busy machine changes all the time;
+    and how many episodes end in a step, on average.
+    """
+    actions, sibling, n_ends, n_steps = RandomActions(branching), None, 0, 0
     rounds: list[tuple[float, float, float]] = []
     branching.reset(seed=0)
     start = time.perf_counter()
@@ -142,22 +147,23 @@ def _measured(branching: BranchingWrapper) -> list[tuple[float, float, float]]:
             if sibling.kind == "forked":  # the process is ready when it has answered
                 sibling.get_wrapper_attr("get_wrapper_attr")("action_space")
             fork = time.perf_counter() - began
-            sibling_step, _ = _timed(sibling, actions)
-            step, ended = _timed(branching.env, actions)
+            sibling_step, *_ = _timed(sibling, actions)
+            step, ended, taken = _timed(branching.env, actions)
+            n_ends, n_steps = n_ends + ended, n_steps + taken
             rounds.append((step, fork, sibling_step))
             if ended:
                 branching.reset()
     if sibling is not None:
         sibling.close()
-    return rounds
+    return rounds, n_ends / n_steps
 
 
-def _timed(env: Any, actions: RandomActions) -> tuple[float, bool]:
-    """Seconds of a step, and whether the episode ended."""
+def _timed(env: Any, actions: RandomActions) -> tuple[float, bool, int]:
+    """Seconds of a step, whether the episode ended, and the number of steps."""
     seconds, n_steps, ended = 0.0, 0, False
     while n_steps < STEPS and not ended:
         action, start = actions(env), time.perf_counter()
         _, _, terminated, truncated, _ = env.step(action)
         seconds += time.perf_counter() - start
         n_steps, ended = n_steps + 1, bool(terminated or truncated)
-    return seconds / n_steps, ended
+    return seconds / n_steps, ended, n_steps
