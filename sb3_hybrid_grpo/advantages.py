@@ -60,7 +60,9 @@ def gae_group(
     :param gamma: discount factor, in [0, 1]
     :param gae_lambda: decay of the trace, in [0, 1]: 0 is the one-step TD error, 1 the discounted return minus V
     :return: advantages, shape (T, E, N), dtype of the inputs
+    :raises ValueError: if the shapes differ or are not (T, E, N)
     """
+    _check_shapes(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, cut_TEN)
     delta_TEN = _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma) - values_TEN
     return _discounted_sums(delta_TEN, cut_TEN, gamma * gae_lambda, forks=True)
 
@@ -103,7 +105,9 @@ def paper_advantage(
     :param gamma: discount factor, in [0, 1]
     :param per_sample: each branch keeps its own advantage
     :return: advantages and targets for the critic, shape (T, E, N), dtype of the inputs
+    :raises ValueError: if the shapes differ or are not (T, E, N)
     """
+    _check_shapes(rewards_TEN, values_TEN, next_values_TEN, terminated_TEN, starts_TEN)
     starts_TEN = np.copy(starts_TEN)  # keeps the memory layout, and with it the order in which numpy adds
     starts_TEN[:, :, 0] |= starts_TEN[:, :, 1:].all(axis=2)
     returns_TEN = _one_step_returns(rewards_TEN, next_values_TEN, terminated_TEN, gamma)
@@ -138,7 +142,9 @@ def grpo_advantage(rewards_TEN: FloatArray, cut_TEN: BoolArray, gamma: float) ->
     :param cut_TEN: the member does not go on at t+1, as in :func:`gae_group`
     :param gamma: discount factor within a segment, in [0, 1]
     :return: advantages, shape (T, E, N), in standard deviations, dtype of the rewards
+    :raises ValueError: if the shapes differ or are not (T, E, N)
     """
+    _check_shapes(rewards_TEN, cut_TEN)
     end_TEN = cut_TEN.copy()
     end_TEN[:, :, 0] |= cut_TEN[:, :, 1:].all(axis=2)
     return _discounted_sums(group(rewards_TEN), end_TEN, gamma, forks=False)
@@ -160,7 +166,9 @@ def group_baseline(advantages_TEN: FloatArray, beta: float | Literal["auto"]) ->
     :param advantages_TEN: advantages of all members, shape (T, E, N), N of 2 or more
     :param beta: share to subtract, in [0, 1], or ``"auto"``
     :return: the new advantages (same shape and dtype), and the :class:`Baseline`
+    :raises ValueError: if the shape is not (T, E, N)
     """
+    _check_shapes(advantages_TEN)
     others_TEN = (advantages_TEN.sum(axis=2, keepdims=True) - advantages_TEN) / (advantages_TEN.shape[2] - 1)
     weight = _least_variance_beta(advantages_TEN, others_TEN) if beta == "auto" else float(beta)
     residual_TEN = advantages_TEN - weight * others_TEN
@@ -212,3 +220,10 @@ def _centred(array: FloatArray) -> npt.NDArray[np.float64]:
     offsets: npt.NDArray[np.float64] = array.astype(np.float64) - float(array.flat[0])
     offsets -= offsets.mean()
     return offsets
+
+
+def _check_shapes(*arrays: FloatArray | BoolArray) -> None:
+    """Refuse wrong shapes, which numpy would silently broadcast to wrong numbers."""
+    shapes = [array.shape for array in arrays]
+    if len(shapes[0]) != 3 or len(set(shapes)) > 1:
+        raise ValueError(f"Received arrays of {shapes}: all must have the same shape (T steps, E envs, N members).")

@@ -66,7 +66,10 @@ class Moments(RunningMeanStd):
     """Mean and variance of all numbers so far: SB3's, which also reads what version 0.1 saved."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, var=state.get("variance", state.get("var")))
+        state = dict(state)
+        if "variance" in state:
+            state["var"] = state.pop("variance")
+        vars(self).update(state)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from sb3_hybrid_grpo.advantages import gae_group, group_baseline, grpo_advantage, paper_advantage
-from tests.advantage_examples import Group, fractions, groups, one_env, one_env_mask, quick, random_group
+from tests.advantage_examples import Branches, Group, fractions, groups, one_env, one_env_mask, quick, random_group
 
 
 # ---- gae_group
@@ -293,3 +293,23 @@ def test_dtype_is_kept(dtype: type) -> None:
     assert grpo_advantage(group.rewards_TEN, group.cut_TEN, 0.9).dtype == dtype
     assert group_baseline(group.rewards_TEN, "auto")[0].dtype == dtype
     assert group_baseline(group.rewards_TEN, 0.5)[0].dtype == dtype
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_shapes_that_numpy_would_broadcast_are_rejected(position: int) -> None:
+    arrays: list[Any] = list(random_group(0, (4, 2, 3), 0.3))
+    arrays[position] = arrays[position][:, :, :1]
+    with pytest.raises(ValueError, match=r"\(4, 2, 1\).*same shape"):
+        gae_group(*Group._make(arrays), 0.9, 0.8)
+    with pytest.raises(ValueError, match=r"\(4, 2, 1\).*same shape"):
+        paper_advantage(*Branches._make(arrays), 0.9)
+
+
+def test_arrays_without_member_axis_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 2\).*N members"):
+        grpo_advantage(np.zeros((4, 2)), np.zeros((4, 2), dtype=bool), 0.9)
+    with pytest.raises(ValueError, match=r"\(4, 2\).*N members"):
+        group_baseline(np.zeros((4, 2)), 0.5)

@@ -1,5 +1,7 @@
 """Copies of envs: exact, and of their own, whatever the env is made of."""
 
+import mmap
+import random
 import sys
 import types
 import weakref
@@ -345,3 +347,66 @@ def test_attributes_of_a_generator_are_as_they_are_now_in_each_copy() -> None:
         made, reuse = copier(demand), copier.natives
         assert made is not demand and made.level == demand.level
         assert (made.random(), made.gauss(0, 1)) == (demand.random(), demand.gauss(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["method", "property", "static", "container", "wrapper"])
+def test_a_class_made_in_a_function_that_uses_its_variable_for_the_env_is_refused(kind: str) -> None:
+    env: Any = Noisy(lambda env: 0.0)
+
+    class Method:
+        def hit(self) -> Any:
+            return env.x
+
+    class Property:
+        @property
+        def hit(self) -> Any:
+            return env.x
+
+    class Static:
+        @staticmethod
+        def hit() -> Any:
+            return env.x
+
+    class Container(dict[str, Any]):
+        def hit(self) -> Any:
+            return env.x
+
+    class Wrapper(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            return env.step(action)
+
+    made = {"method": Method, "property": Property, "static": Static, "container": Container}
+    env.tool = made[kind]() if kind in made else None
+    with pytest.raises(CannotCopyError, match="a class made in a function"):
+        Copier()(Wrapper(env) if kind == "wrapper" else env)
+
+
+def test_a_read_only_array_over_writeable_memory_of_a_file_is_refused() -> None:
+    memory = mmap.mmap(-1, 8)
+    view = np.frombuffer(memory, np.uint8)
+    view.flags.writeable = False
+    with pytest.raises(CannotCopyError, match="is memory that forked processes share"):
+        Copier()(view)
+
+
+class Slotted(random.Random):
+    """Has a slot, a constructor that needs an argument, and a state of its own."""
+
+    __slots__ = ("level",)
+
+    def __new__(cls, level: list[int]) -> "Slotted":
+        return super().__new__(cls)
+
+    def __init__(self, level: list[int]) -> None:
+        super().__init__(3)
+        self.level = level
+
+    def getstate(self) -> Any:
+        return self.level
+
+
+def test_a_generator_with_a_slot_and_a_state_of_its_own_is_copied() -> None:
+    one = Slotted([1])
+    made = Copier()(one)
+    assert made.level == [1] and made.level is not one.level
+    assert made.random() == one.random()

@@ -5,6 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -102,6 +103,11 @@ def test_what_no_process_has_of_its_own_is_refused(make: Callable[[], gym.Env[An
     with pytest.raises(BranchingError, match=r"cannot be branched: .*n_samples=1"):
         model = HybridGRPO("MlpPolicy", TimeLimit(make(), 9), branch_horizon=4, **SMALL)
         model.learn(16)
+
+
+def test_memory_of_a_file_outside_of_the_env_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BranchingError, match="cannot be branched"):
+        HybridGRPO("MlpPolicy", TimeLimit(outside_envs.mapped_global(tmp_path), 9), branch_horizon=4, **SMALL).learn(16)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,7 @@ def test_bad_env(tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, e
         ("n_sample:4", "n_samples"),
         ("seed:1", "multiple values for keyword argument 'seed'"),
         ("gamma", "key:value"),
+        ("_init_setup_model:False", "key:value"),
         ("learning_rate:lin_fast", "linear decay"),
         ("n_samples:0", "n_samples"),
         ("branch_horizon:sometimes", "branch_horizon"),

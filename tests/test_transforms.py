@@ -1,5 +1,6 @@
 """Reward transforms: what they give, what they remember, and what a faulty one is turned into."""
 
+import copy
 import math
 import pickle
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from sb3_hybrid_grpo.advantages import grpo_advantage
 from sb3_hybrid_grpo.transforms import (
     ADAPTIVE,
     FUNCTIONS,
+    Moments,
     Normalize,
     Scale,
     Transform,
@@ -440,3 +442,12 @@ def test_the_part_that_failed_is_named() -> None:
 def test_nan_that_was_there_before_is_not_the_functions_fault() -> None:
     result_TEN = applied(resolved(np.sqrt), rewards_of(9.0, math.nan))
     np.testing.assert_array_equal(result_TEN, rewards_of(3.0, math.nan))
+
+
+def test_moments_that_were_saved_by_another_version_go_on_after_a_second_load() -> None:
+    moments = Moments.__new__(Moments)
+    moments.__setstate__({"count": 4.0, "mean": 1.0, "variance": 2.0})
+    moments.update(np.array([1.0, 1.0]))
+    again = pickle.loads(pickle.dumps(copy.deepcopy(moments)))
+    assert (again.count, again.mean, again.var) == (moments.count, moments.mean, moments.var)
+    assert again.var < 2

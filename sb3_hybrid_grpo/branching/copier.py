@@ -137,10 +137,8 @@ def _copy_old_generator(c: Any, obj: Any) -> Any:
         return obj
     if type(obj) in (random.Random, np.random.RandomState):
         return native.remember_native(c, obj, make)
-    kind: Any = type(obj)  # a subclass, which may have attributes
-    made = c.remember(obj, kind.__new__(kind))
-    made.__dict__.update({name: c(value) for name, value in vars(obj).items()})
-    set_state(made, state_of(obj))
+    made = python.fill(c, obj, random.Random.__new__(type(obj)))  # of a subclass, which may have attributes
+    random.Random.setstate(made, random.Random.getstate(obj))  # its own methods may do something else
     c.natives[id(obj)] = (obj, made)
     return made
 
@@ -171,8 +169,7 @@ def _rule_of(kind: Any) -> Rule:
         if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
             return python.copy_by_reduce
         return never(f"is a {name_of(kind)}, written in C: declare how it is copied (register_copier, register_engine)")
-    variables = python.variables_of(kind)
-    return lambda c, obj: python.fill(c, obj, object.__new__(kind), variables)
+    return lambda c, obj: python.fill(c, obj, object.__new__(kind))
 
 
 engines.CACHES.append(_rule_of)

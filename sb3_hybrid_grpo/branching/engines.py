@@ -1,12 +1,12 @@
 """Users declare here how a type is copied, or saved and restored. Also: the types that can never be copied."""
 
-import concurrent.futures
 import mmap
 import random
 import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from concurrent import futures
 from multiprocessing import connection, pool, process
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -281,13 +281,13 @@ _OUTSIDE = "share it, and a sibling's actions on it cannot be undone"
 _SHARED_MEMORY = "is memory that forked processes share"
 _REFUSED: tuple[tuple[tuple[Any, ...], str, str], ...] = (
     (
-        (threading.Thread, concurrent.futures.Executor),
+        (threading.Thread, futures.ThreadPoolExecutor, pool.ThreadPool),
         "is or has a thread, which neither a copy nor a forked process has",
         "Compute its results in step()",
     ),
     ((mmap.mmap,), _SHARED_MEMORY, "Use an array of your own, or make a file's array read-only"),
     (
-        (socket.socket, subprocess.Popen, process.BaseProcess, pool.Pool, connection.Connection),
+        (socket.socket, subprocess.Popen, process.BaseProcess, pool.Pool, futures.ProcessPoolExecutor, connection.Connection),
         f"leads to another process: all siblings {_OUTSIDE}",
         "Keep the simulation in this process",
     ),

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_hybrid_grpo.branching.engines import MemberState, Shared, module_of, name_of, refusal_of
 from sb3_hybrid_grpo.branching.wrapper_chain import (
@@ -111,7 +112,7 @@ def surroundings(parts: list[Any]) -> Surroundings:
         for one in (value, *items[:50]):
             if is_generator(one) and all(one is not known for known in generators.values()):
                 generators[name if one is value else f"{name} ({len(generators)})"] = one
-            elif refused is None and refusal_of(type(one)) is not None:
+            elif refused is None and (refusal_of(type(one)) or (isinstance(one, np.memmap) and one.flags.writeable)):
                 refused = name, one
         if isinstance(value, gym.Space):
             spaces[name] = value

@@ -34,8 +34,9 @@ def copy_array(c: Any, obj: Any) -> Any:
         writeable |= isinstance(owner, np.ndarray) and owner.flags.writeable
     if base is not None and owner is obj:
         return _copy_mujoco_array(c, obj)
-    if base is None and not writeable and isinstance(owner, np.ndarray | mmap.mmap) and not obj.dtype.hasobject:
-        return obj
+    if base is None and not writeable and not obj.dtype.hasobject:
+        if isinstance(owner, np.ndarray) or (isinstance(owner, mmap.mmap) and memoryview(owner).readonly):
+            return obj
     if owner is not obj:
         its_copy = c(owner)
         if its_copy is owner:  # bytes, a JAX array, an array of a shared MjModel

@@ -9,7 +9,6 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
@@ -23,16 +22,9 @@ _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwar
 LOCK, RLOCK = type(threading.Lock()), type(threading.RLock())
 
 
-def fill(c: Any, obj: Any, made: Any, variables: Iterable[types.CellType] = ()) -> Any:
-    """Copy an object's attributes and slots into its new copy. For ``variables``, see :func:`variables_of`."""
+def fill(c: Any, obj: Any, made: Any) -> Any:
+    """Copy an object's attributes and slots into its new copy."""
     kind: Any = type(obj)
-    for cell in variables:
-        with contextlib.suppress(ValueError):  # not assigned yet
-            if isinstance(cell.cell_contents, gym.Env) and id(cell.cell_contents) in c.memo:
-                raise CannotCopyError(
-                    f"is a {engines.name_of(kind)}, a class made in a function, whose methods use the function's variable for "
-                    "the env: a copy's methods would change the env"
-                )
     c.memo[id(obj)] = made
     if kind.__dictoffset__:
         attributes, atoms, shared = made.__dict__, ATOMS, _shared_attributes(kind)
@@ -47,14 +39,24 @@ def fill(c: Any, obj: Any, made: Any, variables: Iterable[types.CellType] = ()) 
             slot.__set__(made, values[-1][1])  # a cycle of references may need it: sets ask their objects for hashes
     for slot, value in values:
         slot.__set__(made, c(value))
+    for cell in _variables_of(kind):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            if isinstance(cell.cell_contents, gym.Env) and id(cell.cell_contents) in c.memo:
+                raise CannotCopyError(
+                    f"is a {engines.name_of(kind)}, a class made in a function, whose methods use the function's variable for "
+                    "the env: a copy's methods would use the env, not the copy"
+                )
     return made
 
 
-def variables_of(kind: Any) -> list[types.CellType]:
+@functools.lru_cache(maxsize=4096)
+def _variables_of(kind: Any) -> tuple[types.CellType, ...]:
     """The variables of enclosing functions that a class's methods use, apart from the ``__class__`` of ``super()``."""
-    methods = [one for base in kind.__mro__ for one in vars(base).values() if isinstance(one, types.FunctionType)]
+    members = [one for base in kind.__mro__ for one in vars(base).values()]
+    members += [getattr(one, name, None) for one in members for name in ("__func__", "fget", "fset")]
+    methods = [one for one in members if isinstance(one, types.FunctionType)]
     named = [zip(one.__code__.co_freevars, one.__closure__ or (), strict=True) for one in methods]
-    return [cell for pairs in named for name, cell in pairs if name != "__class__"]
+    return tuple(cell for pairs in named for name, cell in pairs if name != "__class__")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -74,9 +74,10 @@ def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
     try:
         if not base.waiting:
             send_step(env, actions)
-        if base.waiting:  # a wrapper may send nothing before its step_wait
-            for remote, process in zip(base.remotes, base.processes, strict=True):
-                _await(remote, process)
+        if not base.waiting:  # a wrapper may send nothing before its step_wait
+            return env.step_wait()
+        for remote, process in zip(base.remotes, base.processes, strict=True):
+            _await(remote, process)
         with without_interrupts():  # all answers have arrived
             return env.step_wait()
     except (EOFError, ConnectionError) as error:

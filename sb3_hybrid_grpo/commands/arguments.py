@@ -42,7 +42,7 @@ def parse_hyperparams(items: Sequence[str], option: str = "--hyperparams") -> di
     hyperparams: dict[str, Any] = {}
     for item in items:
         key, colon, text = item.partition(":")
-        if not colon:
+        if not colon or key.startswith("_"):
             raise CommandError(f"{option} received {item!r}, needs key:value, for example gamma:0.9")
         try:
             hyperparams[key] = ast.literal_eval(text)

@@ -36,6 +36,8 @@ def run(options: argparse.Namespace) -> int:
     print(report := check_branching(made.envs[0], options.n_samples, options.branch_horizon))
     if report.engine == "copied":
         print(f"  noise      {_noise(make_branchable(made.envs[0]), act)}")
+    elif act is not None:
+        print("  noise      is estimated with copies alone, so --model is not used")
     made.close()
     return int(not report.is_exact)
 
