@@ -9,7 +9,7 @@ export OMP_NUM_THREADS=1
 
 # lengths <env> <budget> <episodes of an evaluation>
 lengths() {
-    python -m sb3_hybrid_grpo compare --env "$1" --n-envs 1 --update-sizes 2048 --batch-sizes 64 --normalize --seeds 5 \
+    python -m sb3_hybrid_grpo compare --env "$1" --n-envs 1 --update-sizes 2048 --batch-sizes 64 --normalize --seeds 10 \
         --algorithms ppo hybrid hybrid,adapt_rollouts:256 hybrid,adapt_rollouts:64 hybrid,adapt_rollouts:32 \
         hybrid,branch_horizon:64,adapt_rollouts:256 hybrid,batch_size:128 \
         --hyperparams learning_rate:0.0003 gamma:0.99 --budget "$2" --evaluations 8 --episodes "$3" --output benchmarks/lengths

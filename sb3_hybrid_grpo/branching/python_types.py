@@ -26,8 +26,9 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
     """Copy an object's attributes and slots into its new copy."""
     kind: Any = type(obj)
     c.memo[id(obj)] = made
+    shared, variables = _of_class(kind)
     if kind.__dictoffset__:
-        attributes, atoms, shared = made.__dict__, ATOMS, _shared_attributes(kind)
+        attributes, atoms = made.__dict__, ATOMS
         attributes.update(obj.__dict__)
         for name, value in obj.__dict__.items():
             if type(value) not in atoms and name not in shared:
@@ -39,7 +40,7 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
             slot.__set__(made, values[-1][1])  # a cycle of references may need it: sets ask their objects for hashes
     for slot, value in values:
         slot.__set__(made, c(value))
-    for cell in _variables_of(kind):
+    for cell in variables:
         with contextlib.suppress(ValueError):  # not assigned yet
             if isinstance(cell.cell_contents, gym.Env) and id(cell.cell_contents) in c.memo:
                 raise CannotCopyError(
@@ -49,7 +50,6 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
     return made
 
 
-@functools.lru_cache(maxsize=4096)
 def _variables_of(kind: Any) -> tuple[types.CellType, ...]:
     """The variables of enclosing functions that a class's methods use, apart from the ``__class__`` of ``super()``."""
     members = [one for base in kind.__mro__ for one in vars(base).values()]
@@ -66,10 +66,11 @@ def slots_of(kind: Any) -> tuple[Any, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _shared_attributes(kind: Any) -> frozenset[str]:
-    """Attributes that are not copied: records of how an env was made, and declared constants."""
+def _of_class(kind: Any) -> tuple[frozenset[str], tuple[types.CellType, ...]]:
+    """The attributes that are not copied (records of how an env was made, constants), and :func:`_variables_of` the class."""
     records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
-    return records.union(*(engines.CONSTANTS.get(engines.name_of(base), ()) for base in kind.__mro__))
+    constants = (engines.CONSTANTS.get(engines.name_of(base), ()) for base in kind.__mro__)
+    return records.union(*constants), _variables_of(kind)
 
 
 def copy_space(c: Any, obj: Any) -> Any:
@@ -272,4 +273,4 @@ def copy_local(c: Any, obj: Any) -> Any:
     return made
 
 
-engines.CACHES.append(_shared_attributes)
+engines.CACHES.append(_of_class)
