@@ -53,7 +53,8 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
 def _variables_of(kind: Any) -> tuple[types.CellType, ...]:
     """The variables of enclosing functions that a class's methods use, apart from the ``__class__`` of ``super()``."""
     members = [one for base in kind.__mro__ for one in vars(base).values()]
-    members += [getattr(one, name, None) for one in members for name in ("__func__", "fget", "fset")]
+    members += [one.__func__ for one in members if isinstance(one, classmethod | staticmethod)]
+    members += [function for one in members if isinstance(one, property) for function in (one.fget, one.fset)]
     methods = [one for one in members if isinstance(one, types.FunctionType)]
     named = [zip(one.__code__.co_freevars, one.__closure__ or (), strict=True) for one in methods]
     return tuple(cell for pairs in named for name, cell in pairs if name != "__class__")
