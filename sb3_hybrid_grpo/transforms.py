@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -62,14 +61,38 @@ def group(rewards_TEN: FloatArray) -> FloatArray:
     return standardized_TEN
 
 
-class Moments(RunningMeanStd):
-    """Mean and variance of all numbers so far: SB3's, which also reads what version 0.1 saved."""
+@dataclass
+class Moments:
+    """
+    Mean and (population) variance of all numbers so far.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        if "variance" in state:
-            state["var"] = state.pop("variance")
-        vars(self).update(state)
+    :param count: how many numbers; an initial count above 0 is the weight of the initial mean and variance
+    :param mean: their mean
+    :param variance: their variance
+    """
+
+    count: float = 0.0
+    mean: float = 0.0
+    variance: float = 1.0
+
+    def include(self, numbers: npt.NDArray[np.float64]) -> None:
+        r"""
+        Merge a batch of n numbers with mean m and variance v (Chan, Golub and LeVeque,
+        https://en.wikipedia.org/wiki/Algorithms_for_calculating_variance#Parallel_algorithm).
+
+        .. math::
+            \delta = m - \mu, \quad c' = c + n, \qquad
+            \mu' = \mu + \delta \frac{n}{c'}, \qquad
+            \sigma'^2 = \frac{c \sigma^2 + n v + \delta^2 c n / c'}{c'}
+
+        :param numbers: any shape, at least one number
+        """
+        # Relative to one of them, so that the mean of equal numbers is exact
+        offsets = numbers - numbers.flat[0]
+        n, total = numbers.size, self.count + numbers.size
+        delta = float(numbers.flat[0] + offsets.mean()) - self.mean
+        squares = self.count * self.variance + n * float(offsets.var()) + delta**2 * self.count * (n / total)
+        self.count, self.mean, self.variance = total, self.mean + delta * (n / total), squares / total
 
 
 @dataclass
@@ -81,14 +104,14 @@ class Normalize:
     :param rewards: statistics of the rewards
     """
 
-    rewards: Moments = field(default_factory=lambda: Moments(epsilon=0.0))
+    rewards: Moments = field(default_factory=Moments)
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
         """Include a rollout in the statistics. For the arguments see :meth:`Transform.__call__`."""
-        self.rewards.update(rewards_TEN.astype(np.float64).ravel())
+        self.rewards.include(rewards_TEN.astype(np.float64))
 
     def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
-        return (rewards_TEN.astype(np.float64) - self.rewards.mean) / (math.sqrt(self.rewards.var) + EPSILON)
+        return (rewards_TEN.astype(np.float64) - self.rewards.mean) / (math.sqrt(self.rewards.variance) + EPSILON)
 
 
 @dataclass
@@ -107,7 +130,7 @@ class Scale:
     :param returns_EN: the present G of each member
     """
 
-    returns: Moments = field(default_factory=Moments)
+    returns: Moments = field(default_factory=lambda: Moments(count=1e-4))
     returns_EN: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
 
     def learn(self, rewards_TEN: FloatArray, starts_TEN: BoolArray, gamma: float) -> None:
@@ -123,10 +146,10 @@ class Scale:
             returns_EN = gamma * np.where(starts_EN, origin_E1, returns_EN) + rewards_TEN[t]
             returns_TEN[t] = returns_EN
         self.returns_EN = returns_EN
-        self.returns.update(returns_TEN.ravel())
+        self.returns.include(returns_TEN)
 
     def __call__(self, rewards_TEN: FloatArray) -> FloatArray:
-        return rewards_TEN.astype(np.float64) / math.sqrt(self.returns.var + EPSILON)
+        return rewards_TEN.astype(np.float64) / math.sqrt(self.returns.variance + EPSILON)
 
 
 Part = Normalize | Scale

@@ -14,7 +14,7 @@ STANDARD = {"collections", "typing", "dataclasses", "functools", "itertools", "m
 PURE = {
     "errors": set(),
     "advantages": {"numpy", "sb3_hybrid_grpo.errors", "sb3_hybrid_grpo.transforms"},
-    "transforms": {"numpy", "stable_baselines3.common.running_mean_std", "sb3_hybrid_grpo.errors"},
+    "transforms": {"numpy", "sb3_hybrid_grpo.errors"},
     "losses": {"torch", "sb3_hybrid_grpo.errors"},
     "gradient_variance": {"numpy", "sb3_hybrid_grpo.errors"},
     "auto_grouping": {"sb3_hybrid_grpo.gradient_variance"},
