@@ -167,9 +167,9 @@ def test_bad_env(tmp_path: Path, capsys: pytest.CaptureFixture[str], env: str, e
     ("item", "expected"),
     [
         ("n_sample:4", "n_samples"),
-        ("seed:1", "multiple values for keyword argument 'seed'"),
+        ("seed:1", "seed is no hyperparameter: remove it"),
         ("gamma", "key:value"),
-        ("_init_setup_model:False", "key:value"),
+        ("_init_setup_model:False", "_init_setup_model is no hyperparameter"),
         ("learning_rate:lin_fast", "linear decay"),
         ("n_samples:0", "n_samples"),
         ("branch_horizon:sometimes", "branch_horizon"),

@@ -45,7 +45,7 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
             if isinstance(cell.cell_contents, gym.Env) and id(cell.cell_contents) in c.memo:
                 raise CannotCopyError(
                     f"is a {engines.name_of(kind)}, a class made in a function, whose methods use the function's variable for "
-                    "the env: a copy's methods would use the env, not the copy"
+                    "the env, also in a copy; let them use an attribute of self"
                 )
     return made
 

@@ -42,7 +42,9 @@ def parse_hyperparams(items: Sequence[str], option: str = "--hyperparams") -> di
     hyperparams: dict[str, Any] = {}
     for item in items:
         key, colon, text = item.partition(":")
-        if not colon or key.startswith("_"):
+        if key in ("env", "seed", "verbose") or key.startswith("_"):
+            raise CommandError(f"{option} received {item!r}, but {key} is no hyperparameter: remove it, or see --help")
+        if not colon:
             raise CommandError(f"{option} received {item!r}, needs key:value, for example gamma:0.9")
         try:
             hyperparams[key] = ast.literal_eval(text)

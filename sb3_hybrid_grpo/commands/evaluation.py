@@ -20,11 +20,10 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     try:
         return make_vec_env(env_id, n_envs=n_envs, seed=seed)
     except (gym.error.Error, ImportError) as error:
-        raise CommandError(
-            f"Received the env {env_id!r}: {error} Needed is the id of a registered env, for example CartPole-v1, or "
-            f"module:Env-v0 for one that your own module registers. MuJoCo envs need {install_command('mujoco')}, Box2D envs "
-            f"{install_command('box2d')}"
-        ) from error
+        needed = "Needed is the id of a registered env, for example CartPole-v1; for one of your own module, module:Env-v0"
+        if isinstance(error, gym.error.DependencyNotInstalled):
+            needed = f"MuJoCo envs need {install_command('mujoco')}, Box2D envs {install_command('box2d')}"
+        raise CommandError(f"Received the env {env_id!r}: {error} {needed}") from error
 
 
 def default_policy(observation_space: gym.Space[Any]) -> str:
