@@ -11,6 +11,7 @@ SINGLE_ABOVE = 0.9
 FIRST_PROBE = 4
 FULL_ROLLOUT = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
 MEMORY = 0.9
+OUTDATED = 100  # how many times smaller than its average a variance must be for the averages to start anew
 ENOUGH_UNITS = 32  # with fewer, ρ is unreliable
 ROUNDED_TO = 8
 SHORTEST = 128
@@ -22,13 +23,14 @@ class AutoGrouping:
     """
     Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts. They
-    start anew when probes make rollouts grouped.
+    start anew when probes make rollouts grouped, and when gradients have become so small that older ones would rule them.
 
     Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
     rises above 0.9, measured in at least 32 units. After 4, 8, 16, ... single rollouts of at least 2048 samples, or more that
     are smaller, one is grouped as a probe: this also finds noise that an env draws ahead, in a reset, or seldom. Two probes
-    in a row below 0.45 make rollouts grouped. One is not enough, because early in a training ρ is low in every env. The
-    policy is trained on probes, too.
+    in a row below 0.45 make rollouts grouped. One is not enough, because early in a training ρ is low in every env. Where the
+    first steps draw random numbers, a probe comes after every 4 single rollouts, and one below 0.45 is enough. The policy is
+    trained on probes, too.
 
     :param noise_seen: Whether the first steps of an env draw random numbers; None if not yet known
     :param grouped: Whether rollouts are grouped, apart from probes
@@ -75,7 +77,7 @@ class AutoGrouping:
         """
         if self.grouped or self.singles * min(1.0, n_samples / FULL_ROLLOUT) < self.next_probe:
             return self.grouped
-        self.next_probe *= 2
+        self.next_probe *= 1 if self.noise_seen else 2
         return True
 
     def observe(self, n_members: int, variances: GradientVariances | None) -> None:
@@ -95,9 +97,9 @@ class AutoGrouping:
         if not was_grouped:
             is_low = variances.grouped < GROUPED_BELOW * variances.independent
             self.low_probes = self.low_probes + 1 if is_low else 0
-            self.grouped = self.low_probes >= 2
-            if self.grouped:  # forget older gradients, which are larger the earlier they were
-                self.weight = self.numerator = self.denominator = 0.0
+            self.grouped = self.low_probes >= (1 if self.noise_seen else 2)
+        if self.grouped > was_grouped or variances.independent < self.denominator / OUTDATED:
+            self.weight = self.numerator = self.denominator = 0.0
         self.weight = MEMORY * self.weight + (1 - MEMORY)
         self.numerator += (1 - MEMORY) / self.weight * (variances.grouped - self.numerator)
         self.denominator += (1 - MEMORY) / self.weight * (variances.independent - self.denominator)

@@ -1,5 +1,6 @@
 """``branch_horizon="auto"``: grouped rollouts while the measured gradient says that they pay, as long as it says."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,22 +69,38 @@ def test_noise_that_is_looked_for_late_does_not_undo_what_was_measured(seen: boo
         assert auto.grouped == grouped
 
 
-def test_noise_in_a_step_begins_groups_and_they_end_where_they_do_not_pay() -> None:
-    auto = AutoGrouping()
-    auto.see_noise(True)
+@pytest.mark.parametrize(("seen", "probes", "returns"), [(True, [4, 9, 14, 19], 4), (False, [4, 13, 30], 13)])
+def test_groups_end_where_they_do_not_pay_and_come_back_where_they_do(seen: bool, probes: list[int], returns: int) -> None:
+    auto = AutoGrouping(grouped=True)
+    auto.see_noise(seen)
+    auto.grouped = True
     assert run(auto, [0.2] * 5) == [True] * 5
     decided = run(auto, [1.0] * 20)
     assert decided[0] and not decided[-1]
+    auto.singles, auto.next_probe = 0, 4
+    again = dataclasses.replace(auto)
+    assert np.flatnonzero(run(auto, [0.8] * (probes[-1] + 1))).tolist() == probes
+    assert np.flatnonzero(run(again, [0.4] * (returns + 3))).tolist()[-3:] == [returns, returns + 1, returns + 2]
 
 
-def test_where_groups_begin_to_pay_late_larger_gradients_of_before_do_not_end_them() -> None:
-    auto = AutoGrouping()
-    auto.see_noise(True)
+@pytest.mark.parametrize(("seen", "first"), [(True, 4), (False, 13)])
+def test_where_groups_begin_to_pay_late_larger_gradients_of_before_do_not_end_them(seen: bool, first: int) -> None:
+    auto = AutoGrouping(seen, grouped=True)
     for _ in range(20):
-        auto.observe(4, GradientVariances(1100.0, 1000.0, 16))
+        auto.observe(4, GradientVariances(99.0, 90.0, 16))
     assert not auto.grouped
-    assert np.flatnonzero(run(auto, [0.3] * 40)).tolist() == [4, *range(13, 40)]
+    assert np.flatnonzero(run(auto, [0.3] * 40)).tolist() == sorted({4, *range(first, 40)})
     assert auto.ratio == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 1e6])
+def test_rho_is_that_of_the_present_gradients_however_much_their_scale_has_changed(factor: float) -> None:
+    """The gradients of a tracking task shrink ten thousandfold while it is learned."""
+    auto = AutoGrouping(grouped=True)
+    for _ in range(5):
+        auto.observe(4, GradientVariances(0.8, 1.0, 16))
+    auto.observe(4, GradientVariances(0.2 * factor, factor, 16))
+    assert auto.ratio == pytest.approx(0.2, rel=0.05)
 
 
 def test_few_units_do_not_end_groups() -> None:
