@@ -71,13 +71,10 @@ def test_noise_that_is_looked_for_late_does_not_undo_what_was_measured(seen: boo
 
 @pytest.mark.parametrize(("seen", "probes", "returns"), [(True, [4, 9, 14, 19], 4), (False, [4, 13, 30], 13)])
 def test_groups_end_where_they_do_not_pay_and_come_back_where_they_do(seen: bool, probes: list[int], returns: int) -> None:
-    auto = AutoGrouping(grouped=True)
-    auto.see_noise(seen)
-    auto.grouped = True
+    auto = AutoGrouping(seen, grouped=True)
     assert run(auto, [0.2] * 5) == [True] * 5
-    decided = run(auto, [1.0] * 20)
-    assert decided[0] and not decided[-1]
-    auto.singles, auto.next_probe = 0, 4
+    while auto.grouped:
+        run(auto, [1.0])
     again = dataclasses.replace(auto)
     assert np.flatnonzero(run(auto, [0.8] * (probes[-1] + 1))).tolist() == probes
     assert np.flatnonzero(run(again, [0.4] * (returns + 3))).tolist()[-3:] == [returns, returns + 1, returns + 2]

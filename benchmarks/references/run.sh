@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# PPO and HybridGRPO in tasks whose noise is a reference. Adds the runs that are missing to
-# this folder.
+# PPO and HybridGRPO in tasks whose noise is a reference. Adds the runs that are missing to this folder.
 #
 #   pip install -c constraints.txt -e ".[compare]" && benchmarks/references/run.sh
 set -euo pipefail
