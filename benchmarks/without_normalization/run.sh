@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The swap of ../swap/run.sh and ../third_party/swap.sh without VecNormalize, in tasks with noise in each step whose rewards are
-# not too large for that. Adds the runs that are missing to this folder.
+# The swap of ../swap/run.sh and ../third_party/swap.sh without VecNormalize: seven tasks with noise in each step whose rewards
+# are not too large for that, and one task without noise. Adds the runs that are missing to this folder.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco]" && benchmarks/without_normalization/run.sh VENVS
 #
@@ -24,4 +24,5 @@ swap python hybrid_grpo/GustyCartPoleSwingUp-v0 131072 20
 swap "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
 swap "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementLostSales-v0 98304 20
 swap "$venvs/venv-pcgym/bin/python" tasks:third_party/Reactor-v0 65536 20
+swap python Pendulum-v1 131072 20
 python -m sb3_hybrid_grpo compare report benchmarks/without_normalization
