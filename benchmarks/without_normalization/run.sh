@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The swap of ../swap/run.sh and ../third_party/swap.sh without VecNormalize: seven tasks with noise in each step whose rewards
-# are not too large for that, and one task without noise. Adds the runs that are missing to this folder.
+# The swap of ../swap/run.sh and ../third_party/swap.sh without VecNormalize: seven of their tasks with noise in each step, and
+# one without noise. Adds the runs that are missing to this folder.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco]" && benchmarks/without_normalization/run.sh VENVS
 #
