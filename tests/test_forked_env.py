@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from typing import Any
 
@@ -14,7 +15,7 @@ from gymnasium.wrappers import TimeLimit
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from sb3_hybrid_grpo import HybridGRPO
-from sb3_hybrid_grpo.branching import make_branchable
+from sb3_hybrid_grpo.branching import forked_env, make_branchable
 from sb3_hybrid_grpo.branching.forked_env import Fork, ForkedEnv, HungForkError
 from sb3_hybrid_grpo.errors import BranchingError
 from tests import outside_envs
@@ -112,6 +113,34 @@ def test_a_fork_that_dies(end: Any, message: str) -> None:
     fork = Fork(end)
     with pytest.raises(BranchingError, match=message):
         fork.call()
+    assert not set(children()) - before
+
+
+@pytest.mark.parametrize(("draw", "size"), [(th.randn, 500_000), (np.random.standard_normal, 100_000)])
+def test_forks_can_draw_while_another_thread_draws(draw: Any, size: int) -> None:
+    """A generator that a thread is drawing from stays locked in a fork."""
+    ends = threading.Event()
+
+    def draw_and_pause() -> None:
+        while not ends.wait(0.005):
+            draw(size)
+
+    thread = threading.Thread(target=draw_and_pause)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert len(Fork(draw, seconds=5.0).call(3)) == 3
+    finally:
+        ends.set()
+        thread.join()
+
+
+def test_a_fork_that_can_never_draw_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked_env, "_READY_WITHIN", (0.1, 0.1))
+    monkeypatch.setattr(np.random, "random_sample", lambda size: time.sleep(60))
+    before = set(children())
+    with pytest.raises(HungForkError, match=r"has not answered for 0.3 s"):
+        Fork(os.getpid, seconds=0.3).call()
     assert not set(children()) - before
 
 

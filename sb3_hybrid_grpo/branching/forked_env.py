@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from sb3_hybrid_grpo.branching.engines import MemberState
 from sb3_hybrid_grpo.branching.wrapper_chain import named, skip_in_chain, write_no_files
@@ -30,6 +31,8 @@ from sb3_hybrid_grpo.errors import BranchingError
 
 ANSWER_WITHIN, CHECK_WITHIN = 60.0, 180.0
 """Seconds that a fork has for a step, and for a check."""
+_READY_WITHIN = tuple(0.1 * 1.4**attempt for attempt in range(12))
+"""Seconds that a fork, and then each further one, has to say that it can draw random numbers."""
 
 
 class HungForkError(BranchingError):
@@ -85,8 +88,17 @@ class Fork:
         seconds: float = ANSWER_WITHIN,
         on_wait: Callable[[float], None] | None = None,
     ) -> None:
-        self.seconds, self.on_wait, self.owner, self.waits = seconds, on_wait, os.getpid(), False
+        self.seconds, self.on_wait, self.owner = seconds, on_wait, os.getpid()
+        self.waits = True  # a fork first says that it can draw random numbers
         self.pid = 0  # until there is one
+        for can_draw_within in _READY_WITHIN:
+            self._fork(function)
+            if self.pipe.poll(can_draw_within):
+                break  # else another thread was drawing, and that generator's lock stays locked in the fork
+
+    def _fork(self, function: Callable[..., Any]) -> None:
+        if self.pid:
+            self.close()
         self.pipe, far_end = multiprocessing.Pipe()
         numbers = random.getstate()
         with without_interrupts(), warnings.catch_warnings():  # Python drops an interrupt that comes while it forks
@@ -99,7 +111,7 @@ class Fork:
 
     def call(self, *arguments: Any) -> Any:
         """Call the function."""
-        if self.waits:  # an interrupt broke off the last call, whose answer comes first
+        if self.waits:  # for that first word, or for the answer to a call that an interrupt broke off
             self._receive()
         self.waits = True
         with contextlib.suppress(ConnectionError):  # _receive() reports a dead process
@@ -156,6 +168,9 @@ def _serve(function: Callable[..., Any], pipe: Connection, parent: int) -> None:
         torch = sys.modules.get("torch")
         if torch is not None:
             torch.set_num_threads(1)  # torch would wait for threads that a fork does not have
+            torch.get_rng_state()  # waits for the generator's lock, as numpy's draw does
+        np.random.random_sample(0)
+        pipe.send((True, None))
         while os.getppid() == parent:
             if not pipe.poll(1.0):
                 continue
