@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_hybrid_grpo import HybridGRPO, auto_grouping
+from sb3_hybrid_grpo import HybridGRPO
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
@@ -197,10 +197,9 @@ def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, l
     return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
 
 
-def test_a_path_drawn_in_reset_is_found_by_the_second_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
-    model, rollouts = trained("in reset", rollouts=16)
-    assert [members for members, _ in rollouts] == [1] * 4 + [4] + [1] * 8 + [4] * 3
+def test_a_path_drawn_in_reset_is_found_by_the_second_probe_and_rollouts_keep_their_length() -> None:
+    model, rollouts = trained("in reset", rollouts=16, n_steps=1024)
+    assert rollouts == [(1, 1024)] * 4 + [(4, 256)] + [(1, 1024)] * 8 + [(4, 256)] * 3
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45
 
 
@@ -209,8 +208,9 @@ def test_noise_in_steps_is_grouped_from_the_beginning() -> None:
     assert rollouts[-1][0] == 4 and sum(members == 1 for members, _ in rollouts) <= 1
 
 
-def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_with_that(tmp_path: Any) -> None:
-    model, rollouts = trained("in step", rollouts=2, n_steps=2048, branch_horizon=64)
+@pytest.mark.parametrize("horizon", ["auto", 64])
+def test_rollouts_shorten_to_what_the_gradient_needs_and_a_loaded_model_goes_on_with_that(tmp_path: Any, horizon: Any) -> None:
+    model, rollouts = trained("in step", rollouts=2, n_steps=2048, branch_horizon=horizon)
     lengths = [length for _, length in rollouts]
     assert lengths[0] == 512 and lengths[-1] == 128
     assert len(lengths) > 2  # more updates for as many steps of the simulator
