@@ -2,9 +2,10 @@
 Is ρ, as trainings measure it, the ratio of variances that it stands for?
 
 SB3's PPO trains a policy, which is then frozen. From many independent rollouts of it come (a) the variance of PPO's whole
-policy gradient and that of HybridGRPO, K = 64, at equal simulator steps: their ratio; (b) ρ, of the last layer of the actor
-alone, within the same grouped rollouts, as ``train/gradient_variance_ratio`` has it. Intervals are 95 %, by bootstrap over
-rollouts.
+policy gradient and that of HybridGRPO, K = 64, at equal simulator steps: their ratio; (b) the same ratio after each rollout's
+advantages have lost their mean, as PPO subtracts the mean of a minibatch (``normalize_advantage``); (c) ρ, of the last layer
+of the actor alone, within the same grouped rollouts, as ``train/gradient_variance_ratio`` has it. Intervals are 95 %, by
+bootstrap over rollouts.
 
     OMP_NUM_THREADS=1 python benchmarks/measured_ratio.py > benchmarks/measured_ratio.md
 """
@@ -28,7 +29,17 @@ BUDGET, ROLLOUTS, RESAMPLES, SIZE = 100_000, 100, 2000, Size()
 PPO, GROUPS = ESTIMATORS[0], next(one for one in ESTIMATORS if one.name == "hybrid K=64")
 
 
-class Measured(Collector):
+class Noting(Collector):
+    """Collects gradients of advantages whose mean was subtracted, too."""
+
+    def both(self, estimator: Any) -> tuple[np.ndarray, np.ndarray]:
+        """One rollout's gradient, and the one without the mean."""
+        found = self.collect([estimator])[0]
+        deviation = th.as_tensor(self.model.rollout_buffer.advantages).std().item()
+        return found.plain, found.normalised * (deviation + 1e-8)
+
+
+class Measured(Noting):
     """Notes the variances that a training would note, too."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -43,22 +54,26 @@ class Measured(Collector):
         self.variances.append(found)
 
 
-def gradients(collector: Collector, estimator: Any) -> np.ndarray:
-    found = np.stack([collector.collect([estimator])[0].plain for _ in range(ROLLOUTS)])
+def gradients(collector: Noting, estimator: Any) -> tuple[np.ndarray, np.ndarray]:
+    found = [collector.both(estimator) for _ in range(ROLLOUTS)]
     collector.env.close()
-    return found
+    plain, centred = map(np.stack, zip(*found, strict=True))
+    return plain, centred
 
 
 def row(env: str, frozen: Frozen, seed: int) -> tuple[str, ...]:
     rng = np.random.default_rng(seed)
-    ppo = Sample(gradients(Collector(env, None, SIZE, seed, frozen), PPO), rng, RESAMPLES)
+    ppo = gradients(Noting(env, None, SIZE, seed, frozen), PPO)
     groups = Measured(env, GROUPS.horizon, SIZE, seed + SEED_STEP, frozen)
-    ratio = compare(Sample(gradients(groups, GROUPS), rng, RESAMPLES), ppo).trace_ratio
+    ratios = [
+        compare(Sample(own, rng, RESAMPLES), Sample(theirs, rng, RESAMPLES)).trace_ratio
+        for own, theirs in zip(gradients(groups, GROUPS), ppo, strict=True)
+    ]
     both = np.array([one[:2] for one in groups.variances])
     drawn = both[rng.integers(ROLLOUTS, size=(RESAMPLES, ROLLOUTS))].sum(axis=1)
     rho, (low, high) = both[:, 0].sum() / both[:, 1].sum(), np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
-    written = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", f"{rho:.2f} [{low:.2f}, {high:.2f}]"
-    return env, f"{frozen.stage} ({frozen.trained_steps:,} steps)", *written
+    written = [f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in ratios]
+    return env, f"{frozen.stage} ({frozen.trained_steps:,} steps)", *written, f"{rho:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def main() -> None:
@@ -70,7 +85,8 @@ def main() -> None:
             print(*rows[-1], file=sys.stderr, flush=True)
     print("# ρ beside the variance of the whole gradient\n")
     print("`python benchmarks/measured_ratio.py`, see there for what it measures.\n")
-    header = ("env", "stage of the training", "variance of the whole gradient, over PPO's", "ρ within rollouts")
+    whole = "variance of the whole gradient, over PPO's"
+    header = ("env", "stage of the training", whole, "the same without the advantages' mean", "ρ within rollouts")
     print(table(header, rows))
     print(f"\n{ROLLOUTS} rollouts of {SIZE.simulator_steps:,} simulator steps each. {plain(stamp())}.")
 
