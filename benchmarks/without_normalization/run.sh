@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The swap of ../swap/run.sh and ../third_party/swap.sh without VecNormalize: seven of their tasks with noise in each step, and
-# one without noise. Adds the runs that are missing to this folder.
+# four without noise. Adds the runs that are missing to this folder.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco]" && benchmarks/without_normalization/run.sh VENVS
 #
@@ -24,5 +24,8 @@ swap python hybrid_grpo/GustyCartPoleSwingUp-v0 131072 20
 swap "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
 swap "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementLostSales-v0 98304 20
 swap "$venvs/venv-pcgym/bin/python" tasks:third_party/Reactor-v0 65536 20
+swap python CartPole-v1 65536 20
+swap python Acrobot-v1 65536 20
 swap python Pendulum-v1 131072 20
+swap python HalfCheetah-v5 131072 10
 python -m sb3_hybrid_grpo compare report benchmarks/without_normalization
