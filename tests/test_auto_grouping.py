@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_hybrid_grpo import HybridGRPO
+from sb3_hybrid_grpo import HybridGRPO, auto_grouping
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
@@ -197,9 +197,12 @@ def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, l
     return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
 
 
-def test_a_path_drawn_in_reset_is_found_by_the_second_probe_and_rollouts_keep_their_length() -> None:
-    model, rollouts = trained("in reset", rollouts=16, n_steps=1024)
-    assert rollouts == [(1, 1024)] * 4 + [(4, 256)] + [(1, 1024)] * 8 + [(4, 256)] * 3
+def test_a_path_drawn_in_reset_is_found_by_the_second_probe_and_rollouts_keep_their_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
+    model, rollouts = trained("in reset", rollouts=16, adapt_rollouts=16)
+    assert rollouts == [(1, 256)] * 4 + [(4, 64)] + [(1, 256)] * 8 + [(4, 64)] * 3
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.45
 
 
