@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export OMP_NUM_THREADS=1 PYTHONPATH="$PWD"
 
-for env in Inventory Queue; do
+for env in Inventory Queue GustyCartPoleSwingUp; do
     python -m sb3_hybrid_grpo compare --env "hybrid_grpo/$env-v0" --algorithms ppo hybrid hybrid,adapt_rollouts:32 --n-envs 8 \
         --update-sizes 16384 --batch-sizes 64 --hyperparams learning_rate:0.0003 gamma:0.99 --seeds 5 --budget 524288 \
         --evaluations 16 --episodes 20 --no-normalize --output benchmarks/several_envs
