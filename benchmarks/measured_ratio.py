@@ -29,17 +29,7 @@ BUDGET, ROLLOUTS, RESAMPLES, SIZE = 100_000, 100, 2000, Size()
 PPO, GROUPS = ESTIMATORS[0], next(one for one in ESTIMATORS if one.name == "hybrid K=64")
 
 
-class Noting(Collector):
-    """Collects gradients of advantages whose mean was subtracted, too."""
-
-    def both(self, estimator: Any) -> tuple[np.ndarray, np.ndarray]:
-        """One rollout's gradient, and the one without the mean."""
-        found = self.collect([estimator])[0]
-        deviation = th.as_tensor(self.model.rollout_buffer.advantages).std().item()
-        return found.plain, found.normalised * (deviation + 1e-8)
-
-
-class Measured(Noting):
+class Measured(Collector):
     """Notes the variances that a training would note, too."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -54,16 +44,21 @@ class Measured(Noting):
         self.variances.append(found)
 
 
-def gradients(collector: Noting, estimator: Any) -> tuple[np.ndarray, np.ndarray]:
-    found = [collector.both(estimator) for _ in range(ROLLOUTS)]
+def gradients(collector: Collector, estimator: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The rollouts' gradients from the advantages, and from the advantages without their mean."""
+    plain, centred = [], []
+    for _ in range(ROLLOUTS):
+        found = collector.collect([estimator])[0]
+        deviation = th.as_tensor(collector.model.rollout_buffer.advantages).std().item()
+        plain.append(found.plain)
+        centred.append(found.normalised * (deviation + 1e-8))
     collector.env.close()
-    plain, centred = map(np.stack, zip(*found, strict=True))
-    return plain, centred
+    return np.stack(plain), np.stack(centred)
 
 
 def row(env: str, frozen: Frozen, seed: int) -> tuple[str, ...]:
     rng = np.random.default_rng(seed)
-    ppo = gradients(Noting(env, None, SIZE, seed, frozen), PPO)
+    ppo = gradients(Collector(env, None, SIZE, seed, frozen), PPO)
     groups = Measured(env, GROUPS.horizon, SIZE, seed + SEED_STEP, frozen)
     ratios = [
         compare(Sample(own, rng, RESAMPLES), Sample(theirs, rng, RESAMPLES)).trace_ratio

@@ -32,7 +32,7 @@ from sb3_hybrid_grpo.errors import BranchingError
 ANSWER_WITHIN, CHECK_WITHIN = 60.0, 180.0
 """Seconds that a fork has for a step, and for a check."""
 _READY_WITHIN = tuple(0.1 * 1.4**attempt for attempt in range(12))
-"""Seconds that a fork, and then each further one, has to say that it can draw random numbers."""
+"""Seconds in which the first fork, the second one, ... must say that it can draw random numbers."""
 
 
 class HungForkError(BranchingError):
@@ -91,10 +91,10 @@ class Fork:
         self.seconds, self.on_wait, self.owner = seconds, on_wait, os.getpid()
         self.waits = True  # a fork first says that it can draw random numbers
         self.pid = 0  # until there is one
-        for can_draw_within in _READY_WITHIN:
+        for ready_within in _READY_WITHIN:  # if another thread was drawing, the generator's lock stays locked in the fork
             self._fork(function)
-            if self.pipe.poll(can_draw_within):
-                break  # else another thread was drawing, and that generator's lock stays locked in the fork
+            if self.pipe.poll(ready_within):
+                break
 
     def _fork(self, function: Callable[..., Any]) -> None:
         if self.pid:
