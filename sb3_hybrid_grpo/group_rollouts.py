@@ -48,7 +48,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         simulator step in each state
     :param selection_temperature: The temperature of "softmax", in units of q
     :param adapt_rollouts: Whether grouped rollouts get shorter when the gradient's variance falls; a number: the fewest
-        executed steps, 128 if True. With ``branch_horizon="auto"`` only if the first steps of an env draw random numbers
+        executed steps, 128 if True
     :param branching_check: Whether to check siblings of the env, before and while it trains; the check's steps do not count
     :raises ValueError: if an argument has a value that is not allowed
     :raises TypeError: if an argument is unknown
@@ -256,9 +256,13 @@ class GroupRollouts(FastUpdate, ModelFiles):
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
             return validation.steps_to_complete(done, n_steps, (self.batch_size or 0) / n_envs)
         two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))
-        # without noise a poor critic makes ρ small, too, and short rollouts see too few states
-        may_adapt = self._groups_of[1] != "auto" or bool(self.auto_grouping.noise_seen)
-        return self.auto_grouping.length(longest, two_minibatches, may_adapt and self.adapt_rollouts)
+        is_probe = self._looks_for_noise and not self.auto_grouping.grouped
+        return self.auto_grouping.length(longest, two_minibatches, not is_probe and self.adapt_rollouts)
+
+    @property
+    def _looks_for_noise(self) -> bool:
+        """Whether ρ has to tell noise from a poor critic, because no step was seen to draw random numbers."""
+        return self._groups_of[1] == "auto" and not self.auto_grouping.noise_seen
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """The observations that members act on next, and whether an episode or (for siblings) a fork begins there."""
@@ -303,7 +307,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _learn_grouping(self, n_members: int) -> None:
         """Measure the variance of the finished rollout's gradient, on which the kind and length of the next ones depend."""
         measures = n_members > 1 and self.advantage_estimator == "hybrid"
-        self._variances = measured_variances(self.policy, self.rollout_buffer, self._distribution_of) if measures else None
+        rollout = (self.policy, self.rollout_buffer, self._distribution_of, self._looks_for_noise)
+        self._variances = measured_variances(*rollout) if measures else None
         self.auto_grouping.observe(n_members, self._variances)
 
     def _distribution_of(self, obs: Any, steps: slice) -> Any:

@@ -77,7 +77,7 @@ def scores_and_features(
 
 
 def measured_variances(
-    policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution]
+    policy: Any, buffer: Any, distribution_of: Callable[[Any, slice], Distribution], centred: bool = False
 ) -> GradientVariances | None:
     """
     Measure the variance of the policy gradient in a grouped rollout, see :mod:`sb3_hybrid_grpo.gradient_variance`.
@@ -85,6 +85,8 @@ def measured_variances(
     :param policy: The policy that has made the rollout
     :param buffer: The rollout buffer, with the advantages of the estimator "hybrid"
     :param distribution_of: As in :func:`scores_and_features`
+    :param centred: Whether to subtract the advantages' mean before, as PPO does in each minibatch. Otherwise a critic that is
+        off by a constant lets the variance of independent steps look larger than it is in PPO's update
     :return: The variances; None if they cannot be computed
     """
     try:
@@ -96,7 +98,10 @@ def measured_variances(
         return None
     scores_TENA, features_TENH = map(buffer.as_TEN, found)
     forks_TE = buffer.as_TEN(buffer.episode_starts)[:, :, 1:].all(axis=2)
-    return gradient_variances(scores_TENA, features_TENH, buffer.as_TEN(buffer.advantages), buffer.plain_TEN, forks_TE)
+    advantages_TEN, plain_TEN = buffer.as_TEN(buffer.advantages), buffer.plain_TEN
+    if centred:
+        advantages_TEN, plain_TEN = advantages_TEN - advantages_TEN.mean(), plain_TEN - plain_TEN.mean()
+    return gradient_variances(scores_TENA, features_TENH, advantages_TEN, plain_TEN, forks_TE)
 
 
 def _flat(buffer: Any, array: Any, steps: slice) -> Any:

@@ -160,6 +160,21 @@ def test_features_are_what_the_last_layer_sees() -> None:
     assert measured_variances(policy, buffer, model._distribution_of) is not None
 
 
+def test_a_critic_that_is_off_by_a_constant_changes_the_ratio_of_advantages_with_their_mean_alone() -> None:
+    model = grouped()
+    _, callback = model._setup_learn(1000)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
+    buffer, found = model.rollout_buffer, []
+    for offset in (0.0, 50.0):
+        buffer.advantages, buffer.plain_TEN = buffer.advantages + 0.1 * offset, buffer.plain_TEN + offset
+        for centred in (False, True):
+            variances = measured_variances(model.policy, buffer, model._distribution_of, centred)
+            assert variances is not None
+            found.append(variances.grouped / variances.independent)
+    assert found[3] == pytest.approx(found[1], rel=1e-3)
+    assert found[2] < 0.1 * found[1]
+
+
 @pytest.mark.parametrize(
     ("algorithm", "options"),
     [
