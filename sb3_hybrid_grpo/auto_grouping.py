@@ -2,12 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
 # docs/choosing.md has the measurements behind these numbers.
 GROUPED_BELOW = 0.45  # in a probe, where steps draw random numbers
-FOUND_BELOW = 0.6  # in two probes together, elsewhere
+FOUND_BELOW = 0.6  # in probes elsewhere
+PROBE_UNITS = 16  # in these together
 SINGLE_ABOVE = 0.9
 FIRST_PROBE = 1
 NEXT_PROBE = 4  # after groups have ended
@@ -25,14 +27,15 @@ class AutoGrouping:
     """
     Averages ρ, and decides by it. ρ is the policy gradient's variance in a grouped rollout divided by its variance in as
     many independent steps. Numerator and denominator are two exponential moving averages over the grouped rollouts. They
-    start anew with probes that make rollouts grouped, and when gradients have become so small that older ones would rule them.
+    start anew with probes, and when gradients have become so small that older ones would rule them.
 
     Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
     rises above 0.9, measured in at least 32 units. After 1, 2, 4, 8, ... single rollouts of at least 2048 samples, or more
-    that are smaller, one is grouped as a probe: this finds noise that an env draws ahead, in a reset, or seldom. One rollout
-    measures ρ from few units. So if its ρ is below 0.9, a second probe follows at once, and if ρ of both together is below
-    0.6, rollouts become grouped. Where the first steps draw random numbers, a probe comes after every 4 single rollouts, and
-    one below 0.45 is enough. The policy is trained on probes, too.
+    that are smaller, one is grouped as a probe: this finds noise that an env draws ahead, in a reset, or seldom. While probes
+    have fewer than 16 units together, and ρ below 0.9, another one follows. If ρ of all is below 0.6 then, rollouts become
+    grouped. Where the first steps draw random numbers, a probe comes after every 4 single rollouts, and one below 0.45 is
+    enough. The policy is trained on probes, too. With a number for ``branch_horizon`` all rollouts are grouped, and ρ is only
+    averaged.
 
     :param noise_seen: Whether the first steps of an env draw random numbers; None if not yet known
     :param grouped: Whether rollouts are grouped, apart from probes
@@ -41,8 +44,9 @@ class AutoGrouping:
     :param weight: Total weight of the rollouts in both averages
     :param singles: Single rollouts since the last grouped one
     :param next_probe: Number of single rollouts of at least 2048 samples before the next probe
-    :param first_probe: What the first of two probes has measured; None if the next one is not the second
-    :param n_units: Units (see ``GradientVariances``) in the averages of grouped rollouts; below 32 these stay grouped
+    :param probe: Sum of what probes have measured that are not yet enough to decide; None without such probes
+    :param n_units: Units (see ``GradientVariances``) that were averaged since rollouts became grouped; below 32 they stay so
+    :param shape: ``n_samples`` and ``branch_horizon`` of the rollouts
     """
 
     noise_seen: bool | None = None
@@ -52,8 +56,14 @@ class AutoGrouping:
     weight: float = 0.0
     singles: int = 0
     next_probe: int = FIRST_PROBE
-    first_probe: GradientVariances | None = None
+    probe: GradientVariances | None = None
     n_units: int = 0
+    shape: tuple[Any, ...] = (4, "auto")
+
+    @property
+    def looks_for_noise(self) -> bool:
+        """Whether ρ has to tell noise from a poor critic, because no step was seen to draw random numbers."""
+        return self.shape[1] == "auto" and not self.noise_seen
 
     @property
     def ratio(self) -> float | None:
@@ -66,7 +76,8 @@ class AutoGrouping:
 
         :param seen: Whether the first steps of an env draw random numbers; None if nobody has looked
         """
-        self.noise_seen = seen
+        self.noise_seen, self.probe = seen, None
+        self.next_probe = NEXT_PROBE if seen else self.next_probe
         if self.ratio is None:
             self.grouped = bool(seen)
 
@@ -77,7 +88,7 @@ class AutoGrouping:
         :param n_samples: The samples of a single rollout, over all envs
         :return: Whether it is grouped
         """
-        if self.grouped or self.first_probe:
+        if self.grouped or self.probe is not None:
             return True
         if self.singles * min(1.0, n_samples / FULL_ROLLOUT) < self.next_probe:
             return False
@@ -96,11 +107,12 @@ class AutoGrouping:
             return
         self.singles = 0
         if variances is None:
-            self.first_probe = None
+            self.probe = None
             return
-        was_grouped = self.grouped
-        self.grouped = was_grouped or self._is_low(variances)
-        begins = self.grouped > was_grouped if self.noise_seen else self.first_probe is not None
+        was_grouped, is_first = self.grouped, self.probe is None
+        if not was_grouped and self.shape[1] == "auto":
+            self.grouped = self._is_low(variances)
+        begins = self.grouped > was_grouped if self.noise_seen else self.looks_for_noise and is_first and not was_grouped
         if begins or variances.independent < self.denominator / OUTDATED:
             self.weight = self.numerator = self.denominator = 0.0
             self.n_units = 0
@@ -113,15 +125,14 @@ class AutoGrouping:
                 self.grouped, self.next_probe, self.n_units = False, NEXT_PROBE, 0
 
     def _is_low(self, probe: GradientVariances) -> bool:
-        """Whether a probe makes rollouts grouped. Where no step draws, the first of two does not: it waits for the second."""
+        """Whether rollouts become grouped after a probe."""
         if self.noise_seen:
             return probe.grouped < GROUPED_BELOW * probe.independent
-        first, self.first_probe = self.first_probe, None
-        if first is not None:
-            return first.grouped + probe.grouped < FOUND_BELOW * (first.independent + probe.independent)
-        if probe.grouped < SINGLE_ABOVE * probe.independent:
-            self.first_probe = probe
-        return False
+        grouped, independent, n_units = self.probe or (0.0, 0.0, 0)
+        both = GradientVariances(grouped + probe.grouped, independent + probe.independent, n_units + probe.n_units)
+        decides = both.n_units >= PROBE_UNITS or both.grouped > SINGLE_ABOVE * both.independent
+        self.probe = None if decides else both
+        return decides and both.grouped < FOUND_BELOW * both.independent
 
     def length(self, longest: int, two_minibatches: int, adapt: bool | int) -> int:
         """

@@ -158,6 +158,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
         if self._groups_of != self._shape_of_groups:
             self._the_groups().drop_siblings()
             self._groups = self._make_groups(self.env)
+        if self.auto_grouping.shape != self._groups_of[:2]:
+            self.auto_grouping = AutoGrouping(shape=self._groups_of[:2])
         self._last_obs = None if env_is_reset else self._last_obs
         with uninterrupted(self.env):
             total_and_callback = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
@@ -256,13 +258,8 @@ class GroupRollouts(FastUpdate, ModelFiles):
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
             return validation.steps_to_complete(done, n_steps, (self.batch_size or 0) / n_envs)
         two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))
-        is_probe = self._looks_for_noise and not self.auto_grouping.grouped
+        is_probe = self.auto_grouping.looks_for_noise and not self.auto_grouping.grouped
         return self.auto_grouping.length(longest, two_minibatches, not is_probe and self.adapt_rollouts)
-
-    @property
-    def _looks_for_noise(self) -> bool:
-        """Whether ρ has to tell noise from a poor critic, because no step was seen to draw random numbers."""
-        return self._groups_of[1] == "auto" and not self.auto_grouping.noise_seen
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """The observations that members act on next, and whether an episode or (for siblings) a fork begins there."""
@@ -307,7 +304,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     def _learn_grouping(self, n_members: int) -> None:
         """Measure the variance of the finished rollout's gradient, on which the kind and length of the next ones depend."""
         measures = n_members > 1 and self.advantage_estimator == "hybrid"
-        rollout = (self.policy, self.rollout_buffer, self._distribution_of, self._looks_for_noise)
+        rollout = (self.policy, self.rollout_buffer, self._distribution_of, self.auto_grouping.looks_for_noise)
         self._variances = measured_variances(*rollout) if measures else None
         self.auto_grouping.observe(n_members, self._variances)
 

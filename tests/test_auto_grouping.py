@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
-from sb3_hybrid_grpo import HybridGRPO, auto_grouping
+from sb3_hybrid_grpo import HybridGRPO, auto_grouping, group_rollouts, policy_scores
 from sb3_hybrid_grpo.auto_grouping import AutoGrouping
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
 
-def measured(ratio: float) -> GradientVariances:
-    return GradientVariances(ratio, 1.0, 16)
+def measured(ratio: float, n_units: int = 10) -> GradientVariances:
+    return GradientVariances(ratio, 1.0, n_units)
 
 
-def run(auto: AutoGrouping, ratios: Sequence[float | None], n_samples: int = 2048) -> list[bool]:
+def run(auto: AutoGrouping, ratios: Sequence[float | None], n_samples: int = 2048, n_units: int = 10) -> list[bool]:
     """What is decided, rollout by rollout, where a grouped one would measure these."""
     decided = []
     for ratio in ratios:
         grouped = auto.next_is_grouped(n_samples)
         decided.append(grouped)
-        auto.observe(4 if grouped else 1, measured(ratio) if grouped and ratio is not None else None)
+        auto.observe(4 if grouped else 1, measured(ratio, n_units) if grouped and ratio is not None else None)
     return decided
 
 
@@ -57,6 +57,31 @@ def test_two_probes_decide_together_unless_the_first_is_above_0_9(first: float, 
     assert np.flatnonzero(run(auto, [0.0, first, second, 0.7, 0.7, 0.7])).tolist() == grouped
     if len(grouped) == 5:  # both are in the average
         assert auto.ratio == pytest.approx(np.average([first, second, 0.7, 0.7, 0.7], weights=0.9 ** np.arange(5)[::-1]))
+
+
+@pytest.mark.parametrize(("n_units", "n_probes"), [(1, 16), (5, 4), (15, 2), (16, 1), (64, 1)])
+@pytest.mark.parametrize("ratio", [0.55, 0.65])
+def test_probes_go_on_until_they_have_16_units(ratio: float, n_units: int, n_probes: int) -> None:
+    auto = AutoGrouping()
+    run(auto, [ratio] * n_probes, n_units=n_units)
+    assert not auto.grouped
+    run(auto, [ratio], n_units=n_units)
+    assert auto.grouped == (ratio < 0.6) and auto.probe is None
+
+
+def test_with_a_number_for_the_horizon_rho_is_averaged_and_nothing_is_decided() -> None:
+    auto = AutoGrouping(shape=(4, 64))
+    for ratio in [0.85, 0.5] * 20:
+        auto.observe(4, measured(ratio))
+    assert not auto.grouped and auto.probe is None
+    assert auto.ratio == pytest.approx(0.67, abs=0.01) and auto.weight > 0.98
+
+
+def test_noise_that_is_seen_late_ends_the_probes_that_look_for_it() -> None:
+    auto = AutoGrouping()
+    assert run(auto, [0.7, 0.7]) == [False, True] and auto.probe is not None
+    auto.see_noise(True)
+    assert run(auto, [0.7] * 6) == [False] * 4 + [True, False]
 
 
 def test_a_second_probe_that_measures_nothing_begins_no_groups() -> None:
@@ -220,13 +245,47 @@ def trained(drawn: str, rollouts: int = 8, **kwargs: Any) -> tuple[HybridGRPO, l
     return model.learn(rollouts * 2 * model.n_steps, callback=seen), seen.rollouts
 
 
-def test_a_path_drawn_in_reset_is_found_by_two_long_probes_before_rollouts_get_shorter(
+def test_a_path_drawn_in_reset_is_found_by_long_probes_before_rollouts_get_shorter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
     model, rollouts = trained("in reset", adapt_rollouts=16)
-    assert rollouts[:3] == [(1, 256), (4, 64), (4, 64)] and set(rollouts[3:]) == {(4, 16)}
+    n_probes = rollouts.count((4, 64))
+    assert rollouts[: n_probes + 1] == [(1, 256), *[(4, 64)] * n_probes] and set(rollouts[n_probes + 1 :]) == {(4, 16)}
+    assert 1 < n_probes < 9  # together they have 16 units
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.25
+
+
+@pytest.mark.parametrize(
+    ("drawn", "horizon", "centred"), [("never", "auto", True), ("in step", "auto", False), ("never", 64, False)]
+)
+def test_rho_is_measured_without_the_mean_where_it_looks_for_noise(
+    drawn: str, horizon: Any, centred: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measure(*given: Any) -> Any:
+        asked.append(given[3])
+        return policy_scores.measured_variances(*given)
+
+    monkeypatch.setattr(group_rollouts, "measured_variances", measure)
+    monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
+    trained(drawn, rollouts=2, branch_horizon=horizon)
+    assert set(asked) == {centred}
+
+
+def test_what_was_measured_with_another_horizon_or_size_is_forgotten(tmp_path: Any) -> None:
+    model, _ = trained("in step", rollouts=2, branch_horizon=64)
+    model.save(tmp_path / "model")
+    measured = model.auto_grouping
+    model.learn(512, reset_num_timesteps=False)
+    assert model.auto_grouping is measured and measured.shape == (4, 64)
+    loaded = HybridGRPO.load(tmp_path / "model", env=model.get_env(), branch_horizon="auto")
+    model.n_samples = 2
+    for other, shape in ((loaded, (4, "auto")), (model, (2, 64))):
+        other.learn(0, reset_num_timesteps=False)
+        assert other.auto_grouping.shape == shape and other.auto_grouping.ratio is None
+    assert loaded.auto_grouping.noise_seen and loaded.auto_grouping.grouped
 
 
 def test_noise_in_steps_is_grouped_from_the_beginning() -> None:
