@@ -1,8 +1,7 @@
 """
 Other rules for "auto" than the package's, one at a time, with SB3's default arguments: above which ρ rollouts become single
-(on two envs that begin with groups), how the length of a grouped rollout follows ρ, its length before ρ is known, and rollouts
-that also get shorter without noise (on Pendulum, without VecNormalize, where a poor critic keeps ρ small). Adds the runs that
-are missing to auto_rules.csv.
+(on two envs that begin with groups), how the length of a grouped rollout follows ρ, and its length before ρ is known. Adds the
+runs that are missing to auto_rules.csv.
 
     OMP_NUM_THREADS=1 python benchmarks/auto_rules.py > benchmarks/auto_rules.md
 """
@@ -30,10 +29,10 @@ from sb3_hybrid_grpo.benchmark.statistics import Runs
 from sb3_hybrid_grpo.benchmark.variants import Variant
 
 BUDGETS = {
-    **{"hybrid_grpo/Queue-v0": 131_072, "hybrid_grpo/GustyCartPoleSwingUp-v0": 131_072, "Pendulum-v1": 131_072},
+    **{"hybrid_grpo/Queue-v0": 131_072, "hybrid_grpo/GustyCartPoleSwingUp-v0": 131_072},
     **{"hybrid_grpo/Inventory-v0": 65_536, "hybrid_grpo/GustyHalfCheetah-v0": 131_072},
 }
-QUEUE, SWING_UP, PENDULUM, INVENTORY, CHEETAH = BUDGETS
+QUEUE, SWING_UP, INVENTORY, CHEETAH = BUDGETS
 SEEDS, EVALUATIONS, EPISODES = 10, 8, 20
 DEFAULTS = Variant("hybrid", 1, {"n_steps": 2048, "batch_size": 64, "learning_rate": 0.0003, "gamma": 0.99})
 RESULTS = Path(__file__).with_suffix(".csv")
@@ -47,12 +46,6 @@ def with_length(ratio_of: Callable[[float | None], float]) -> Any:
         return length(dataclasses.replace(auto, numerator=ratio_of(auto.ratio), denominator=1.0), *arguments)
 
     return mock.patch.object(AutoGrouping, "length", other)
-
-
-def shorter_without_noise() -> Any:
-    """A patch: the length of all grouped rollouts follows ρ."""
-    length = AutoGrouping.length
-    return mock.patch.object(AutoGrouping, "length", lambda auto, longest, least, _: length(auto, longest, least, True))
 
 
 RULES = {
@@ -69,7 +62,6 @@ RULES = {
             "short from the first": lambda ratio: ratio or 0.0,
         }.items()
     },
-    "also shorter without noise": (shorter_without_noise(), (PENDULUM,)),
 }
 
 
@@ -79,7 +71,7 @@ def add_missing(results: Results) -> None:
             if (env, rule, seed) not in results.done():
                 rows: list[dict[str, object]] = []
                 with patch:
-                    execute(Run(env, DEFAULTS, seed, BUDGETS[env], EVALUATIONS, EPISODES, env != PENDULUM), rows.append)
+                    execute(Run(env, DEFAULTS, seed, BUDGETS[env], EVALUATIONS, EPISODES, True), rows.append)
                 results.add(pd.DataFrame(rows).assign(settings=rule))
                 print(env, rule, seed, file=sys.stderr)
 

@@ -35,7 +35,6 @@ CANNOT_HOLD = {
         "executed episode."
     ),
     "test_identity": "The score is 85 and not yet 90: rollouts are grouped, for the env draws random numbers in its steps.",
-    "test_discrete[env2-PPO]": "Has five updates, of which the last is a grouped probe: the score is 74 and not yet 90.",
 }
 
 
