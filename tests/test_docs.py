@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sb3_hybrid_grpo
-from sb3_hybrid_grpo.auto_grouping import GROUPED_BELOW, SHORTEST, SINGLE_ABOVE
+from sb3_hybrid_grpo.auto_grouping import FOUND_BELOW, GROUPED_BELOW, SHORTEST, SINGLE_ABOVE
 from sb3_hybrid_grpo.group_rollouts import GroupRollouts
 
 PACKAGE = Path(sb3_hybrid_grpo.__file__).parent
@@ -94,7 +94,7 @@ def test_messages_in_troubleshooting_are_those_of_the_package() -> None:
 def test_the_rule_of_auto_has_its_numbers() -> None:
     assert f"at least {SHORTEST} executed steps" in page("choosing.md") and f"{SHORTEST} if True" in str(GroupRollouts.__doc__)
     for text in (page("choosing.md"), (DOCS.parent / "README.md").read_text(encoding="utf-8")):
-        assert re.search(rf"ρ below {GROUPED_BELOW}\b", text)
+        assert re.search(rf"ρ below {GROUPED_BELOW}\b", text) and re.search(rf"together is below {FOUND_BELOW}\b", text)
         assert re.search(rf"above {SINGLE_ABOVE}\b", text)
 
 

@@ -50,7 +50,7 @@ def _noise(env: Any, act: Act | None) -> str:
     if not seen:
         known = "no step draws random numbers" if seen is False else "whether steps draw random numbers is not known"
         unused = "" if act is None else ". So --model is not used"
-        return f'{known}: "auto" begins as PPO, and looks for noise by a probe now and then{unused}'
+        return f'{known}: "auto" begins as PPO, and looks for noise by probes{unused}'
     begins = 'steps draw random numbers: "auto" begins with groups'
     whose = "random actions" if act is None else "the model's actions"
     try:
