@@ -141,10 +141,10 @@ class AutoGrouping:
         :param longest: Executed steps of a grouped rollout with as many samples as a single one
         :param two_minibatches: Executed steps with as many samples as two minibatches
         :param adapt: The argument ``adapt_rollouts``: whether it gets shorter; a number: the fewest executed steps (True: 128)
-        :return: ρ times ``longest``, and at least the fewest executed steps and two minibatches
+        :return: ρ times ``longest``, and at least the fewest executed steps and two minibatches; ``longest`` for a probe
         """
-        ratio = self.ratio
-        if ratio is None or adapt is False:
+        ratio, is_probe = self.ratio, self.looks_for_noise and not self.grouped
+        if ratio is None or adapt is False or is_probe:
             return longest
         wanted = math.ceil(min(1.0, ratio) * longest / ROUNDED_TO) * ROUNDED_TO
         return min(max(wanted, SHORTEST if adapt is True else adapt, two_minibatches), longest)

@@ -47,8 +47,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         largest q = f(R) + γV(s'); "softmax", drawn by the softmax of q / temperature. The last two need K = 1, and one more
         simulator step in each state
     :param selection_temperature: The temperature of "softmax", in units of q
-    :param adapt_rollouts: Whether grouped rollouts get shorter when the gradient's variance falls; a number: the fewest
-        executed steps, 128 if True
+    :param adapt_rollouts: Whether grouped rollouts get shorter if ρ is low; a number: the fewest executed steps, 128 if True
     :param branching_check: Whether to check siblings of the env, before and while it trains; the check's steps do not count
     :raises ValueError: if an argument has a value that is not allowed
     :raises TypeError: if an argument is unknown
@@ -258,8 +257,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
             done = (self.num_timesteps - self._first_timestep) // n_envs % n_steps
             return validation.steps_to_complete(done, n_steps, (self.batch_size or 0) / n_envs)
         two_minibatches = -(-2 * (self.batch_size or 0) // (n_envs * n_members))
-        is_probe = self.auto_grouping.looks_for_noise and not self.auto_grouping.grouped
-        return self.auto_grouping.length(longest, two_minibatches, not is_probe and self.adapt_rollouts)
+        return self.auto_grouping.length(longest, two_minibatches, self.adapt_rollouts)
 
     def _acts_on(self, groups: Groups, n_members: int) -> tuple[Any, np.ndarray]:
         """The observations that members act on next, and whether an episode or (for siblings) a fork begins there."""

@@ -185,11 +185,20 @@ def test_averages_are_taken_of_numerator_and_denominator() -> None:
     [(None, 512, 128, 512), (0.5, 512, 128, 256), (0.01, 512, 128, 128), (3.0, 512, 128, 512), (0.2, 64, 128, 64)],
 )
 def test_a_rollout_is_as_long_as_its_gradient_needs(ratio: Any, longest: int, shortest: int, length: int) -> None:
-    auto = AutoGrouping()
+    auto = AutoGrouping(grouped=True)
     if ratio is not None:
         auto.observe(4, measured(ratio))
     assert auto.length(longest, 1, shortest) == auto.length(longest, shortest, 1) == length
     assert auto.length(longest, 1, False) == longest
+
+
+@pytest.mark.parametrize(
+    ("auto", "length"), [(AutoGrouping(), 512), (AutoGrouping(True), 128), (AutoGrouping(shape=(4, 64)), 128)]
+)
+def test_a_probe_that_looks_for_noise_has_its_full_length(auto: AutoGrouping, length: int) -> None:
+    auto.observe(4, measured(0.25))
+    auto.grouped = False
+    assert auto.length(512, 1, True) == length
 
 
 class Path(gym.Env[Any, Any]):

@@ -269,11 +269,13 @@ def test_the_watch_sees_an_episode_end_however_many_forks_it_has(forks_in_an_epi
     env.get_wrapper_attr("check_siblings")()
     maker = env.get_wrapper_attr("sibling_maker")
     maker.forks, maker.watchable = False, True  # whatever the check has found
-    with pytest.warns(UserWarning, match="a copy played the same actions differently: reward: .* step 4 after a fork"):
+    with pytest.warns(UserWarning, match="played the same actions differently: reward: .* step 4 after a fork") as warned:
         for t in range(600):
             _step(env, [0, 1], forks=t % 4 == 0)
             if env.step(0)[3]:
                 env.reset()
+            if len(warned):
+                break
     env.close()
 
 
