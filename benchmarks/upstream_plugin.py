@@ -31,7 +31,7 @@ OTHERS = re.compile(r"A2C|DDPG|DQN|SAC|TD3|TRPO|TQC|ARS|ARS_MULTI|CrossQ|QRDQN",
 CANNOT_HOLD = {
     "test_ppo_warnings": "Trains with `n_steps=1`, fewer samples than a group has members. The error names both.",
     "test_rollout_success_rate_onpolicy_algo": (
-        "Counts on ten episodes in so many rollouts, of which one is a grouped probe, whose siblings' steps belong to no "
+        "Counts on ten episodes in so many rollouts, of which some are grouped probes, whose siblings' steps belong to no "
         "executed episode."
     ),
     "test_identity": "The score is 85 and not yet 90: rollouts are grouped, for the env draws random numbers in its steps.",
