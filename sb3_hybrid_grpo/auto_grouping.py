@@ -109,10 +109,11 @@ class AutoGrouping:
         if variances is None:
             self.probe = None
             return
-        was_grouped, is_first = self.grouped, self.probe is None
+        was_grouped, begins = self.grouped, False
         if not was_grouped and self.shape[1] == "auto":
+            is_first = self.probe is None
             self.grouped = self._is_low(variances)
-        begins = self.grouped > was_grouped if self.noise_seen else self.looks_for_noise and is_first and not was_grouped
+            begins = self.grouped if self.noise_seen else is_first
         if begins or variances.independent < self.denominator / OUTDATED:
             self.weight = self.numerator = self.denominator = 0.0
             self.n_units = 0
