@@ -72,7 +72,8 @@ class GraphReplay:
 
 def _recorded(function: Function, tensors: tuple[th.Tensor, ...]) -> Function:
     with _ONE_AT_A_TIME, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript: nothing else is as fast without a compiler
+        for kind in (DeprecationWarning, FutureWarning):  # TorchScript: nothing else is as fast without a compiler
+            warnings.simplefilter("ignore", kind)
         validates = th.distributions.Distribution._validate_args  # torch has a public setter only
         th.distributions.Distribution.set_default_validate_args(False)  # validation branches on numbers: not traceable
         try:

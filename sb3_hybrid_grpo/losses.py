@@ -80,11 +80,11 @@ def ppo_loss(
     if normalize_advantage and len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     ratio = th.exp(log_prob - old_log_prob)
-    clipped = th.clamp(ratio, coefficients.smallest_ratio, coefficients.largest_ratio)
+    clipped = _clipped(ratio, coefficients.smallest_ratio, coefficients.largest_ratio)
     policy_loss = -th.min(advantages * ratio, advantages * clipped).mean()
     if clips_values:
         limit = coefficients.clip_range_vf
-        values = old_values + th.clamp(values - old_values, -limit, limit)
+        values = old_values + _clipped(values - old_values, -limit, limit)
     value_loss = F.mse_loss(returns, values)
     entropy_loss = -th.mean(-log_prob) if entropy is None else -th.mean(entropy)
     loss = policy_loss + coefficients.ent_coef * entropy_loss + coefficients.vf_coef * value_loss
@@ -95,3 +95,13 @@ def ppo_loss(
         clip_fraction = th.mean((th.abs(ratio - 1) > coefficients.clip_range).float())
         statistics = Statistics(policy_loss, clip_fraction, value_loss, entropy_loss, approx_kl, loss)
         return loss, th.stack(statistics)
+
+
+def _clipped(values: th.Tensor, lowest: th.Tensor, highest: th.Tensor) -> th.Tensor:
+    """``th.clamp`` with numbers as bounds, as in PPO. With tensors as bounds, some versions of torch have another gradient."""
+    below, above = (th.lt, th.gt) if _BOUNDS_HAVE_GRADIENTS else (th.le, th.ge)
+    return th.where(below(values, lowest), lowest, th.where(above(values, highest), highest, values))
+
+
+_bound = th.ones(1, requires_grad=True)
+_BOUNDS_HAVE_GRADIENTS = bool(th.autograd.grad(th.clamp(_bound, 1.0, 2.0), _bound)[0])  # since torch 2.14 they have none

@@ -49,6 +49,21 @@ def test_a_function_is_called_until_it_is_recorded_and_then_no_more(monkeypatch:
     assert len(calls) == 4  # three, and once to record
 
 
+def test_torchs_warnings_about_its_recorder_are_not_shown(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace: Any = th.jit.trace
+
+    def deprecated(*args: Any, **kwargs: Any) -> Any:
+        warnings.warn("deprecated", FutureWarning, stacklevel=2)
+        return trace(*args, **kwargs)
+
+    monkeypatch.setattr(th.jit, "trace", deprecated)
+    replay, calls = counted(lambda rows: (rows * 17.5,))  # graphs are traced once, so its code must be new
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [replay(th.ones(3))[0].tolist() for _ in range(3)] == [[17.5] * 3] * 3
+    assert len(calls) == 2
+
+
 def test_each_shape_and_type_has_a_graph_of_its_own(at_once: None) -> None:
     replay, calls = counted(lambda rows: (rows.float() * len(rows),))
     for _ in range(3):

@@ -143,8 +143,8 @@ def sb3_loss(
 @given(
     seed=st.integers(0, 2**32 - 1),
     n_rows=st.integers(1, 65),
-    clip_range=st.sampled_from([0.01, 0.1, 0.2, 0.3, 2.0]),
-    clip_range_vf=st.sampled_from([None, 0.1, 0.3, 1.5]),
+    clip_range=st.sampled_from([0.0, 0.01, 0.1, 0.2, 0.3, 2.0]),
+    clip_range_vf=st.sampled_from([None, 0.0, 0.1, 0.3, 1.5]),
     has_entropy=st.booleans(),
     options=st.fixed_dictionaries(
         {
@@ -162,9 +162,11 @@ def test_loss_statistics_and_gradients_are_sb3s_to_the_last_bit(
     def numbers(*shape: int) -> th.Tensor:
         return th.as_tensor(rng.normal(size=shape), dtype=th.float32)
 
-    data = {name: numbers(n_rows) for name in ("old_values", "advantages", "returns")}
+    data = {name: numbers(n_rows) for name in ("advantages", "returns")}
     log_prob, values, entropy = (numbers(*shape).requires_grad_() for shape in ((n_rows,), (n_rows, 1), (n_rows,)))
-    data["old_log_prob"] = log_prob.detach() + 0.3 * numbers(n_rows)
+    # some are unchanged: on both bounds at the end of a schedule that falls to 0
+    data["old_log_prob"] = log_prob.detach() + 0.3 * numbers(n_rows) * (numbers(n_rows) > 0)
+    data["old_values"] = values.detach().flatten() + numbers(n_rows) * (numbers(n_rows) > 0)
     theirs, expected = sb3_loss((log_prob, entropy if has_entropy else None), values, data, clip_range, clip_range_vf, options)
     ours, statistics = ppo_loss(
         *((values, log_prob, entropy if has_entropy else None), data["old_values"], data["old_log_prob"]),
