@@ -2,8 +2,9 @@
 
 import random
 import re
-import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -67,17 +68,18 @@ def share_of(env: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("draws", "factor", "share"),
-    [
-        *(("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("none", 1.0, 0.0)),
-        *(("numpy", 1.0, 0.5), ("python", 1.0, 0.5), ("torch", 1.0, 0.5), ("module", 1.0, 0.5)),
-        ("torch_generator", 1.0, 0.5),
-    ],
+    ("draws", "factor", "share"), [("own", 1.0, 0.5), ("own", 2.0, 0.2), ("own", 0.0, 1.0), ("none", 1.0, 0.0)]
 )
 def test_shares_of_known_variances(draws: str, factor: float, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(noise, "N_STATES", 64)
     env = Earnings(draws, factor, length=20)  # episodes end before some of the states are reached
     assert share_of(env) == pytest.approx(share, abs=0.12)
+
+
+@pytest.mark.parametrize("draws", ["numpy", "python", "torch", "module", "torch_generator"])
+def test_the_noise_of_every_generator_is_found(draws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "N_STATES", 16)
+    assert share_of(Earnings(draws, length=20)) == pytest.approx(0.5, abs=0.25)
 
 
 class TwoSources(Earnings):
@@ -93,35 +95,36 @@ class TwoSources(Earnings):
         return np.zeros(1, np.float32), one - other + float(action[0]), False, False, {}
 
 
-def test_noises_of_several_generators_do_not_cancel() -> None:
+def test_noises_of_several_generators_do_not_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "N_STATES", 16)
     assert share_of(TwoSources()) == pytest.approx(2 / 3, abs=0.2)
 
 
-class Slow(Earnings):
-    """Needs 2 ms for a step, and counts its episodes."""
+@pytest.fixture
+def slow_share(monkeypatch: pytest.MonkeyPatch) -> tuple[Callable[[], float], list[float]]:
+    """Estimates the share by actions that take 2 ms each, by a clock of its own; and that clock."""
+    clock, env = [0.0], make_branchable(Earnings(factor=0.0))
 
-    episodes = 0
+    def act(*_: Any) -> Any:
+        clock[0] += 0.002
+        return np.zeros(1)
 
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.episodes += 1
-        return super().reset(seed=seed)
-
-    def step(self, action: Any) -> Any:
-        time.sleep(0.002)
-        return super().step(action)
-
-
-def test_slow_steps_leave_time_for_fewer_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "MOST_SECONDS", 5.0)  # all states need 30 s
-    env = Slow(factor=0.0)
-    assert share_of(env) == pytest.approx(1.0)
-    assert 2 <= env.episodes < noise.N_STATES
+    monkeypatch.setattr(noise, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    return lambda: noise.noise_share(env, act), clock
 
 
-def test_steps_that_are_too_slow_for_two_states_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_steps_leave_time_for_fewer_states(slow_share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, clock = slow_share
+    monkeypatch.setattr(noise, "MOST_SECONDS", 5.0)  # a state takes one
+    assert share() == pytest.approx(1.0)
+    assert 4.0 < clock[0] < 5.0
+
+
+def test_steps_that_are_too_slow_for_two_states_are_an_error(slow_share: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    share, _ = slow_share
     monkeypatch.setattr(noise, "MOST_SECONDS", 0.5)
     with pytest.raises(BranchingError, match=r"two states take longer than 0\.5 s"):
-        share_of(Slow())
+        share()
 
 
 class OddLater(Earnings):
@@ -154,7 +157,10 @@ def test_an_object_that_cannot_be_copied_and_turns_up_is_named(capsys: pytest.Ca
     assert re.search(r"is noise is not known: .*OddLater\.odd", capsys.readouterr().out)
 
 
-def test_the_command_tells_noise_and_takes_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tells_noise_and_takes_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise, "N_STATES", 4)
     model = HybridGRPO("MlpPolicy", VecNormalize(DummyVecEnv([Earnings])), n_steps=64, n_epochs=1).learn(64)
     model.save(tmp_path / "best_model")
     normalize: Any = model.get_vec_normalize_env()
