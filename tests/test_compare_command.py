@@ -89,32 +89,32 @@ def test_all_algorithms_are_evaluated_on_the_same_episodes() -> None:
     assert ppo == ours  # one seed, one network, one set of episodes
 
 
-def test_results_are_tidy_and_a_second_call_does_nothing_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(compare_args(tmp_path, "--algorithms", "ppo", "trpo", "hybrid", "paper", "grpo")) == 0
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_results_are_tidy(algorithm: str) -> None:
+    rows = rows_of(a_run(algorithm))
+    assert list(rows) == list(COLUMNS) and set(rows.algorithm) == {algorithm}
+    assert rows.simulator_steps.to_list() == [0, 256, 512]
+
+
+def test_only_missing_runs_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(compare_args(tmp_path, "--algorithms", "ppo")) == 0
     assert f"python -m sb3_hybrid_grpo compare report {tmp_path}" in capsys.readouterr().out
-    assert table(tmp_path).groupby("algorithm").size().to_dict() == dict.fromkeys(ALGORITHMS, 3)
-    before = (tmp_path / "CartPole-v1.csv").read_bytes()
-    assert main(compare_args(tmp_path, "--algorithms", "ppo", "hybrid")) == 0
+    first, before = table(tmp_path), (tmp_path / "CartPole-v1.csv").read_bytes()
+    assert main(compare_args(tmp_path, "--algorithms", "ppo")) == 0
     assert "0 runs to go" in capsys.readouterr().out
     assert (tmp_path / "CartPole-v1.csv").read_bytes() == before
 
-
-def test_more_seeds_and_algorithms_are_added(tmp_path: Path) -> None:
-    assert main(compare_args(tmp_path, "--algorithms", "ppo")) == 0
-    first = table(tmp_path)
     assert main(compare_args(tmp_path, "--algorithms", "ppo", "trpo", "--seeds", "2")) == 0
     rows = table(tmp_path)
     pd.testing.assert_frame_equal(rows[: len(first)], first)
     assert set(zip(rows.algorithm, rows.seed, strict=True)) == {("ppo", 0), ("ppo", 1), ("trpo", 0), ("trpo", 1)}
 
-
-def test_results_of_other_settings_are_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(compare_args(tmp_path, "--algorithms", "ppo")) == 0
     for other in (["--episodes", "3"], ["--budget", "768"], ["--hyperparams", "gamma:0.5"]):
         with pytest.raises(SystemExit) as stop:
             main(compare_args(tmp_path, "--algorithms", "ppo", *other))
         assert stop.value.code == 2
         assert "holds results of other settings" in capsys.readouterr().err
+        assert len(table(tmp_path)) == len(rows)
     (tmp_path / "CartPole-v1.json").unlink()
     with pytest.raises(SystemExit):
         main(compare_args(tmp_path, "--algorithms", "ppo"))
