@@ -319,22 +319,31 @@ def test_envs_are_made_branchable_where_they_are_or_a_notice_says_why_not(cluste
         env.close()
 
 
-def test_the_zoo_trains_and_tunes_on_the_cluster(cluster: Any, tmp_path: Path) -> None:
+ENTRY = {"n_envs": 2, "n_timesteps": 128, "policy": "MlpPolicy", "n_steps": 32, "n_samples": 2, "branch_horizon": 16}
+IN_ZOO = ("train", "--env", "CartPole-v1", "-conf", "short.yml", "--device", "cpu", "--seed", 3)
+
+
+def on_ray(cluster: Any) -> tuple[str, ...]:
+    Path("short.yml").write_text(yaml.safe_dump({"CartPole-v1": ENTRY}), encoding="utf-8")
+    return "--vec-env", "ray", "--vec-env-kwargs", "envs_per_worker:2", f"address:'{cluster.address}'"
+
+
+def test_the_zoo_trains_on_the_cluster(cluster: Any, tmp_path: Path) -> None:
+    with zoo_in(tmp_path):
+        command(*IN_ZOO, "--eval-freq", -1, *on_ray(cluster))
+        command(*IN_ZOO, "--eval-freq", -1, "--vec-env", "subproc", "--vec-env-kwargs", "start_method:'fork'")
+        models = [HybridGRPO.load(f"logs/hybrid_grpo/CartPole-v1_{run}/CartPole-v1.zip", device="cpu") for run in (1, 2)]
+        assert_equal(parameters(models[0]), parameters(models[1]))
+
+
+@pytest.mark.slow
+def test_the_zoo_tunes_on_the_cluster(cluster: Any, tmp_path: Path) -> None:
     with zoo_in(tmp_path):
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
-        entry = {"n_envs": 2, "n_timesteps": 128, "policy": "MlpPolicy", "n_steps": 32, "n_samples": 2, "branch_horizon": 16}
-        Path("short.yml").write_text(yaml.safe_dump({"CartPole-v1": entry}), encoding="utf-8")
-        fixed = ("train", "--env", "CartPole-v1", "-conf", "short.yml", "--device", "cpu", "--seed", 3)
-        on_ray = ("--vec-env", "ray", "--vec-env-kwargs", "envs_per_worker:2", f"address:'{cluster.address}'")
-        command(*fixed, "--eval-freq", -1, *on_ray)
-        command(*fixed, "--eval-freq", -1, "--vec-env", "subproc", "--vec-env-kwargs", "start_method:'fork'")
-        models = [HybridGRPO.load(f"logs/hybrid_grpo/CartPole-v1_{run}/CartPole-v1.zip", device="cpu") for run in (1, 2)]
-        assert_equal(parameters(models[0]), parameters(models[1]))
-
         fewer = ("--n-trials", 1, "--n-evaluations", 1, "--eval-episodes", 1, "--no-optim-plots", "--storage", "study.log")
-        command(*fixed, "--optimize-hyperparameters", *fewer, "--study-name", "one", *on_ray)
+        command(*IN_ZOO, "--optimize-hyperparameters", *fewer, "--study-name", "one", *on_ray(cluster))
         storage = optuna.storages.JournalStorage(JournalFileBackend("study.log"))
         (trial,) = optuna.load_study(study_name="one", storage=storage).trials
         assert trial.state.name == "COMPLETE"
