@@ -84,14 +84,24 @@ def _pandas() -> Any:
     env.kinds = pd.Series(["a", "b", "a"], dtype="category")
     env.lists = pd.Series([[0], [1]])
     env.at = env.table.iloc
+    env.step_size, env.day = pd.offsets.Hour(), pd.Period("2020-01-01")
+    env.missing, env.interval = pd.NA, pd.Interval(0, 3)
 
     def change(env: Any) -> float:
         env.table.loc[0, "close"] += 1
         env.series.iloc[1] += 2
         env.lists.iloc[0].append(1)
         env.n = getattr(env, "n", 0) + 1
+        env.table.loc[0, "when"] += env.step_size
+        env.day += int(env.n in env.interval)
         return float(
-            env.table["close"].sum() + env.series.sum() + len(env.lists.iloc[0]) + env.at[env.n % 9]["close"] + len(env.kinds)
+            env.table["close"].sum()
+            + env.series.sum()
+            + len(env.lists.iloc[0])
+            + env.at[env.n % 9]["close"]
+            + len(env.kinds)
+            + env.table["when"][0].hour
+            + env.day.day
         )
 
     env.change = change
@@ -114,7 +124,42 @@ def _networkx() -> Any:
     return env
 
 
-@pytest.mark.parametrize("make", (_pygame, _pandas, _networkx), ids=lambda one: one.__name__)
+def _scipy() -> Any:
+    """Tables and orientations, which never change."""
+    spatial, interpolate = (pytest.importorskip(f"scipy.{name}") for name in ("spatial", "interpolate"))
+    env: Any = Noisy()
+    points = np.random.default_rng(0).uniform(-9, 9, (20, 2))
+    env.tree, env.turned = spatial.KDTree(points), spatial.transform.Rotation.from_euler("z", 0.1)
+    env.tables = [interpolate.LinearNDInterpolator(points, points.sum(axis=1), 0.0)]
+    env.tables += [interpolate.RBFInterpolator(points, points.sum(axis=1)), interpolate.CubicSpline([0, 1, 3], [0, 1, 2])]
+    env.place = np.zeros(3)
+
+    def change(env: Any) -> float:
+        env.place = env.turned.apply(env.place + 1)
+        env.turned = env.turned * env.turned
+        seen = [float(np.sum(table(env.place[:2][None]))) for table in env.tables]
+        return float(sum(seen) + env.tree.query(env.place[:2])[1])
+
+    env.change = change
+    return env
+
+
+def _matplotlib() -> Any:
+    """A window, which only ``render`` draws."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    env: Any = Noisy()
+    env.figure, env.axes = figure, figure.add_subplot()
+    (env.line,) = env.axes.plot([0, 1])
+
+    def change(env: Any) -> float:
+        env.n = getattr(env, "n", 0) + 1
+        return float(env.n)
+
+    env.change = change
+    return env
+
+
+@pytest.mark.parametrize("make", (_pygame, _pandas, _networkx, _scipy, _matplotlib), ids=lambda one: one.__name__)
 def test_objects_of_libraries_are_copied(make: Callable[[], Noisy]) -> None:
     assert_copies_are_exact(make)
 

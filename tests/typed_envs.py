@@ -11,6 +11,7 @@ import itertools
 import operator
 import queue
 import random
+import re
 import threading
 import types
 import weakref
@@ -135,6 +136,7 @@ def _mappings(env: Any) -> Change:
     env.user, env.space = collections.UserDict(n=0), types.SimpleNamespace(n=0)
     env.default = collections.defaultdict(float)
     env.keys = {Calm(): 1.0, Calm(): 2.0}
+    env.views = env.keys.keys(), env.keys.values(), env.keys.items()
 
     def change(env: Any) -> float:
         env.counter[int(env.x)] += 1
@@ -143,10 +145,10 @@ def _mappings(env: Any) -> Change:
         env.space.n += 2
         if env.user["n"] % 3 == 0:
             env.default.default_factory = functools.partial(float, env.user["n"])
-        for key in env.keys:
+        for key in env.views[0]:
             env.keys[key] += 1
         parts = env.chained["a"] + env.user["n"] + env.space.n + env.default[("new", env.user["n"])]
-        return float(parts + sum(env.keys.values()) + env.counter.most_common(1)[0][1])
+        return float(parts + sum(env.views[1]) + sum(its for _, its in env.views[2]) + env.counter.most_common(1)[0][1])
 
     return change
 
@@ -173,12 +175,23 @@ def _functions(env: Any) -> Change:
     env.bound, env.cached = env.partial.__call__, Cached()
     env.append, env.own = [].append, functools.lru_cache(lambda n: n + 1)
     env.wrapped = functools.wraps(change_nothing)(lambda: env.x)
+    env.aggregates = {"mean": np.mean, "size": np.linalg.norm, "largest": np.maximum}
+    env.match = re.match("a+", "aab")
 
     def change(env: Any) -> float:
         env.partial.total += 1
         env.append(env.x)
         env.cached.table.append(env.partial.total)
-        return float(env.partial.total + env.bound(2) + len(env.append.__self__) + env.cached.times(3) + env.wrapped())
+        seen = [one([env.x, 1.0]) if name != "largest" else one(env.x, 1.0) for name, one in env.aggregates.items()]
+        return float(
+            sum(seen)
+            + env.match.end()
+            + env.partial.total
+            + env.bound(2)
+            + len(env.append.__self__)
+            + env.cached.times(3)
+            + env.wrapped()
+        )
 
     return change
 
@@ -263,6 +276,8 @@ def _arrays(env: Any) -> Change:
     env.column, env.flipped, env.turned = env.grid[:, 2], env.grid[::-1, 1:4], env.grid.T
     env.things = np.array([[1], None], dtype=object)
     env.first = env.things[:1]
+    env.empty = np.array([]).reshape(0, 3), np.zeros((0, 2)).T, np.zeros((3, 4))[:, 4:]
+    env.dates = np.array([np.datetime64("2020-01-01"), 1.0, "a"], dtype=object)
 
     def change(env: Any) -> float:
         env.masked[0] += 1
@@ -274,8 +289,12 @@ def _arrays(env: Any) -> Change:
         env.flipped[0] += 2
         env.turned[0, 0] += 1
         env.first[0].append(1)
+        env.dates[0] += np.timedelta64(1, "D")
+        env.empty = tuple(np.concatenate([one[:0], one]) for one in env.empty)
         return float(
-            env.masked.sum()
+            len(str(env.empty))
+            + int(env.dates[0].astype(int))
+            + env.masked.sum()
             + env.rows["x"].sum()
             + env.rows["n"].sum()
             + env.grid.sum()

@@ -19,6 +19,7 @@ import operator
 import pathlib
 import random
 import re
+import struct
 import sys
 import threading
 import types
@@ -185,6 +186,7 @@ _RULES: dict[Any, Rule] = {
     types.MethodType: python.copy_method,
     types.CellType: python.copy_cell,
     **dict.fromkeys((types.BuiltinFunctionType, types.MethodWrapperType), python.copy_bound_builtin),
+    **{type(getattr({}, name)()): functools.partial(python.copy_dict_view, name) for name in ("keys", "values", "items")},
     types.MappingProxyType: lambda c, obj: types.MappingProxyType(c(*gc.get_referents(obj))),
     types.SimpleNamespace: lambda c, obj: python.fill(c, obj, types.SimpleNamespace()),
     types.GeneratorType: never("is a generator, whose position in its code cannot be copied"),
@@ -211,7 +213,8 @@ _BASES: dict[Any, Rule] = {
     **dict.fromkeys((enum.Enum, type, np.generic, np.dtype, range, slice, property, staticmethod), native.share),
     **dict.fromkeys((classmethod, type(...), type(NotImplemented), types.ModuleType, types.CodeType), native.share),
     **dict.fromkeys((types.GenericAlias, types.MethodDescriptorType, types.WrapperDescriptorType), native.share),
-    **dict.fromkeys((re.Pattern, pathlib.PurePath, uuid.UUID, fractions.Fraction, decimal.Decimal), native.share),
+    **dict.fromkeys((re.Pattern, re.Match, struct.Struct, types.UnionType, pathlib.PurePath, uuid.UUID), native.share),
+    **dict.fromkeys((fractions.Fraction, decimal.Decimal), native.share),
     **dict.fromkeys((datetime.date, datetime.time, datetime.timedelta, datetime.tzinfo, EnvSpec), native.share),
     **dict.fromkeys((logging.Logger, logging.Handler), native.share),
     **dict.fromkeys((operator.itemgetter, operator.attrgetter, operator.methodcaller), native.share),

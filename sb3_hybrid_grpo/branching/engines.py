@@ -17,7 +17,8 @@ from sb3_hybrid_grpo.branching.wrapper_chain import innermost
 
 Rule = Callable[[Any, Any], Any]
 """``rule(copier, obj)`` returns the copy, or the object itself if it is shared."""
-ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None), np.float64, np.float32, np.int64, np.bool_}
+ATOMS: set[type] = {int, float, bool, str, bytes, complex, type(None)}
+ATOMS |= {np.float64, np.float32, np.int64, np.bool_, np.datetime64, np.timedelta64}
 """Types whose objects never change and refer to no others: copies share them."""
 
 

@@ -66,12 +66,17 @@ def _base_of(obj: Any) -> Any:
 def _copy_objects(c: Any, obj: Any, made: Any) -> None:
     if obj.dtype != object:
         raise CannotCopyError("is an array of records that refer to Python objects")
+    if ATOMS.issuperset(map(type, obj.flat)):
+        made[...] = obj
+        return
     for place, one in enumerate(obj.flat):
         made.flat[place] = c(one)  # one by one: numpy would make an array of a nested list
 
 
 def _same_view(obj: Any, owner: Any, made: Any) -> Any:
     """The same view of ``made``, the owner's copy, as ``obj`` is of ``owner``."""
+    if obj.size == 0:
+        return np.empty_like(obj, subok=False)
     offset = _address(obj) - _address(_flat(owner, obj))
     if obj.dtype.hasobject:
         return np.lib.stride_tricks.as_strided(_flat(made, obj)[offset // obj.itemsize :], obj.shape, obj.strides)
@@ -277,10 +282,19 @@ _BY_NAME: dict[str, Callable[[Any, Any], Any]] = {
     **{f"pandas.{part}": _copy_table for part in ("DataFrame", "Series", "core.frame.DataFrame", "core.series.Series")},
     "pandas.core.indexes.base.Index": share,
     **{f"pandas._libs.tslibs.{part}": share for part in ("timestamps.Timestamp", "timedeltas.Timedelta", "nattype.NaTType")},
+    **{f"pandas._libs.{part}": share for part in ("tslibs.offsets.BaseOffset", "tslibs.period._Period", "interval.Interval")},
+    "pandas._libs.missing.NAType": share,
     "pandas.core.dtypes.dtypes.ExtensionDtype": share,
     "pandas.core.dtypes.base.ExtensionDtype": share,
     "pandas._libs.indexing.NDFrameIndexerBase": lambda c, obj: getattr(c(obj.obj), obj.name),
     "pandas.core.arrays.base.ExtensionArray": lambda c, obj: obj.copy(),
+    "numpy._ArrayFunctionDispatcher": share,  # np.mean, np.linalg.norm and most other functions
+    **{f"numba.{part}": share for part in ("core.registry.CPUDispatcher", "np.ufunc.dufunc.DUFunc")},
+    **{f"scipy.spatial.{part}": share for part in ("_ckdtree.cKDTree", "_qhull._QhullUser", "transform._rotation.Rotation")},
+    **dict.fromkeys(
+        ("scipy.interpolate._rbfinterp.RBFInterpolator", "casadi.casadi.Function", "matplotlib.artist.Artist"), share
+    ),
+    **dict.fromkeys(("shapely.lib.Geometry", "shapely.lib.STRtree"), share),
     "torch.Tensor": _copy_tensor,
     "torch.storage.UntypedStorage": deep,
     **{f"torch.{part}": share for part in ("device", "dtype", "layout", "memory_format")},

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import gc
 import operator
 import sys
 import threading
@@ -100,6 +101,11 @@ def copy_mapping(c: Any, obj: Any) -> Any:
         if type(value) not in ATOMS:
             made[key] = c(value)
     return made
+
+
+def copy_dict_view(name: str, c: Any, obj: Any) -> Any:
+    """The ``keys()``, ``values()`` or ``items()`` of a dict."""
+    return getattr(dict, name)(c(*gc.get_referents(obj)))
 
 
 def copy_list(c: Any, obj: Any) -> Any:
