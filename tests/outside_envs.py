@@ -8,6 +8,7 @@ import itertools
 import mmap
 import multiprocessing
 import os
+import queue
 import random
 import threading
 import time
@@ -37,6 +38,12 @@ def _with(change: Callable[[Any], float], **attributes: Any) -> Noisy:
 
 def generator() -> gym.Env[Any, Any]:
     return _with(lambda env: next(env.noise), noise=(float(n % 7) for n in itertools.count()))
+
+
+def generator_in_a_queue() -> gym.Env[Any, Any]:
+    jobs: queue.Queue[Any] = queue.Queue()
+    jobs.put(float(n % 7) for n in itertools.count())
+    return _with(lambda env: next(env.jobs.queue[0]), jobs=jobs)
 
 
 def iterator() -> gym.Env[Any, Any]:

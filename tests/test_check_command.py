@@ -82,6 +82,30 @@ def test_forks_are_reported_with_their_reason_and_a_hint() -> None:
     assert "hint       forks cost milliseconds" in str(found)
 
 
+def test_forks_that_cost_little_are_worth_a_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "_measured", lambda _: ([(0.02, 0.1, 0.02)], 0.0))
+    found = check_branching(TimeLimit(outside_envs.generator(), 9))
+    assert found.engine == "forked" and "hint       beside this env's steps forks cost little: train with" in str(found)
+
+
+class NoPictures(Noisy):
+    """Refuses the render_mode for which Stable-Baselines3 asks."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        assert render_mode is None
+
+
+def test_an_env_that_refuses_a_render_mode(capsys: pytest.CaptureFixture[str]) -> None:
+    make: Any = NoPictures
+    gym.register("test/NoPictures-v0", make, max_episode_steps=9)
+    try:
+        assert main(["check", "test/NoPictures-v0"]) == 0
+    finally:
+        gym.registry.pop("test/NoPictures-v0")
+    assert "is branched exactly" in capsys.readouterr().out
+
+
 def test_slow_copies_bring_a_hint() -> None:
     env: Any = TimeLimit(outside_envs.cache(), 9)
     env.unwrapped.lists = [[float(n)] for n in range(500)]

@@ -127,6 +127,7 @@ def test_memory_of_a_file_outside_of_the_env_is_refused(tmp_path: Path) -> None:
         (outside_envs.Wins, "playing changes tests.outside_envs.WINS, "),
         (outside_envs.by_identity, "played the same actions differently: observation[1]: "),
         (outside_envs.generator, "Noisy.noise is a generator"),
+        (outside_envs.generator_in_a_queue, "an object in Noisy.jobs is a generator"),
         (outside_envs.ctypes_structure, "Noisy.point is a "),
     ],
 )

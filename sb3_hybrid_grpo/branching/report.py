@@ -15,6 +15,8 @@ from sb3_hybrid_grpo.errors import BranchingError
 
 SECONDS, MOST_SECONDS = 0.6, 3.0
 """Seconds for which costs are measured, and the most if rounds take long."""
+CHEAP = 1.2
+"""Forks with a slow-down below this are worth a try."""
 STEPS = 4
 """Steps of a sibling and of the env in a round."""
 
@@ -49,6 +51,8 @@ class BranchingReport(NamedTuple):
     @property
     def hint(self) -> str:
         """Advice that makes branching faster; empty if there is none."""
+        if self.engine == "forked" and self.slow_down < CHEAP:
+            return 'beside this env\'s steps forks cost little: train with branch_horizon=256; with "auto" it trains as PPO'
         if self.engine == "forked":
             return (
                 "forks cost milliseconds. Declare how the simulator is copied (register_copier), or saved and restored "

@@ -208,8 +208,8 @@ class SiblingMaker:
         """Say that several envs share something, and end the watch: siblings and member 0 are known to differ."""
         self.watchable = False
         notice(
-            f"{name} is shared by several envs and changes when one of them steps. Siblings have copies of it, without "
-            "other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
+            f"{name[0].upper()}{name[1:]} is shared by several envs and changes when one of them steps. Siblings have copies "
+            "of it, without other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
@@ -240,7 +240,7 @@ def path_along(env: gym.Env[Any, Any], holders: Sequence[Any]) -> str:
     path = type(chain[0]).__name__
     for holder, one in itertools.pairwise(chain):
         if not (isinstance(holder, dict | list | tuple) or module_of(type(holder)).split(".")[0] in own):
-            break
+            return f"an object in {path}"
         items = holder.items() if isinstance(holder, dict) else enumerate(holder) if isinstance(holder, list | tuple) else ()
         named = [(f"[{key!r}]", value) for key, value in items]
         named += [(f".{name}", value) for name, value in getattr(holder, "__dict__", {}).items()]

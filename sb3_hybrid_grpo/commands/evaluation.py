@@ -18,7 +18,10 @@ def make_env(env_id: str, n_envs: int, seed: int) -> VecEnv:
     :raises CommandError: if there is no such env, or a package that it needs is missing
     """
     try:
-        return make_vec_env(env_id, n_envs=n_envs, seed=seed)
+        try:
+            return make_vec_env(env_id, n_envs=n_envs, seed=seed)
+        except (AssertionError, ValueError):  # SB3 asks for render_mode="rgb_array", which some envs refuse
+            return make_vec_env(env_id, n_envs=n_envs, seed=seed, env_kwargs={"render_mode": None})
     except (gym.error.Error, ImportError) as error:
         needed = "Needed is the id of a registered env, for example CartPole-v1; for one of your own module, module:Env-v0"
         if isinstance(error, gym.error.DependencyNotInstalled):
