@@ -1,5 +1,6 @@
 """Copies of envs: exact, and of their own, whatever the env is made of."""
 
+import gc
 import mmap
 import random
 import sys
@@ -7,7 +8,7 @@ import types
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -237,6 +238,42 @@ def test_a_grid_of_linked_cells_is_copied() -> None:
     before = sys.getrecursionlimit()
     assert_copies_are_exact(make)
     assert sys.getrecursionlimit() == before
+
+
+class Closing(Noisy):
+    """Closes itself when it is deleted, as some published envs do."""
+
+    closed: ClassVar[list[int]] = []
+
+    def close(self) -> None:
+        self.closed.append(id(self))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def test_a_copy_of_an_env_is_not_closed_when_it_is_deleted() -> None:
+    assert_copies_are_exact(Closing)
+    env = Closing()
+    env.reset(seed=0)
+    Closing.closed.clear()
+    for _ in range(3):
+        copy: Any = fork_env(env, 1)[0]
+        copy_of_copy: Any = fork_env(copy.env, 1)[0]
+        assert isinstance(copy_of_copy.env, Closing) and type(copy.env).__name__ == "Closing"
+        del copy, copy_of_copy
+    gc.collect()
+    assert Closing.closed == []
+    own = id(env)
+    del env
+    gc.collect()
+    assert Closing.closed == [own]
+
+
+def test_another_object_that_runs_code_when_it_is_deleted_is_refused() -> None:
+    world: Any = type("World", (), {"__del__": lambda self: None})()
+    with pytest.raises(CannotCopyError, match="World, which runs code when it is deleted"):
+        Copier()(world)
 
 
 def test_frozen_tables_are_shared() -> None:

@@ -52,6 +52,16 @@ class Knot:
         return hash(self.name)
 
 
+class Dice(np.random.Generator):
+    """A generator with a method and an attribute."""
+
+    throws = 0
+
+    def throw(self) -> float:
+        self.throws += 1
+        return float(self.integers(1, 7))
+
+
 class Number(float):
     """A number with an attribute."""
 
@@ -257,13 +267,12 @@ def _generators(env: Any) -> Change:
     bits = np.random.PCG64(3)
     env.one, env.two, env.python = np.random.Generator(bits), np.random.Generator(bits), random.Random(5)
     env.seeds = np.random.SeedSequence(9)
-    env.draw, env.demand = env.two.normal, Demand(6)
+    env.draw, env.demand, env.dice = env.two.normal, Demand(6), Dice(bits)
 
     def change(env: Any) -> float:
         child = np.random.default_rng(env.seeds.spawn(1)[0])
-        return float(
-            env.one.normal() + env.two.normal() + env.python.gauss(0, 1) + env.draw() + env.demand.next() + child.random()
-        )
+        seen = env.one.normal() + env.two.normal() + env.python.gauss(0, 1) + env.draw() + env.demand.next() + child.random()
+        return float(seen + env.dice.throw() + env.dice.throws)
 
     return change
 

@@ -163,14 +163,16 @@ def _rule_of(kind: Any) -> Rule:
         return native.share
     if kind.__name__ == "cython_function_or_method":
         return python.copy_bound_builtin
-    if hasattr(kind, "__del__"):
+    finalized = hasattr(kind, "__del__")
+    if finalized and not all(callable(getattr(kind, name, None)) for name in ("reset", "step", "close")):
         return never(f"is a {name_of(kind)}, which runs code when it is deleted (__del__)")
     fields = (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0) + len(python.slots_of(kind))
     if kind.__basicsize__ > object.__basicsize__ + 8 * fields or kind.__itemsize__:
         if issubclass(kind, Iterator) and module_of(kind) in ("builtins", "itertools"):
             return python.copy_by_reduce
         return never(f"is a {name_of(kind)}, written in C: declare how it is copied (register_copier, register_engine)")
-    return lambda c, obj: python.fill(c, obj, object.__new__(kind))
+    made_kind = python.without_finalizer(kind) if finalized else kind
+    return lambda c, obj: python.fill(c, obj, object.__new__(made_kind))
 
 
 engines.CACHES.append(_rule_of)
@@ -209,6 +211,7 @@ _BASES: dict[Any, Rule] = {
     np.void: native.copy_record,
     np.ufunc: python.copy_ufunc,
     np.random.BitGenerator: _copy_bit_generator,
+    np.random.Generator: lambda c, obj: python.fill(c, obj, type(obj)(c(obj.bit_generator))),
     random.Random: _copy_old_generator,
     **dict.fromkeys((enum.Enum, type, np.generic, np.dtype, range, slice, property, staticmethod), native.share),
     **dict.fromkeys((classmethod, type(...), type(NotImplemented), types.ModuleType, types.CodeType), native.share),

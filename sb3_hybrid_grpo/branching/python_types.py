@@ -51,6 +51,18 @@ def fill(c: Any, obj: Any, made: Any) -> Any:
     return made
 
 
+def without_finalizer(kind: Any) -> Any:
+    """The class for copies of an env whose ``__del__`` closes it: all that it closes belongs to the original."""
+    if kind.__del__ is _leave_open:  # a copy's class
+        return kind
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__slots__": (), "__del__": _leave_open}
+    return type(kind)(kind.__name__, (kind,), names)
+
+
+def _leave_open(self: Any) -> None:
+    """Replaces ``__del__``."""
+
+
 def _variables_of(kind: Any) -> tuple[types.CellType, ...]:
     """The variables of enclosing functions that a class's methods use, apart from the ``__class__`` of ``super()``."""
     members = [one for base in kind.__mro__ for one in vars(base).values()]
