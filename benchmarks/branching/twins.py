@@ -2,6 +2,7 @@
 
 import copy
 import importlib.metadata
+import importlib.util
 import time
 from collections.abc import Callable
 from typing import Any
@@ -180,10 +181,11 @@ def row(name: str, make_env: MakeEnv, n_steps: int) -> str:
 def versions_of(package: str) -> dict[str, str]:
     """
     :param package: The name of a package that can be imported
-    :return: The versions of what installed it, and of mujoco
+    :return: The versions of what installed it, and of mujoco if it is installed
     """
     distributions = importlib.metadata.packages_distributions().get(package, [package])
-    return {name: importlib.metadata.version(name) for name in (*distributions, "mujoco")}
+    simulators = ["mujoco"] if importlib.util.find_spec("mujoco") else []
+    return {name: importlib.metadata.version(name) for name in (*distributions, *simulators)}
 
 
 def table_head(n_steps: int) -> str:
