@@ -11,8 +11,7 @@ GROUPED_BELOW = 0.45  # in a probe, where steps draw random numbers
 FOUND_BELOW = 0.6  # in probes elsewhere
 PROBE_UNITS = 16  # in these together
 SINGLE_ABOVE = 0.9
-FIRST_PROBE = 1
-NEXT_PROBE = 4  # after groups have ended
+NEXT_PROBE = 4  # single rollouts; earlier probes disturb where PPO learns fastest
 FULL_ROLLOUT = 2048  # samples; a rollout with fewer counts less before a probe, for the critic has learned less from it
 MEMORY = 0.9
 OUTDATED = 100  # how many times smaller than its average a variance must be for the averages to start anew
@@ -30,7 +29,7 @@ class AutoGrouping:
     start anew with probes, and when gradients have become so small that older ones would rule them.
 
     Rollouts begin grouped in an env whose first steps draw random numbers, else single. Grouped ones become single when ρ
-    rises above 0.9, measured in at least 32 units. After 1, 2, 4, 8, ... single rollouts of at least 2048 samples, or more
+    rises above 0.9, measured in at least 32 units. After 4, 8, 16, ... single rollouts of at least 2048 samples, or more
     that are smaller, one is grouped as a probe: this finds noise that an env draws ahead, in a reset, or seldom. While probes
     have fewer than 16 units together, and ρ below 0.9, another one follows. If ρ of all is below 0.6 then, rollouts become
     grouped. Where the first steps draw random numbers, a probe comes after every 4 single rollouts, and one below 0.45 is
@@ -55,7 +54,7 @@ class AutoGrouping:
     denominator: float = 0.0
     weight: float = 0.0
     singles: int = 0
-    next_probe: int = FIRST_PROBE
+    next_probe: int = NEXT_PROBE
     probe: GradientVariances | None = None
     n_units: int = 0
     shape: tuple[Any, ...] = (4, "auto")

@@ -34,36 +34,36 @@ def run(auto: AutoGrouping, ratios: Sequence[float | None], n_samples: int = 204
 
 def test_without_noise_rollouts_are_single_but_for_ever_rarer_probes() -> None:
     probes = np.flatnonzero(run(AutoGrouping(), [1.0] * 40))
-    assert probes.tolist() == [1, 4, 9, 18, 35]  # after 1, 2, 4, 8 and 16 single ones
+    assert probes.tolist() == [4, 13, 30]  # after 4, 8 and 16 single ones
 
 
-@pytest.mark.parametrize(("n_samples", "expected"), [(16384, [1, 4]), (1024, [2, 7]), (256, [8, 25])])
+@pytest.mark.parametrize(("n_samples", "expected"), [(16384, [4, 13]), (1024, [8, 25]), (256, [32, 97])])
 def test_small_rollouts_are_probed_after_as_many_samples(n_samples: int, expected: list[int]) -> None:
     assert np.flatnonzero(run(AutoGrouping(), [1.0] * (expected[-1] + 1), n_samples)).tolist() == expected
 
 
 def test_two_low_probes_find_noise_that_no_step_draws() -> None:
     auto = AutoGrouping()
-    assert np.flatnonzero(run(auto, [0.2] * 6)).tolist() == [1, 2, 3, 4, 5]
+    assert np.flatnonzero(run(auto, [0.2] * 9)).tolist() == [4, 5, 6, 7, 8]
     assert auto.noise_seen is None
 
 
 @pytest.mark.parametrize(
     ("first", "second", "grouped"),
-    [(0.3, 0.8, [1, 2, 3, 4, 5]), (0.8, 0.3, [1, 2, 3, 4, 5]), (0.3, 1.0, [1, 2, 5]), (0.95, 0.1, [1, 4, 5])],
+    [(0.3, 0.8, list(range(4, 15))), (0.8, 0.3, list(range(4, 15))), (0.3, 1.0, [4, 5, 14]), (0.95, 0.1, [4, 13, 14])],
 )
 def test_two_probes_decide_together_unless_the_first_is_above_0_9(first: float, second: float, grouped: list[int]) -> None:
     auto = AutoGrouping()
-    assert np.flatnonzero(run(auto, [0.0, first, second, 0.7, 0.7, 0.7])).tolist() == grouped
-    if len(grouped) == 5:  # both are in the average
-        assert auto.ratio == pytest.approx(np.average([first, second, 0.7, 0.7, 0.7], weights=0.9 ** np.arange(5)[::-1]))
+    assert np.flatnonzero(run(auto, [0.0] * 4 + [first, second] + [0.7] * 9)).tolist() == grouped
+    if len(grouped) == 11:  # both are in the average
+        assert auto.ratio == pytest.approx(np.average([first, second, *[0.7] * 9], weights=0.9 ** np.arange(11)[::-1]))
 
 
 @pytest.mark.parametrize(("n_units", "n_probes"), [(1, 16), (5, 4), (15, 2), (16, 1), (64, 1)])
 @pytest.mark.parametrize("ratio", [0.55, 0.65])
 def test_probes_go_on_until_they_have_16_units(ratio: float, n_units: int, n_probes: int) -> None:
     auto = AutoGrouping()
-    run(auto, [ratio] * n_probes, n_units=n_units)
+    run(auto, [ratio] * (3 + n_probes), n_units=n_units)
     assert not auto.grouped
     run(auto, [ratio], n_units=n_units)
     assert auto.grouped == (ratio < 0.6) and auto.probe is None
@@ -79,13 +79,13 @@ def test_with_a_number_for_the_horizon_rho_is_averaged_and_nothing_is_decided() 
 
 def test_noise_that_is_seen_late_ends_the_probes_that_look_for_it() -> None:
     auto = AutoGrouping()
-    assert run(auto, [0.7, 0.7]) == [False, True] and auto.probe is not None
+    assert run(auto, [0.7] * 5) == [False] * 4 + [True] and auto.probe is not None
     auto.see_noise(True)
     assert run(auto, [0.7] * 6) == [False] * 4 + [True, False]
 
 
 def test_a_second_probe_that_measures_nothing_begins_no_groups() -> None:
-    assert np.flatnonzero(run(AutoGrouping(), [0.2, 0.2, None, *[1.0] * 8])).tolist() == [1, 2, 5, 10]
+    assert np.flatnonzero(run(AutoGrouping(), [0.2] * 5 + [None] + [1.0] * 12)).tolist() == [4, 5, 14]
 
 
 @pytest.mark.parametrize(("seen", "grouped"), [(None, False), (False, False), (True, True)])
@@ -258,9 +258,9 @@ def test_a_path_drawn_in_reset_is_found_by_long_probes_before_rollouts_get_short
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
-    model, rollouts = trained("in reset", adapt_rollouts=16)
+    model, rollouts = trained("in reset", rollouts=11, adapt_rollouts=16)
     n_probes = rollouts.count((4, 64))
-    assert rollouts[: n_probes + 1] == [(1, 256), *[(4, 64)] * n_probes] and set(rollouts[n_probes + 1 :]) == {(4, 16)}
+    assert rollouts[: n_probes + 4] == [(1, 256)] * 4 + [(4, 64)] * n_probes and set(rollouts[n_probes + 4 :]) == {(4, 16)}
     assert 1 < n_probes < 9  # together they have 16 units
     assert model.auto_grouping.ratio is not None and model.auto_grouping.ratio < 0.25
 
@@ -279,7 +279,7 @@ def test_rho_is_measured_without_the_mean_where_it_looks_for_noise(
 
     monkeypatch.setattr(group_rollouts, "measured_variances", measure)
     monkeypatch.setattr(auto_grouping, "FULL_ROLLOUT", 512)
-    trained(drawn, rollouts=2, branch_horizon=horizon)
+    trained(drawn, rollouts=5, branch_horizon=horizon)
     assert set(asked) == {centred}
 
 
