@@ -100,7 +100,8 @@ def ppo_loss(
 def _clipped(values: th.Tensor, lowest: th.Tensor, highest: th.Tensor) -> th.Tensor:
     """``th.clamp`` with numbers as bounds, as in PPO. With tensors as bounds, some versions of torch have another gradient."""
     below, above = (th.lt, th.gt) if _BOUNDS_HAVE_GRADIENTS else (th.le, th.ge)
-    return th.where(below(values, lowest), lowest, th.where(above(values, highest), highest, values))
+    values = th.where(below(values, lowest), lowest, values)
+    return th.where(above(values, highest), highest, values)  # the upper bound last: a schedule may end just below 0
 
 
 _bound = th.ones(1, requires_grad=True)

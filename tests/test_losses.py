@@ -143,8 +143,8 @@ def sb3_loss(
 @given(
     seed=st.integers(0, 2**32 - 1),
     n_rows=st.integers(1, 65),
-    clip_range=st.sampled_from([0.0, 0.01, 0.1, 0.2, 0.3, 2.0]),
-    clip_range_vf=st.sampled_from([None, 0.0, 0.1, 0.3, 1.5]),
+    clip_range=st.sampled_from([-0.01, 0.0, 0.01, 0.1, 0.2, 0.3, 2.0]),
+    clip_range_vf=st.sampled_from([None, -0.1, 0.0, 0.1, 0.3, 1.5]),
     has_entropy=st.booleans(),
     options=st.fixed_dictionaries(
         {
