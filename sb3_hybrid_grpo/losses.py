@@ -104,5 +104,6 @@ def _clipped(values: th.Tensor, lowest: th.Tensor, highest: th.Tensor) -> th.Ten
     return th.where(above(values, highest), highest, values)  # the upper bound last: a schedule may end just below 0
 
 
-_bound = th.ones(1, requires_grad=True)
-_BOUNDS_HAVE_GRADIENTS = bool(th.autograd.grad(th.clamp(_bound, 1.0, 2.0), _bound)[0])  # since torch 2.14 they have none
+with th.inference_mode(False), th.enable_grad():  # wherever a user imports this
+    _bound = th.ones(1, requires_grad=True)
+    _BOUNDS_HAVE_GRADIENTS = bool(th.autograd.grad(th.clamp(_bound, 1.0, 2.0), _bound)[0])  # since torch 2.14 they have none

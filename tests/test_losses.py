@@ -1,6 +1,7 @@
 """PPO's loss: numbers worked out by hand, and a literal transcription of SB3's code."""
 
 import math
+import runpy
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,12 @@ def sb3_loss(
         approx_kl_div = th.mean((th.exp(log_ratio) - 1) - log_ratio).cpu().numpy()
     numbers = (policy_loss.item(), clip_fraction, value_loss.item(), entropy_loss.item(), approx_kl_div.item(), loss.item())
     return loss, numbers
+
+
+@pytest.mark.parametrize("mode", [th.no_grad, th.inference_mode])
+def test_it_can_be_imported_where_no_gradients_are_computed(mode: Any) -> None:
+    with mode():
+        runpy.run_module("sb3_hybrid_grpo.losses")
 
 
 @settings(max_examples=60, deadline=None)
