@@ -47,13 +47,17 @@ def test_what_the_command_refuses(arguments: list[str], message: str, capsys: py
     assert message in capsys.readouterr().err
 
 
-def test_an_env_that_cannot_be_branched(capsys: pytest.CaptureFixture[str]) -> None:
-    make: Any = outside_envs.mapped
-    gym.register("test/Mapped-v0", make, max_episode_steps=9)
+def checked(make: Any) -> int:
+    """The exit code of the command for an env that is registered meanwhile."""
+    gym.register("test/Made-v0", make, max_episode_steps=9)
     try:
-        assert main(["check", "test/Mapped-v0"]) == 1
+        return main(["check", "test/Made-v0"])
     finally:
-        gym.registry.pop("test/Mapped-v0")
+        gym.registry.pop("test/Made-v0")
+
+
+def test_an_env_that_cannot_be_branched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert checked(outside_envs.mapped) == 1
     assert "cannot be branched: Noisy.memory is memory that forked processes share" in capsys.readouterr().out
 
 
@@ -97,12 +101,7 @@ class NoPictures(Noisy):
 
 
 def test_an_env_that_refuses_a_render_mode(capsys: pytest.CaptureFixture[str]) -> None:
-    make: Any = NoPictures
-    gym.register("test/NoPictures-v0", make, max_episode_steps=9)
-    try:
-        assert main(["check", "test/NoPictures-v0"]) == 0
-    finally:
-        gym.registry.pop("test/NoPictures-v0")
+    assert checked(NoPictures) == 0
     assert "is branched exactly" in capsys.readouterr().out
 
 
