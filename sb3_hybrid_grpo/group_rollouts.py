@@ -49,8 +49,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
     :param selection_temperature: The temperature of "softmax", in units of q
     :param adapt_rollouts: Whether grouped rollouts get shorter if ρ is low; a number: the fewest executed steps, 128 if True
     :param branching_check: Whether to check siblings of the env, before and while it trains; the check's steps do not count
-    :raises ValueError: if an argument has a value that is not allowed
-    :raises TypeError: if an argument is unknown
+    :raises ValueError: if an argument has a value that is not allowed (TypeError: if an argument is unknown)
     :raises BranchingError: if the env cannot be branched
     """
 
@@ -146,6 +145,7 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param args, kwargs: Further arguments of PPO's ``learn``: ``reset_num_timesteps``, ``progress_bar``, ...
         :return: The trained model
         """
+        refuse_unknown(kwargs, f"{type(self).__name__}.learn", arguments_of(self._without_groups.learn))
         return super().learn(total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, *args, **kwargs)
 
     def _setup_learn(

@@ -46,10 +46,11 @@ def steps_notice(n_steps: int, n_samples: int) -> str:
     each = executed_steps(n_steps, n_samples)
     if each * n_samples == n_steps:
         return ""
+    nearest = max(round(n_steps / n_samples), SHORTEST_ROLLOUT) * n_samples
     return (
         f"Received n_steps={n_steps} with n_samples={n_samples}: a grouped rollout has {each * n_samples} samples of each "
         f"env, {each} from each member (n_steps // n_samples, and at least min(n_steps, {SHORTEST_ROLLOUT})). To have as many "
-        f"samples as PPO, use an n_steps of at least {SHORTEST_ROLLOUT * n_samples} that is a multiple of {n_samples}."
+        f"samples as PPO, use n_steps={nearest}, a multiple of n_samples."
     )
 
 

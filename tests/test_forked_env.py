@@ -198,6 +198,20 @@ def test_closing_the_env_ends_its_siblings(horizon: Any) -> None:
     assert not set(children()) - before
 
 
+class OddAtReset(Noisy):
+    """Makes, when it is reset, an object that no rule copies."""
+
+    def reset(self, **keywords: Any) -> Any:
+        self.odd = (n for n in range(9))
+        return super().reset(**keywords)
+
+
+def test_forks_for_an_object_that_a_reset_makes_are_told_before_the_training() -> None:
+    with pytest.warns(UserWarning, match=r"trains without siblings, as PPO does.*OddAtReset.*\.odd is a generator") as caught:
+        HybridGRPO("MlpPolicy", DummyVecEnv([OddAtReset]), **SMALL).learn(SMALL["n_steps"])
+    assert len(caught) == 1
+
+
 class OddLater(Noisy):
     """Holds, from some step on, an object that no rule copies."""
 

@@ -319,6 +319,11 @@ def test_a_mistyped_argument_is_refused_in_the_name_of_the_class() -> None:
         HybridGRPO("MlpPolicy", walk(), branch_horizn=3)
     with pytest.raises(TypeError, match=r"HybridGRPO has no argument n_step, wings\. Did you mean n_steps\?"):
         HybridGRPO("MlpPolicy", walk(), wings=2, n_step=64)
+    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16)
+    with pytest.raises(
+        TypeError, match=r"HybridGRPO\.learn has no argument reset_timesteps\. Did you mean reset_num_timesteps\?"
+    ):
+        model.learn(64, reset_timesteps=False)
 
 
 def test_what_is_changed_between_two_trainings_is_checked_again() -> None:
@@ -330,6 +335,6 @@ def test_what_is_changed_between_two_trainings_is_checked_again() -> None:
 
 def test_a_notice_names_the_line_of_the_users_call() -> None:
     model = HybridGRPO("MlpPolicy", walk(), n_steps=66, batch_size=16, branch_horizon=8)
-    with pytest.warns(UserWarning, match="a grouped rollout has 64 samples of each env.*multiple of 4") as caught:
+    with pytest.warns(UserWarning, match="a grouped rollout has 64 samples of each env.*use n_steps=64") as caught:
         model.learn(64)
     assert [one.filename for one in caught] == [__file__]

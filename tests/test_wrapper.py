@@ -10,6 +10,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo import check_branching, make_branchable
 from sb3_hybrid_grpo.branching import fork_env, wrapper_chain
@@ -346,6 +347,12 @@ def test_an_id_is_no_env(call: Any) -> None:
         TypeError, match=r"must be a gymnasium env, got 'CartPole-v1'\. Make it first: .*make\('CartPole-v1'\)"
     ):
         call("CartPole-v1")
+    with pytest.raises(TypeError, match=r"gymnasium env, got <class .*Walk'>\. Make it first: env = MyEnv\(\)"):
+        call(Walk)
+    with pytest.raises(
+        TypeError, match=r"must be a gymnasium env, got <.*DummyVecEnv.*Take one of its envs: env = vec_env.envs"
+    ):
+        call(DummyVecEnv([Walk]))
 
 
 def test_that_siblings_are_forks_is_said_once() -> None:

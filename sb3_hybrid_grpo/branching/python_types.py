@@ -275,7 +275,10 @@ def copy_file(c: Any, obj: Any) -> Any:
 
 def copy_lock(c: Any, obj: Any) -> Any:
     if isinstance(obj, LOCK) and obj.locked():
-        raise CannotCopyError("is a lock that is held")
+        raise CannotCopyError(
+            "is a lock that is held, by a thread or for one that waits, and neither a copy nor a forked process has threads",
+            "Release it, and end the thread, before reset() and step() return",
+        )
     return threading.Lock() if isinstance(obj, LOCK) else threading.RLock()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -93,6 +94,8 @@ Sibling = CopiedEnv | ForkedEnv
 """A copy or fork of an env, which is stepped beside the env."""
 
 
+SLOW_COPY = 0.05
+"""Seconds: a notice tells of copies that take longer."""
 _TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 """Envs, by their ids, whose user was told that siblings are forks."""
 
@@ -108,17 +111,22 @@ class SiblingMaker:
         self.reasons: list[str] = []
         """Why copies cannot be used."""
         self.streams: MemberState | None = None
-        copier = Copier()
-        try:
-            copier.whole(env)
-        except Exception as error:
-            self.take_forks(self._reason(error))
-            copier.originals += layers_of(env)
+        copier = self._try_to_copy()
         self.has_model = any(module_of(type(one)).startswith("mujoco.") for one, _ in copier.natives.values())
         self.around = surroundings(copier.originals)
         self._take_streams(self.around.generators, own)
         self.noisy: bool | None = None
         """Whether the first steps of the check drew random numbers; None without a check."""
+
+    def _try_to_copy(self) -> Copier:
+        """Copy the env as it is now, and take forks if that fails."""
+        copier = Copier()
+        try:
+            copier.whole(self.env)
+        except Exception as error:
+            self.take_forks(self._reason(error))
+            copier.originals += layers_of(self.env)
+        return copier
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, RecursionError):
@@ -167,6 +175,7 @@ class SiblingMaker:
     def check(self, shared: dict[str, Any] | None) -> None:
         """Check that siblings of this env are exact: copies, or else forks."""
         self.is_alone, shared = shared is None, shared or {}
+        self._look_at_copies()
         while hasattr(os, "fork"):
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
@@ -197,7 +206,8 @@ class SiblingMaker:
             )
         if found.own_difference is not None:
             notice(
-                f"{self.name} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
+                f"{self.name} plays the same actions differently in two exact copies of its process "
+                f"({found.own_difference.partition(':')[0]}): "  # without numbers, several envs have one notice
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
                 "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
@@ -211,6 +221,19 @@ class SiblingMaker:
             f"{name[0].upper()}{name[1:]} is shared by several envs and changes when one of them steps. Siblings have copies "
             "of it, without other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
+
+    def _look_at_copies(self) -> None:
+        """Copy the env once more, because its reset may have made objects that cannot be copied; say so if this takes long."""
+        natives = {} if self.forks else self._try_to_copy().natives
+        if self.forks:
+            return
+        start = time.perf_counter()
+        Copier(natives).whole(self.env)
+        if time.perf_counter() - start > SLOW_COPY:
+            notice(
+                f"A copy of {self.name} takes more than {1000 * SLOW_COPY:g} ms, and siblings are copied at every fork. "
+                "check_branching(env) compares this with the time of a step, and says what makes copies faster."
+            )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check

@@ -42,10 +42,13 @@ def named(env: Any) -> str:
 
 def require_env(env: Any) -> None:
     """
-    :raises TypeError: if ``env`` is no env, for example its id
+    :raises TypeError: if ``env`` is no env, for example its id, its class or a VecEnv
     """
-    if not callable(getattr(env, "step", None)):
-        raise TypeError(f"env must be a gymnasium env, got {env!r}. Make it first: env = gymnasium.make({str(env)!r}).")
+    if isinstance(env, gym.Env):
+        return
+    made = f"gymnasium.make({env!r})" if isinstance(env, str) else "MyEnv() or gymnasium.make(env_id)"
+    hint = "Take one of its envs: env = vec_env.envs[0]" if hasattr(env, "envs") else f"Make it first: env = {made}"
+    raise TypeError(f"env must be a gymnasium env, got {env!r}. {hint}.")
 
 
 def innermost(env: gym.Env[Any, Any]) -> Any:
