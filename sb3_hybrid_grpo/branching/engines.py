@@ -131,7 +131,7 @@ CACHES: list[Any] = []
 """Functions whose caches are cleared when something is registered."""
 
 
-def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = False) -> None:
+def register_copier(type_name: str, copy: Callable[[Any], Any]) -> None:
     """
     Register a function that copies a type's objects wherever an env holds one. Each sibling then has its own copy. This is
     the fast way.
@@ -144,18 +144,15 @@ def register_copier(type_name: str, copy: Callable[[Any], Any], replace: bool = 
         register_copier("mysim.core.World", lambda world: world.clone())
 
     :param type_name: The type's full name, ``f"{type(obj).__module__}.{type(obj).__qualname__}"``. It is a name, so that the
-        simulator need not be imported
+        simulator need not be imported. A later registration replaces an earlier one
     :param copy: ``copy(obj)`` returns a new object in the same state, which shares no changeable data with ``obj``
-    :param replace: Whether to replace an earlier registration; the same function again is no error
     :raises TypeError: for an argument of another type
-    :raises ValueError: if the name cannot be a simulator type's name, or is registered already
+    :raises ValueError: if the name cannot be a simulator type's name
     """
-    _register(type_name, {"copy(obj)": copy}, replace)
+    _register(type_name, {"copy(obj)": copy})
 
 
-def register_engine(
-    type_name: str, save: Callable[[Any], Any], restore: Callable[[Any, Any], None], replace: bool = False
-) -> None:
+def register_engine(type_name: str, save: Callable[[Any], Any], restore: Callable[[Any, Any], None]) -> None:
     """
     Register two functions that save and restore a type's objects, if these cannot be copied. All members of a group share
     such an object, with all objects that it refers to; each member's state is restored for the duration of its calls.
@@ -174,11 +171,10 @@ def register_engine(
     :param save: ``save(obj)`` returns all that the object's future depends on, in memory of its own
     :param restore: ``restore(obj, state)`` puts the object, in place, into the state. A state may be restored any number of
         times, so ``restore`` must not change it
-    :param replace: Whether to replace an earlier registration; the same two functions again are no error
     :raises TypeError: for an argument of another type
-    :raises ValueError: if the name cannot be a simulator type's name, or is registered already
+    :raises ValueError: if the name cannot be a simulator type's name
     """
-    _register(type_name, {"save(obj)": save, "restore(obj, state)": restore}, replace)
+    _register(type_name, {"save(obj)": save, "restore(obj, state)": restore})
 
 
 def declare_constant(type_name: str, *attributes: str) -> None:
@@ -198,22 +194,16 @@ def declare_constant(type_name: str, *attributes: str) -> None:
     if not attributes or not all(isinstance(one, str) for one in attributes):
         raise ValueError(f'attributes must be one or more names, such as "table", got {attributes!r}.')
     CONSTANTS[type_name] = CONSTANTS.get(type_name, frozenset()).union(attributes)
-    for function in CACHES:
-        function.cache_clear()
+    for one in CACHES:
+        one.cache_clear()
 
 
-def _register(type_name: str, functions: dict[str, Any], replace: bool) -> None:
+def _register(type_name: str, functions: dict[str, Any]) -> None:
     _check_name(type_name)
     for call, function in functions.items():
         if not callable(function):
             raise TypeError(f"{call.partition('(')[0]} must be a function {call}, got {function!r}.")
-    entry = tuple(functions.values())
-    if not replace and _REGISTERED.get(type_name, entry) != entry:
-        raise ValueError(
-            f"{type_name!r} is registered already. Register a type once, with the same functions each time, or pass "
-            "replace=True to replace them."
-        )
-    _REGISTERED[type_name] = entry
+    _REGISTERED[type_name] = tuple(functions.values())
     for one in CACHES:
         one.cache_clear()
 
