@@ -279,4 +279,4 @@ def test_batches_have_the_dtypes_of_the_vec_env(processes: SubprocVecEnv) -> Non
         assert isinstance(observations, np.ndarray)
         steps = _step(fanout, [[1, 1, 1]], forks=True)
         assert fanout.stacked([one.observations[0] for one in steps]).dtype == observations.dtype
-        assert fanout.rewards([one.rewards[0] for one in steps]).dtype == rewards.dtype
+        assert np.array([one.rewards[0] for one in steps], fanout.dtype_of_rewards).dtype == rewards.dtype

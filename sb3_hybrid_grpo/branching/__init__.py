@@ -6,11 +6,9 @@ objects are copied by :func:`register_copier`, :func:`register_engine`, :func:`d
 :func:`register_vec_wrapper` and :class:`SupportsBranching`. See docs/branching.md.
 """
 
-from sb3_hybrid_grpo.branching.groups import Candidates as Candidates
 from sb3_hybrid_grpo.branching.engines import SupportsBranching, declare_constant, register_copier, register_engine
-from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon
-from sb3_hybrid_grpo.branching.groups import Groups as Groups
-from sb3_hybrid_grpo.branching.groups import GroupStep as GroupStep
+from sb3_hybrid_grpo.branching.groups import BranchHorizon as BranchHorizon, Candidates as Candidates
+from sb3_hybrid_grpo.branching.groups import Groups as Groups, GroupStep as GroupStep
 from sb3_hybrid_grpo.branching.report import BranchingReport, check_branching
 from sb3_hybrid_grpo.branching.vec_calls import uninterrupted as uninterrupted
 from sb3_hybrid_grpo.branching.vec_wrappers import register_vec_wrapper

@@ -10,15 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.branching.exactness import first_difference
 from sb3_hybrid_grpo.branching.vec_calls import Fanout, Then, forget_step, send_step, step_env
-from sb3_hybrid_grpo.branching.vec_wrappers import (
-    Observations,
-    Rows,
-    Stage,
-    check_numbers,
-    each,
-    row_of,
-    stages_of,
-)
+from sb3_hybrid_grpo.branching.vec_wrappers import Observations, Rows, Stage, check_numbers, each, row_of, stages_of
 from sb3_hybrid_grpo.errors import BranchingError
 
 BranchHorizon = int | Literal["episode", "auto"]
@@ -43,24 +35,6 @@ class GroupStep(NamedTuple):
     """Members that do not go on: their episode ended, or (siblings) they fork at the next step."""
     order_NE: np.ndarray | None = None
     """The number of the action that each member took, if it is not the member's own number."""
-
-
-class MemberZero(NamedTuple):
-    """A step of member 0 in all envs, as ``env.step`` returned it, and whether it ended in a terminal state."""
-
-    new_obs: Observations
-    rewards: np.ndarray
-    dones: np.ndarray
-    infos: list[dict[str, Any]]
-    terminated_E: np.ndarray
-
-
-class SiblingStep(NamedTuple):
-    """The siblings' results of a step, before any VecEnv wrapper."""
-
-    rows: Rows
-    terminated_ME: np.ndarray
-    ended_ME: np.ndarray
 
 
 class Groups:
@@ -197,51 +171,55 @@ class Groups:
 
     def _step_alone(self, actions_E: np.ndarray) -> GroupStep:
         self.drop_siblings()
-        zero = self._step_member_0(actions_E)
+        zero, terminated_E = self._step_member_0(actions_E)
         dones_NE = zero.dones[None]
-        return GroupStep(zero.new_obs, [zero.rewards], dones_NE, [zero.infos], zero.terminated_E[None], dones_NE)
+        return GroupStep(zero.observations, [zero.rewards], dones_NE, [zero.infos], terminated_E[None], dones_NE)
 
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         last_step_E = self._age_E + 1 >= self._horizon
         send = functools.partial(send_step, self.env, actions_NE[0])
         try:
-            siblings = self._step_siblings(actions_NE[1:], send)
+            siblings, terminated_ME = self._step_siblings(actions_NE[1:], send)
         except BranchingError as error:
             if error.__cause__ is not None and not forget_step(self.env):  # member 0's step may raise the env's own error
                 self._step_member_0(actions_NE[0])
             raise
-        zero = self._step_member_0(actions_NE[0])
+        zero, terminated_E = self._step_member_0(actions_NE[0])
         dropped_E = zero.dones | last_step_E
         rows = self._settle(siblings, dropped_E)
-        n_envs = self._shape[1]
+        ended_ME, n_envs = siblings.dones.reshape(self._shape), self._shape[1]
         self._age_E = (self._age_E + 1) * ~dropped_E
         return GroupStep(
-            each(lambda *rows: np.concatenate(rows), zero.new_obs, self._replaced(siblings.ended_ME, zero.new_obs)),
+            each(lambda *rows: np.concatenate(rows), zero.observations, self._replaced(ended_ME, zero.observations)),
             [zero.rewards, *rows.rewards.reshape(self._shape)],
-            np.concatenate([zero.dones[None], siblings.ended_ME]),
+            np.concatenate([zero.dones[None], ended_ME]),
             [zero.infos, *(rows.infos[start : start + n_envs] for start in range(0, len(rows.infos), n_envs))],
-            np.concatenate([zero.terminated_E[None], siblings.terminated_ME]),
+            np.concatenate([terminated_E[None], terminated_ME]),
             np.concatenate([zero.dones[None], self.starts_ME]),
         )
 
-    def _step_member_0(self, actions_E: np.ndarray) -> MemberZero:
+    def _step_member_0(self, actions_E: np.ndarray) -> tuple[Rows, np.ndarray]:
+        """Step member 0 in all envs: its results, and where it ended in a terminal state."""
         self.lost_member_0 = True
-        new_obs, rewards, dones, infos = step_env(self.env, actions_E, self._n_steps)
+        zero = Rows(*step_env(self.env, actions_E, self._n_steps))
         self.lost_member_0 = False
-        terminated_E = dones
-        if dones.any():
-            terminated_E = dones & [not (one.get("TimeLimit.truncated") and "terminal_observation" in one) for one in infos]
-        return MemberZero(new_obs, rewards, dones, infos, terminated_E)
+        if not zero.dones.any():
+            return zero, zero.dones
+        cut_off = [bool(one.get("TimeLimit.truncated")) and "terminal_observation" in one for one in zero.infos]
+        return zero, zero.dones & ~np.array(cut_off)
 
-    def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> SiblingStep:
-        """Step the siblings. Their results are normalised later, with VecNormalize's statistics after member 0's step."""
+    def _step_siblings(self, actions_ME: np.ndarray, then: Then = None) -> tuple[Rows, np.ndarray]:
+        """
+        Step the siblings: their results, and which ended in a terminal state, ``(M, E)``. The results are normalised later,
+        with VecNormalize's statistics after member 0's step.
+        """
         self._has_siblings = True
         for stage in self._stages:
             stage.fork(self.starts_ME)
         steps = self._fanout.step(actions_ME, self.starts_ME, then)
         members = range(len(actions_ME))
         observations = self._fanout.stacked([one.observations[m] for m in members for one in steps])
-        rewards = self._fanout.rewards([one.rewards[m] for m in members for one in steps])
+        rewards = np.array([one.rewards[m] for m in members for one in steps], dtype=self._fanout.dtype_of_rewards)
         check_numbers(observations, rewards, self._shape[1], self._n_steps)
         infos = [one.infos[m] | {"group_member": m + 1} for m in members for one in steps]
         terminated_ME = np.array([one.terminated for one in steps]).T
@@ -249,15 +227,14 @@ class Groups:
         for row in np.flatnonzero(ended_ME):
             infos[row]["TimeLimit.truncated"] = not terminated_ME.flat[row]
         rows = Rows(observations, rewards, ended_ME.reshape(-1), infos)
-        return SiblingStep(rows.showing(observations), terminated_ME, ended_ME)
+        return rows.showing(observations), terminated_ME
 
-    def _settle(self, siblings: SiblingStep, dropped_E: np.ndarray) -> Rows:
+    def _settle(self, rows: Rows, dropped_E: np.ndarray) -> Rows:
         """Apply the VecEnv wrappers to the siblings' results, and note which siblings fork at the next step."""
-        rows = siblings.rows
+        self.starts_ME = rows.dones.reshape(self._shape) | dropped_E
         for stage in self._stages:
             rows = stage.step(rows)
         self._observations_ME = rows.observations
-        self.starts_ME = siblings.ended_ME | dropped_E
         return rows
 
 
@@ -280,13 +257,13 @@ class Candidates(Groups):
     def _step(self, actions_NE: np.ndarray) -> GroupStep:
         """Try every action, choose one, and execute it. Members are in the order of ``order_NE``, the executed one first."""
         n_samples, n_envs = self._shape
-        tried = self._step_siblings(actions_NE.copy())  # an env may change them in place
-        previewed = tried.rows._replace(infos=[dict(info) for info in tried.rows.infos])
+        tried, terminated_ME = self._step_siblings(actions_NE.copy())  # an env may change them in place
+        previewed = tried._replace(infos=[dict(info) for info in tried.infos])
         for stage in self._stages:
             previewed = stage.preview(previewed)
-        chosen_E = self._choose(previewed.observations, previewed.rewards.reshape(self._shape), tried.terminated_ME)
+        chosen_E = self._choose(previewed.observations, previewed.rewards.reshape(self._shape), terminated_ME)
         envs = np.arange(n_envs)
-        zero = self._step_member_0(actions_NE[chosen_E, envs])
+        zero, terminated_E = self._step_member_0(actions_NE[chosen_E, envs])
         settled = self._settle(tried, np.ones(n_envs, dtype=bool))
         rewards_NE = settled.rewards.reshape(self._shape)
         led_to = each(lambda rows: rows[chosen_E * n_envs + envs], self._observations_ME)
@@ -294,9 +271,10 @@ class Candidates(Groups):
             self._compare(zero, led_to, rewards_NE[chosen_E, envs])
 
         order_NE = np.argsort(np.arange(n_samples)[:, None] != chosen_E, axis=0, kind="stable")
-        terminated_NE, dones_NE = tried.terminated_ME[order_NE, envs], tried.ended_ME[order_NE, envs]
-        terminated_NE[0], dones_NE[0] = zero.terminated_E, zero.dones
-        new_obs = self._replaced(tried.ended_ME, zero.new_obs)
+        ended_ME = tried.dones.reshape(self._shape)
+        terminated_NE, dones_NE = terminated_ME[order_NE, envs], ended_ME[order_NE, envs]
+        terminated_NE[0], dones_NE[0] = terminated_E, zero.dones
+        new_obs = self._replaced(ended_ME, zero.observations)
         rows = (order_NE[1:] * n_envs + envs).reshape(-1)
         infos = [
             zero.infos,
@@ -308,16 +286,16 @@ class Candidates(Groups):
         ]
         cut_NE = np.concatenate([zero.dones[None], np.ones((n_samples - 1, n_envs), dtype=bool)])
         return GroupStep(
-            each(lambda own, theirs: np.concatenate([own, theirs[rows]]), zero.new_obs, new_obs),
+            each(lambda own, theirs: np.concatenate([own, theirs[rows]]), zero.observations, new_obs),
             [zero.rewards, *rewards_NE[order_NE, envs][1:]],
             *(dones_NE, infos, terminated_NE, cut_NE, order_NE),
         )
 
-    def _compare(self, zero: MemberZero, branch: Observations, rewards_E: np.ndarray) -> None:
+    def _compare(self, zero: Rows, branch: Observations, rewards_E: np.ndarray) -> None:
         """Raise an error if the executed action has another result than its branch."""
         for e, done in enumerate(zero.dones):
             theirs = row_of(branch, e)
-            executed = zero.infos[e]["terminal_observation"] if done else row_of(zero.new_obs, e)
+            executed = zero.infos[e]["terminal_observation"] if done else row_of(zero.observations, e)
             executed = each(lambda one, other: np.asarray(one, other.dtype, order="C"), executed, theirs)
             found = first_difference("observation", executed, theirs)
             found = found or first_difference("reward", float(np.float32(zero.rewards[e])), float(np.float32(rewards_E[e])))

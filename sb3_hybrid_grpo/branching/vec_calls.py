@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from stable_baselines3.common.vec_env.util import dict_to_obs, obs_space_info
 
@@ -28,13 +28,6 @@ _PATIENCE = 30.0
 def when(step: int) -> str:
     """The beginning of a message."""
     return f"At step {step} of the training," if step else "Before the first step of the training,"
-
-
-def base_of(env: VecEnv) -> VecEnv:
-    """The VecEnv inside of all VecEnv wrappers."""
-    while isinstance(env, VecEnvWrapper):
-        env = env.venv
-    return env
 
 
 def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then = None) -> list[Any]:
@@ -57,7 +50,7 @@ def call(env: SubprocVecEnv, method: str, arguments: Sequence[Any], then: Then =
 
 def send_step(env: VecEnv, actions: np.ndarray) -> None:
     """Send a step to the envs of a SubprocVecEnv. :func:`step_env` waits for it, and steps the envs of other VecEnvs."""
-    base = base_of(env)
+    base = env.unwrapped
     if isinstance(base, SubprocVecEnv) and type(env).step is VecEnv.step:
         try:
             env.step_async(actions)
@@ -68,7 +61,7 @@ def send_step(env: VecEnv, actions: np.ndarray) -> None:
 
 def step_env(env: VecEnv, actions: np.ndarray, step: int) -> VecEnvStepReturn:
     """Step a VecEnv itself."""
-    base = base_of(env)
+    base = env.unwrapped
     if not isinstance(base, SubprocVecEnv) or type(env).step is not VecEnv.step:
         return env.step(actions)
     try:
@@ -94,7 +87,7 @@ def forget_step(env: VecEnv) -> bool:
 
     :return: Whether the envs are in processes, so that their states are unknown
     """
-    base = base_of(env)
+    base = env.unwrapped
     if not isinstance(base, SubprocVecEnv):
         return False
     for remote, process in zip(base.remotes, base.processes, strict=True):
@@ -110,7 +103,7 @@ def forget_step(env: VecEnv) -> bool:
 
 def uninterrupted(env: Any) -> contextlib.AbstractContextManager[None]:
     """Let Ctrl-C wait while SB3 itself reads messages of a SubprocVecEnv's processes, as in a reset."""
-    return without_interrupts() if isinstance(base_of(env), SubprocVecEnv) else contextlib.nullcontext()
+    return without_interrupts() if isinstance(env.unwrapped, SubprocVecEnv) else contextlib.nullcontext()
 
 
 def _await(remote: Any, process: Any) -> None:
@@ -144,7 +137,7 @@ class Fanout:
                 "Received an env with render_mode='human', which would draw every step of every sibling. "
                 "Make the training env without a render_mode, and watch the policy in an env of its own."
             )
-        self.base: VecEnv = base_of(env)
+        self.base: VecEnv = env.unwrapped
         if isinstance(self.base, DummyVecEnv) and _steps_as(self.base, DummyVecEnv):
             self.base.envs = [make_branchable(one) for one in self.base.envs]
             of_siblings = ("step_siblings", "mask_siblings", "check_siblings", "drop_siblings")
@@ -176,8 +169,9 @@ class Fanout:
         """Number of the present step, for messages."""
         self._keys, self._shapes, dtypes = obs_space_info(self.base.observation_space)
         # a SubprocVecEnv keeps the envs' dtypes, a DummyVecEnv has arrays of its own
-        self._casts = not isinstance(self.base, SubprocVecEnv)
-        self._dtypes: dict[Any, Any] = dtypes if self._casts else dict.fromkeys(self._keys)
+        casts = not isinstance(self.base, SubprocVecEnv)
+        self.dtype_of_rewards = np.float32 if casts else None
+        self._dtypes: dict[Any, Any] = dtypes if casts else dict.fromkeys(self._keys)
 
     def _wrappers_above(self) -> list[list[str]]:
         """For each env, the wrappers that its siblings would bypass."""
@@ -216,10 +210,6 @@ class Fanout:
                 )
             batch[key] = rows
         return dict_to_obs(self.base.observation_space, batch)
-
-    def rewards(self, rewards: list[float]) -> np.ndarray:
-        """Make a batch of rewards, with the dtype that a VecEnv gives them."""
-        return np.array(rewards, dtype=np.float32 if self._casts else None)
 
     def call(self, method: str, arguments: Sequence[Any] | None = None, then: Then = None) -> list[Any]:
         """Call a method of all envs; see :class:`Fanout`."""

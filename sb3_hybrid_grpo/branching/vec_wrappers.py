@@ -25,13 +25,13 @@ Observations = Any
 
 
 class Rows(NamedTuple):
-    """The siblings' results of a step, sibling by sibling: M·E rows."""
+    """Results of a step: of the siblings, sibling by sibling, M·E rows; or of member 0 in E envs."""
 
     observations: Observations
     """The next observations, before any reset or fork."""
     rewards: np.ndarray
     dones: np.ndarray
-    """Whether a sibling's own episode ended."""
+    """Whether the member's own episode ended."""
     infos: list[dict[str, Any]]
     """With ``"terminal_observation"`` where an episode ended."""
 
