@@ -13,9 +13,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo import check_branching, make_branchable
-from sb3_hybrid_grpo.branching import fork_env, wrapper_chain
+from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps
-from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 from tests import outside_envs
 from tests.stateful_envs import Noisy
 
@@ -365,11 +365,23 @@ def test_that_siblings_are_forks_is_said_once() -> None:
     assert len([one for one in caught if "is a process" in str(one.message)]) == 1
 
 
-def test_one_place_reads_the_private_name_of_a_generator() -> None:
-    env = gym.make("CartPole-v1")
-    assert generator_of(env.unwrapped) is None and generator_of(env.action_space) is None
-    made = np.random.default_rng(0)
-    set_generator(env.action_space, made)
-    assert generator_of(env.action_space) is env.action_space.np_random is made
-    folder = Path(wrapper_chain.__file__).parent
-    assert [one.name for one in folder.glob("*.py") if "._np_random" in one.read_text()] == ["wrapper_chain.py"]
+@pytest.mark.parametrize("make", [outside_envs.NoSeed, outside_envs.LazySpace])
+def test_copies_have_the_generator_that_an_env_makes_when_it_first_draws(make: Any) -> None:
+    env = make()
+    env.reset()
+    plays = [[one.step(1) for _ in range(5)] for one in (*fork_env(env, 2), env)]
+    assert difference(*([shown(*step) for step in play] for play in plays[:2])) is None
+    assert difference(*([shown(*step) for step in play] for play in plays[1:])) is None
+
+
+def test_a_copy_has_the_arrays_of_its_spaces_to_itself() -> None:
+    def grow(env: Any) -> float:
+        env.box.high += 1
+        return float(env.box.high[0])
+
+    env: Any = Noisy(grow)
+    env.box = spaces.Box(np.zeros(1), np.ones(1), dtype=np.float64)
+    env.reset(seed=0)
+    for one in fork_env(env, 2):
+        one.step(1)
+    assert env.step(1)[0][1] == 2.0

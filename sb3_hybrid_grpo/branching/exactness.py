@@ -21,7 +21,7 @@ from gymnasium import spaces
 from sb3_hybrid_grpo.branching.copier import Copier
 from sb3_hybrid_grpo.branching.forked_env import in_fork
 from sb3_hybrid_grpo.branching.global_state import Surroundings, digest, process_wide_generators
-from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, generators_of_spaces, is_generator, lazy_holders, state_of
+from sb3_hybrid_grpo.branching.wrapper_chain import generators_of_spaces, is_generator, state_of
 
 POINTS, STEPS, SECONDS = 4, 10, 1.0
 """Number of states to play from, number of steps from each, and the time after which no further state is tried."""
@@ -48,8 +48,6 @@ class Finding:
     """Whether two forks of the env alone played the same."""
     draws: tuple[str, ...] = ()
     """Process-wide generators that the env drew from without a stream of its own."""
-    lazy: tuple[int, ...] = ()
-    """Which of :func:`lazy_holders` made a generator of random numbers during the check."""
     shared: tuple[str, ...] = ()
     """Objects that other envs hold, too, and that changed during the check."""
     points: int = 0
@@ -72,7 +70,7 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
     for resets in (True, False):
         check = _Check(member_0, make, around, shared, resets)
         found: Finding = in_fork(check.run, check.env)
-        if found.difference is None or found.lazy or found.draws:
+        if found.difference is None or found.draws:
             return found
         plays = (found.points, found.at_the_end)
         (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, *plays) for _ in range(2))
@@ -118,11 +116,11 @@ class _Check:
 
     def run(self) -> Finding:
         found, end = self.found, time.perf_counter() + SECONDS
-        holders, shared, wide = lazy_holders(self.env), self._digests_of_shared(), self._wide()
+        shared, wide = self._digests_of_shared(), self._wide()
         for point in range(POINTS):
             self._play_from_here(point)
-            found.lazy, found.draws = _made(holders), self._drawn_since(wide)
-            if found.lazy or found.draws or found.difference or found.error:
+            found.draws = self._drawn_since(wide)
+            if found.draws or found.difference or found.error:
                 return found
             if time.perf_counter() > end:
                 break
@@ -194,20 +192,14 @@ class _Check:
         siblings = [self.make(one) for one in self.siblings[:2]]
         if siblings[0].kind == "forked":  # the env now holds an object that cannot be copied
             return None
-        holders, now = lazy_holders(siblings[0].env), time.perf_counter()
+        now = time.perf_counter()
         first = self._play(siblings[0], -1, LONGEST, end=now + (end - now) / 3)  # the two others take as long
-        self.found.lazy = _made(holders)
         outside = self.around.digests()
         again = self._play(siblings[1], -1, len(first))
         changes = _outside(outside, self.around.digests())
         self.found.at_the_end = len(first)
         differs = difference(first, again) or difference(first, self._play(self.member_0, -1, len(first)))
         return f"played the same actions differently: {differs}" if differs else changes
-
-
-def _made(holders: list[Any]) -> tuple[int, ...]:
-    """Which of these envs and spaces, which had no generator of random numbers, have one now."""
-    return tuple(place for place, holder in enumerate(holders) if generator_of(holder) is not None)
 
 
 def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:

@@ -83,10 +83,7 @@ class Fork:
     """
 
     def __init__(
-        self,
-        function: Callable[..., Any],
-        seconds: float = ANSWER_WITHIN,
-        on_wait: Callable[[float], None] | None = None,
+        self, function: Callable[..., Any], seconds: float = ANSWER_WITHIN, on_wait: Callable[[float], None] | None = None
     ) -> None:
         self.seconds, self.on_wait, self.owner = seconds, on_wait, os.getpid()
         self.waits = True  # a fork first says that it can draw random numbers

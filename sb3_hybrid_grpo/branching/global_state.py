@@ -80,8 +80,8 @@ class Surroundings(NamedTuple):
     """Generators of random numbers among these objects, and process-wide generators that the code draws from, by name."""
     spaces: dict[str, Any]
     """Spaces among these objects: all envs of the class share them. Seeding a space replaces its generator."""
-    refused: tuple[str, Any] | None
-    """Name and value of an object that neither a copy nor a fork can have."""
+    refused: str | None
+    """The name of an object among these that neither a copy nor a fork can have."""
 
     def digests(self) -> dict[str, bytes]:
         """Digests of class attributes, globals of modules, and values that functions keep, by name."""
@@ -113,7 +113,7 @@ def surroundings(parts: list[Any]) -> Surroundings:
             if is_generator(one) and all(one is not known for known in generators.values()):
                 generators[name if one is value else f"{name} ({len(generators)})"] = one
             elif refused is None and (refusal_of(type(one)) or (isinstance(one, np.memmap) and one.flags.writeable)):
-                refused = name, one
+                refused = name
         if isinstance(value, gym.Space):
             spaces[name] = value
     return Surroundings([*kinds, *code], own, copied, dict(list(generators.items())[:8]), spaces, refused)

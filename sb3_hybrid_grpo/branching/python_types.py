@@ -16,7 +16,6 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching import engines
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule
-from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"})
 """Attributes that record how an env was made. No step reads them."""
@@ -85,14 +84,6 @@ def _of_class(kind: Any) -> tuple[frozenset[str], tuple[types.CellType, ...]]:
     records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
     constants = (engines.CONSTANTS.get(engines.name_of(base), ()) for base in kind.__mro__)
     return records.union(*constants), _variables_of(kind)
-
-
-def copy_space(c: Any, obj: Any) -> Any:
-    """One of gymnasium's simple spaces, which shares its arrays (bounds, numbers of actions) with the copy."""
-    made = c.remember(obj, object.__new__(type(obj)))
-    made.__dict__.update(vars(obj))
-    set_generator(made, c(generator_of(obj)))
-    return made
 
 
 def copy_monitor(c: Any, obj: Any) -> Any:

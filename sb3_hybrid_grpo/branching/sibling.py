@@ -15,7 +15,7 @@ from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, modu
 from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
-from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, lazy_holders, named
+from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, make_generators, named
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
 
@@ -120,6 +120,7 @@ class SiblingMaker:
 
     def _try_to_copy(self) -> Copier:
         """Copy the env as it is now, and take forks if that fails."""
+        make_generators(self.env)
         copier = Copier()
         try:
             copier.whole(self.env)
@@ -182,9 +183,7 @@ class SiblingMaker:
             except HungForkError as error:
                 notice(f"Whether siblings of {self.name} are exact could not be checked before the training. {error}")
                 return
-            if found.lazy:  # generators made at their first use: make them now, so that all members copy the same ones
-                _ = [holder.np_random for place, holder in enumerate(lazy_holders(self.env)) if place in found.lazy]
-            elif found.draws:
+            if found.draws:
                 self._take_streams(found.draws)
             elif found.difference is not None and self.has_model and not self.own_models and not self.forks:
                 self.own_models = True
@@ -197,7 +196,7 @@ class SiblingMaker:
         self.noisy = found.noisy
         self.watchable = found.reproducible
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
-            raise self.not_exact(found.difference or f"{self.around.refused}")
+            raise self.not_exact(found.difference or f"its code uses {self.around.refused}, which forked processes share")
         if found.error is not None:
             notice(
                 f"Whether siblings of {self.name} are exact could not be checked before the training: the env raised "

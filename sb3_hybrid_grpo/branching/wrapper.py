@@ -137,12 +137,8 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         watch = self.__watch
         taken = None if watch is None else copy.deepcopy(action)
-        streams = self.__maker.streams
-        if streams is None:
+        with self.__maker.streams or nullcontext():
             result = self.env.step(action)
-        else:
-            with streams:
-                result = self.env.step(action)
         if result[2] or result[3]:  # the VecEnv keeps it as terminal_observation, and the reset may overwrite the env's buffer
             result = (copy.deepcopy(result[0]), *result[1:])
         if watch is not None:
@@ -206,7 +202,7 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
         above: list[Any] = [self]
         for layer in above:
             above += [one for one in wrappers if vars(one).get("env") is layer and all(one is not known for known in above)]
-        return [type(layer).__name__ for layer in above[1:] if not is_recorder(layer)]
+        return [type(layer).__name__ for layer in above[1:] if not is_recorder(type(layer))]
 
     def step_siblings(self, actions: Any, forks: Sequence[bool]) -> SiblingSteps | SiblingFailure:
         """
@@ -268,7 +264,7 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         return env
     lowest: Any = None
     layer = env
-    while is_recorder(layer):
+    while is_recorder(type(layer)):
         lowest, layer = layer, layer.env  # type: ignore[attr-defined]
     branchable = BranchingWrapper(layer)
     if lowest is None:
@@ -280,7 +276,7 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 def layers_above(env: gym.Env[Any, Any]) -> list[str]:
     """Name the wrappers above an env's :class:`BranchingWrapper` that siblings would bypass, outermost first."""
     above = itertools.takewhile(lambda layer: not isinstance(layer, BranchingWrapper), layers_of(env))
-    return [type(layer).__name__ for layer in above if not is_recorder(layer)]
+    return [type(layer).__name__ for layer in above if not is_recorder(type(layer))]
 
 
 def fork_env(env: gym.Env[Any, Any], n: int) -> list[Sibling]:

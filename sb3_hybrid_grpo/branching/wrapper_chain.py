@@ -1,5 +1,6 @@
 """An env's chain of wrappers, of which siblings skip some; and generators of random numbers."""
 
+import contextlib
 import random
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, RecordEpisodeStatistics, RecordVideo
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_hybrid_grpo.errors import BranchingError
 
@@ -44,10 +46,10 @@ def require_env(env: Any) -> None:
     """
     :raises TypeError: if ``env`` is no env, for example its id, its class or a VecEnv
     """
-    if isinstance(env, gym.Env):
+    if callable(getattr(env, "step", None)) and not isinstance(env, type | VecEnv):  # a copy of an env is no gym.Env
         return
     made = f"gymnasium.make({env!r})" if isinstance(env, str) else "MyEnv() or gymnasium.make(env_id)"
-    hint = "Take one of its envs: env = vec_env.envs[0]" if hasattr(env, "envs") else f"Make it first: env = {made}"
+    hint = "Take one of its envs: env = vec_env.envs[0]" if isinstance(env, VecEnv) else f"Make it first: env = {made}"
     raise TypeError(f"env must be a gymnasium env, got {env!r}. {hint}.")
 
 
@@ -56,12 +58,8 @@ def innermost(env: gym.Env[Any, Any]) -> Any:
     return list(layers_of(env))[-1]
 
 
-def is_recorder(env: gym.Env[Any, Any]) -> bool:
-    """Whether a wrapper records and does nothing else."""
-    return _is_recorder(type(env))
-
-
-def _is_recorder(kind: type) -> bool:
+def is_recorder(kind: type) -> bool:
+    """Whether wrappers of this class record and do nothing else."""
     if not issubclass(kind, RECORDERS):
         return False
     if kind.step not in [kind.step for kind in RECORDERS]:
@@ -75,14 +73,14 @@ def _is_recorder(kind: type) -> bool:
 
 def without_recorders(env: Any) -> Any:
     """The env below the recorders at the top of its chain. A wrapper above a recorder may read what that puts into infos."""
-    while is_recorder(env):
+    while is_recorder(type(env)):
         env = env.env
     return env
 
 
 def is_skipped(kind: type) -> bool:
     """Whether siblings skip wrappers of this class, wherever they are."""
-    return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or (issubclass(kind, RecordVideo) and _is_recorder(kind))
+    return kind in CHECKERS or issubclass(kind, SkippedBySiblings) or (issubclass(kind, RecordVideo) and is_recorder(kind))
 
 
 def skip_in_chain(env: Any) -> Any:
@@ -104,23 +102,11 @@ def write_no_files(env: Any) -> None:
             layer.results_writer = None
 
 
-def generator_of(holder: Any) -> Any:
-    """
-    The generator that an env or a space has, or None. Only this and :func:`set_generator` use gymnasium's private name,
-    because ``np_random`` makes a generator if there is none, and a space's ``np_random`` cannot be set.
-    """
-    return getattr(holder, "_np_random", None)
-
-
-def set_generator(holder: Any, generator: Any) -> None:
-    """Give an env or a space a generator."""
-    holder._np_random = generator
-
-
-def lazy_holders(env: gym.Env[Any, Any]) -> list[Any]:
-    """The innermost env and spaces of its layers that have no generator of random numbers yet, in a fixed order."""
-    holders = [one for one in [innermost(env), *spaces_of(env)] if generator_of(one) is None]
-    return list({id(one): one for one in holders}.values())
+def make_generators(env: gym.Env[Any, Any]) -> None:
+    """Make the generators that an env and its spaces make at their first use, so that all copies have the same ones."""
+    for one in (innermost(env), *spaces_of(env)):
+        with contextlib.suppress(Exception):  # not every env has a generator
+            _ = one.np_random
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
@@ -131,8 +117,7 @@ def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
 
 def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
     """Ids of the generators of an env's spaces, which sample actions or observations and are no noise of the env."""
-    made = [generator_of(one) for one in spaces_of(env)]
-    return {id(its) for one in made if one is not None for its in (one, one.bit_generator)}
+    return {id(its) for one in spaces_of(env) for its in (one.np_random, one.np_random.bit_generator)}
 
 
 def torch_generator() -> Any:
