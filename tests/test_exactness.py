@@ -16,7 +16,7 @@ from gymnasium.wrappers import TimeLimit
 
 from sb3_hybrid_grpo import HybridGRPO, check_branching
 from sb3_hybrid_grpo.branching import exactness, make_branchable, register_copier, sibling
-from sb3_hybrid_grpo.branching.exactness import RandomActions, difference, played
+from sb3_hybrid_grpo.branching.exactness import RandomActions, difference, trajectory_of
 from sb3_hybrid_grpo.branching.forked_env import Fork
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingSteps
 from sb3_hybrid_grpo.errors import BranchingError
@@ -401,7 +401,7 @@ def test_differences(truth: Any, again: Any, message: str | None) -> None:
 def test_a_play_ends_with_the_episode() -> None:
     env = walk(max_steps=3)
     env.reset(seed=0)
-    seen = played(env, RandomActions(env), 8)
+    seen = trajectory_of(env, RandomActions(env), 8)
     assert len(seen) <= 3 and (seen[-1]["terminated"] or seen[-1]["truncated"])
 
 

@@ -28,7 +28,7 @@ POINTS, STEPS, SECONDS = 4, 10, 1.0
 LONGEST = 2000
 """The most steps of an episode that is played to its end."""
 _RESET = "observation after a reset"
-Play = list[dict[str, Any]]
+Trajectory = list[dict[str, Any]]
 """The results of each step, by name."""
 
 
@@ -72,12 +72,14 @@ def examine(member_0: Any, make: Callable[[Any], Any], around: Surroundings, sha
         found: Finding = in_fork(check.run, check.env)
         if found.difference is None or found.draws:
             return found
-        plays = (found.points, found.at_the_end)
-        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, *plays) for _ in range(2))
+        extent = (found.points, found.at_the_end)
+        (one, numbers), (other, its_numbers) = (in_fork(check.play_alone, check.env, *extent) for _ in range(2))
         if difference(one, other) is None and numbers == its_numbers:
             return found
         found.difference = None
-        found.own_difference = difference(*([step for step in play if _RESET not in step] for play in (one, other)))
+        found.own_difference = difference(
+            *([step for step in trajectory if _RESET not in step] for trajectory in (one, other))
+        )
         found.reproducible = found.own_difference is None
         if not found.reproducible:
             break
@@ -96,22 +98,22 @@ class _Check:
         self.watched = {name: one for name, one in wide.items() if id(one) not in mine}
         self.siblings: list[Any] = [None, None, None]
         self.reuse: Any = None
-        self.last: Play = []
+        self.last: Trajectory = []
         self.found = Finding()
 
-    def play_alone(self, points: int, at_the_end: int) -> tuple[Play, list[bytes | None]]:
+    def play_alone(self, points: int, at_the_end: int) -> tuple[Trajectory, list[bytes | None]]:
         """Play as the env did, without siblings."""
-        plays: Play = []
+        trajectory: Trajectory = []
         for point in range(points):
-            self._begin_anew_after(plays)
-            plays += self._play_plan(self.member_0, point)
+            self._begin_anew_after(trajectory)
+            trajectory += self._play_plan(self.member_0, point)
         if at_the_end:
-            self._begin_anew_after(plays)
-            plays += self._play(self.member_0, -1, at_the_end)
-        return plays, self._numbers(self.member_0)
+            self._begin_anew_after(trajectory)
+            trajectory += self._play(self.member_0, -1, at_the_end)
+        return trajectory, self._numbers(self.member_0)
 
-    def _begin_anew_after(self, play: Play) -> None:
-        if play and (play[-1].get("terminated") or play[-1].get("truncated")):
+    def _begin_anew_after(self, last: Trajectory) -> None:
+        if last and (last[-1].get("terminated") or last[-1].get("truncated")):
             self.member_0.reset()
 
     def run(self) -> Finding:
@@ -165,12 +167,12 @@ class _Check:
         parts += [_outside(outside, self.around.digests())] if is_copied else []
         self.found.difference = "; ".join(filter(None, parts)) or None
 
-    def _play_plan(self, env: Any, point: int) -> Play:
+    def _play_plan(self, env: Any, point: int) -> Trajectory:
         """Play the plan that belongs to a state; the first plan ends with a reset."""
         return self._play(env, 2 * point, reset=self.resets and point == 0)
 
-    def _play(self, env: Any, seed: int, steps: int = STEPS, reset: bool = False, end: float = np.inf) -> Play:
-        return played(env, RandomActions(self.env, seed), steps, reset, end)
+    def _play(self, env: Any, seed: int, steps: int = STEPS, reset: bool = False, end: float = np.inf) -> Trajectory:
+        return trajectory_of(env, RandomActions(self.env, seed), steps, reset, end)
 
     def _numbers(self, member: Any, of_spaces: bool = True) -> list[bytes | None]:
         """The states of the generators of the env or a copy, with its spaces' if ``of_spaces``; empty for a fork."""
@@ -208,9 +210,9 @@ def _outside(before: dict[str, bytes], after: dict[str, bytes]) -> str | None:
     return f"playing changes {', '.join(changes[:5])}, outside of the env" if changes else None
 
 
-def played(env: Any, actions: "RandomActions", steps: int, reset: bool = False, end: float = np.inf) -> Play:
+def trajectory_of(env: Any, actions: "RandomActions", steps: int, reset: bool = False, end: float = np.inf) -> Trajectory:
     """Take actions until an episode ends or an exception is raised."""
-    seen: Play = []
+    seen: Trajectory = []
     try:
         for _ in range(steps):
             seen.append(shown(*env.step(actions(env))))
@@ -256,7 +258,7 @@ class RandomActions:
         return action[0] if isinstance(space, spaces.Discrete) else np.array(action, space.dtype).reshape(space.shape)
 
 
-def difference(truth: Play, again: Play) -> str | None:
+def difference(truth: Trajectory, again: Trajectory) -> str | None:
     """Compare two plays bit for bit: returns the first difference, with field, step and values, or None."""
     for number, (one, other) in enumerate(zip(truth, again, strict=False), start=1):
         raised = other.get("exception") or one.get("exception")

@@ -74,7 +74,7 @@ class BranchingReport(NamedTuple):
     def __str__(self) -> str:
         if not self.is_exact:
             return self.refusal
-        siblings = {"copied": "live copies of the env"}.get(self.engine, "processes forked from the env's")
+        siblings = "live copies of the env" if self.engine == "copied" else "processes forked from the env's"
         lines = [
             f"{self.env} is branched exactly",
             f"  siblings   {siblings}",

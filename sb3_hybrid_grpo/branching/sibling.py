@@ -210,8 +210,8 @@ class SiblingMaker:
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
                 "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
-        for name in sorted((_path_to(self.env, shared[key]) for key in found.shared), key=len)[:1]:
-            self.tell_shared(name)
+        if found.shared:
+            self.tell_shared(min((_path_to(self.env, shared[key]) for key in found.shared), key=len))
 
     def tell_shared(self, name: str) -> None:
         """Say that several envs share something, and end the watch: siblings and member 0 are known to differ."""
