@@ -14,7 +14,7 @@ swap() {
     shift 3
     [[ $# -eq 0 || " $* " == *" $env "* ]] || return 0
     python -m sb3_hybrid_grpo compare --env "$env" --algorithms ppo hybrid --n-envs 1 --update-sizes 2048 --batch-sizes 64 \
-        --hyperparams learning_rate:0.0003 gamma:0.99 --seeds 10 --budget "$budget" --evaluations 8 --episodes "$episodes" \
+        --hyperparams learning_rate:0.0003 gamma:0.99 --seeds "${seeds:-10}" --budget "$budget" --evaluations 8 --episodes "$episodes" \
         --normalize --output benchmarks/swap
 }
 
@@ -27,5 +27,5 @@ swap CartPole-v1 65536 20 "$@"
 swap Acrobot-v1 65536 20 "$@"
 swap Pendulum-v1 131072 20 "$@"
 swap HalfCheetah-v5 131072 10 "$@"
-swap Hopper-v5 131072 10 "$@"
+seeds=15 swap Hopper-v5 131072 10 "$@"
 python -m sb3_hybrid_grpo compare report benchmarks/swap
