@@ -145,7 +145,6 @@ class GroupRollouts(FastUpdate, ModelFiles):
         :param args, kwargs: Further arguments of PPO's ``learn``: ``reset_num_timesteps``, ``progress_bar``, ...
         :return: The trained model
         """
-        refuse_unknown(kwargs, f"{type(self).__name__}.learn", arguments_of(self._without_groups.learn))
         return super().learn(total_timesteps, callback, log_interval, tb_log_name or type(self).__name__, *args, **kwargs)
 
     def _setup_learn(

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 Algorithm = TypeVar("Algorithm", bound=type[Any])
@@ -25,9 +25,9 @@ def show_arguments(algorithm: Algorithm) -> Algorithm:
     return algorithm
 
 
-def arguments_of(function: Callable[..., Any]) -> list[str]:
-    """The names of the arguments of a function or constructor."""
-    return list(inspect.signature(function).parameters)
+def arguments_of(algorithm: type[Any]) -> list[str]:
+    """The names of the arguments of a constructor."""
+    return list(inspect.signature(algorithm).parameters)
 
 
 def refuse_unknown(given: Iterable[str], name: str, known: Iterable[str], others: Iterable[str] = ()) -> None:

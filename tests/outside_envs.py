@@ -248,14 +248,6 @@ def other_process() -> gym.Env[Any, Any]:
     return _with(change, number=len(_KEPT) - 1, pipe=near)
 
 
-def lock_of_a_thread() -> gym.Env[Any, Any]:
-    """An event for which a thread waits, and which holds the thread's lock. It comes before the thread."""
-    event = threading.Event()
-    worker = threading.Thread(target=event.wait, daemon=True)
-    worker.start()
-    return _with(lambda env: float(env.event.is_set()), event=event, worker=worker)
-
-
 def thread() -> gym.Env[Any, Any]:
     return _with(lambda env: 0.0, worker=threading.Thread(target=time.sleep, args=(0,)))
 

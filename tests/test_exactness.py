@@ -143,7 +143,6 @@ def test_why_there_are_forks_is_named(
     ("make", "path"),
     [
         (outside_envs.thread, "Noisy.worker is or has a thread"),
-        (outside_envs.lock_of_a_thread, "an object in Noisy.event is a lock that is held, by a thread or"),
         (outside_envs.executor, "Noisy.workers is or has a thread"),
         (outside_envs.mapped, "Noisy.memory is memory that forked"),
     ],
@@ -160,15 +159,6 @@ def test_a_difference_of_the_envs_own_is_no_reason_to_fork() -> None:
         warnings.simplefilter("error")
         branching = checked(outside_envs.Unseeded())  # in its reset alone
     assert not branching.sibling_maker.forks
-
-
-@pytest.mark.parametrize("seconds", [0.0, 30.0])
-def test_copies_that_take_long_are_told(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sibling, "SLOW_COPY", seconds)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        checked(noisy(STATES[0])())
-    assert ["A copy of" in str(one.message) for one in caught] == [True] * (seconds == 0)
 
 
 @pytest.mark.parametrize("make", [outside_envs.LazySpace, outside_envs.NoSeed, outside_envs.LazyGenerator])

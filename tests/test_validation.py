@@ -319,11 +319,6 @@ def test_a_mistyped_argument_is_refused_in_the_name_of_the_class() -> None:
         HybridGRPO("MlpPolicy", walk(), branch_horizn=3)
     with pytest.raises(TypeError, match=r"HybridGRPO has no argument n_step, wings\. Did you mean n_steps\?"):
         HybridGRPO("MlpPolicy", walk(), wings=2, n_step=64)
-    model = HybridGRPO("MlpPolicy", walk(), n_steps=64, batch_size=16)
-    with pytest.raises(
-        TypeError, match=r"HybridGRPO\.learn has no argument reset_timesteps\. Did you mean reset_num_timesteps\?"
-    ):
-        model.learn(64, reset_timesteps=False)
 
 
 def test_what_is_changed_between_two_trainings_is_checked_again() -> None:

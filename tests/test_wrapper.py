@@ -13,9 +13,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo import check_branching, make_branchable
-from sb3_hybrid_grpo.branching import fork_env
+from sb3_hybrid_grpo.branching import fork_env, wrapper_chain
 from sb3_hybrid_grpo.branching.exactness import difference, shown
 from sb3_hybrid_grpo.branching.wrapper import BranchingWrapper, SiblingFailure, SiblingSteps
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 from tests import outside_envs
 from tests.stateful_envs import Noisy
 
@@ -366,22 +367,32 @@ def test_that_siblings_are_forks_is_said_once() -> None:
 
 
 @pytest.mark.parametrize("make", [outside_envs.NoSeed, outside_envs.LazySpace])
-def test_copies_have_the_generator_that_an_env_makes_when_it_first_draws(make: Any) -> None:
-    env = make()
+def test_checked_copies_have_the_generator_that_an_env_makes_when_it_first_draws(make: Any) -> None:
+    env = make_branchable(make())
     env.reset()
-    plays = [[one.step(1) for _ in range(5)] for one in (*fork_env(env, 2), env)]
-    assert difference(*([shown(*step) for step in play] for play in plays[:2])) is None
-    assert difference(*([shown(*step) for step in play] for play in plays[1:])) is None
+    assert env.get_wrapper_attr("check_siblings")() is None
+    plays = [[shown(*one.step(1)) for _ in range(5)] for one in (*fork_env(env, 2), env)]
+    assert difference(plays[0], plays[1]) is None and difference(plays[0], plays[2]) is None
 
 
-def test_a_copy_has_the_arrays_of_its_spaces_to_itself() -> None:
-    def grow(env: Any) -> float:
-        env.box.high += 1
-        return float(env.box.high[0])
+def test_an_env_that_looks_whether_it_has_a_generator_begins_as_without_branching() -> None:
+    class SeedsItself(Walk):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=42 if seed is None and generator_of(self) is None else seed)
+            return self.np_random.normal(size=3).astype(np.float32), {}
 
-    env: Any = Noisy(grow)
-    env.box = spaces.Box(np.zeros(1), np.ones(1), dtype=np.float64)
-    env.reset(seed=0)
-    for one in fork_env(env, 2):
-        one.step(1)
-    assert env.step(1)[0][1] == 2.0
+    alone, branched, copied = SeedsItself(), make_branchable(SeedsItself()), SeedsItself()
+    fork_env(copied, 1)
+    first = alone.reset()[0]
+    np.testing.assert_array_equal(branched.reset()[0], first)
+    np.testing.assert_array_equal(copied.reset()[0], first)
+
+
+def test_one_place_reads_the_private_name_of_a_generator() -> None:
+    env = gym.make("CartPole-v1")
+    assert generator_of(env.unwrapped) is None and generator_of(env.action_space) is None
+    made = np.random.default_rng(0)
+    set_generator(env.action_space, made)
+    assert generator_of(env.action_space) is env.action_space.np_random is made
+    folder = Path(wrapper_chain.__file__).parent
+    assert [one.name for one in folder.glob("*.py") if "._np_random" in one.read_text()] == ["wrapper_chain.py"]

@@ -30,6 +30,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -199,6 +200,7 @@ _RULES: dict[Any, Rule] = {
     ),
     memoryview: native.copy_memoryview,
     **dict.fromkeys((bytearray, array.array), lambda c, obj: obj[:]),
+    **dict.fromkeys((spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary), python.copy_space),
     **dict.fromkeys((python.LOCK, python.RLOCK), python.copy_lock),
     np.random.SeedSequence: native.deep,
     np.random.RandomState: _copy_old_generator,

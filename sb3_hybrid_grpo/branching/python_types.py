@@ -16,6 +16,7 @@ import gymnasium as gym
 
 from sb3_hybrid_grpo.branching import engines
 from sb3_hybrid_grpo.branching.engines import ATOMS, CannotCopyError, Rule
+from sb3_hybrid_grpo.branching.wrapper_chain import generator_of, set_generator
 
 _RECORDS_OF_ENVS = frozenset({"_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"})
 """Attributes that record how an env was made. No step reads them."""
@@ -84,6 +85,14 @@ def _of_class(kind: Any) -> tuple[frozenset[str], tuple[types.CellType, ...]]:
     records = _RECORDS_OF_ENVS if issubclass(kind, gym.Env) else frozenset()
     constants = (engines.CONSTANTS.get(engines.name_of(base), ()) for base in kind.__mro__)
     return records.union(*constants), _variables_of(kind)
+
+
+def copy_space(c: Any, obj: Any) -> Any:
+    """One of gymnasium's simple spaces, which shares its arrays (bounds, numbers of actions) with the copy."""
+    made = c.remember(obj, object.__new__(type(obj)))
+    made.__dict__.update(vars(obj))
+    set_generator(made, c(generator_of(obj)))
+    return made
 
 
 def copy_monitor(c: Any, obj: Any) -> Any:
@@ -266,10 +275,7 @@ def copy_file(c: Any, obj: Any) -> Any:
 
 def copy_lock(c: Any, obj: Any) -> Any:
     if isinstance(obj, LOCK) and obj.locked():
-        raise CannotCopyError(
-            "is a lock that is held, by a thread or for one that waits, and neither a copy nor a forked process has threads",
-            "Release it, and end the thread, before reset() and step() return",
-        )
+        raise CannotCopyError("is a lock that is held: by the env, or by a thread, which a forked process does not have")
     return threading.Lock() if isinstance(obj, LOCK) else threading.RLock()
 
 

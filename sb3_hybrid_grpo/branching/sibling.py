@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import os
-import time
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -94,8 +93,6 @@ Sibling = CopiedEnv | ForkedEnv
 """A copy or fork of an env, which is stepped beside the env."""
 
 
-SLOW_COPY = 0.05
-"""Seconds: a notice tells of copies that take longer."""
 _TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 """Envs, by their ids, whose user was told that siblings are forks."""
 
@@ -120,7 +117,6 @@ class SiblingMaker:
 
     def _try_to_copy(self) -> Copier:
         """Copy the env as it is now, and take forks if that fails."""
-        make_generators(self.env)
         copier = Copier()
         try:
             copier.whole(self.env)
@@ -176,7 +172,9 @@ class SiblingMaker:
     def check(self, shared: dict[str, Any] | None) -> None:
         """Check that siblings of this env are exact: copies, or else forks."""
         self.is_alone, shared = shared is None, shared or {}
-        self._look_at_copies()
+        make_generators(self.env)
+        if not self.forks:  # the reset may have made objects that cannot be copied
+            self._try_to_copy()
         while hasattr(os, "fork"):
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
@@ -220,19 +218,6 @@ class SiblingMaker:
             f"{name[0].upper()}{name[1:]} is shared by several envs and changes when one of them steps. Siblings have copies "
             "of it, without other envs' changes. Give each env its own, or put the envs into a SubprocVecEnv."
         )
-
-    def _look_at_copies(self) -> None:
-        """Copy the env once more, because its reset may have made objects that cannot be copied; say so if this takes long."""
-        natives = {} if self.forks else self._try_to_copy().natives
-        if self.forks:
-            return
-        start = time.perf_counter()
-        Copier(natives).whole(self.env)
-        if time.perf_counter() - start > SLOW_COPY:
-            notice(
-                f"A copy of {self.name} takes more than {1000 * SLOW_COPY:g} ms, and siblings are copied at every fork. "
-                "check_branching(env) compares this with the time of a step, and says what makes copies faster."
-            )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
         _TOLD[id(self.env)] = self.env  # no notice from the process of the check

@@ -102,11 +102,25 @@ def write_no_files(env: Any) -> None:
             layer.results_writer = None
 
 
+def generator_of(holder: Any) -> Any:
+    """
+    The generator that an env or a space has, or None. Only this and :func:`set_generator` use gymnasium's private name,
+    because ``np_random`` makes a generator if there is none, and a space's ``np_random`` cannot be set.
+    """
+    return getattr(holder, "_np_random", None)
+
+
+def set_generator(holder: Any, generator: Any) -> None:
+    """Give an env or a space a generator."""
+    holder._np_random = generator
+
+
 def make_generators(env: gym.Env[Any, Any]) -> None:
-    """Make the generators that an env and its spaces make at their first use, so that all copies have the same ones."""
+    """Make the generators that an env (after a reset) and its spaces have not made yet, so that all copies have the same."""
     for one in (innermost(env), *spaces_of(env)):
-        with contextlib.suppress(Exception):  # not every env has a generator
-            _ = one.np_random
+        if generator_of(one) is None:
+            with contextlib.suppress(Exception):  # not every env has a generator
+                _ = one.np_random
 
 
 def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
@@ -117,7 +131,8 @@ def spaces_of(env: gym.Env[Any, Any]) -> list[gym.Space[Any]]:
 
 def generators_of_spaces(env: gym.Env[Any, Any]) -> set[int]:
     """Ids of the generators of an env's spaces, which sample actions or observations and are no noise of the env."""
-    return {id(its) for one in spaces_of(env) for its in (one.np_random, one.np_random.bit_generator)}
+    made = [generator_of(one) for one in spaces_of(env)]
+    return {id(its) for one in made if one is not None for its in (one, one.bit_generator)}
 
 
 def torch_generator() -> Any:
