@@ -16,6 +16,7 @@ tune python hybrid_grpo/GustyHalfCheetah-v0 131072 10
 tune python hybrid_grpo/Queue-v0 131072 20
 tune python hybrid_grpo/GustyCartPoleSwingUp-v0 131072 20
 tune python CartPole-v1 65536 20
+tune python Acrobot-v1 65536 20
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/Newsvendor-v0 98304 20
 tune "$venvs/venv-gym-electric-motor/bin/python" tasks:third_party/MotorCurrent-v0 98304 20
