@@ -203,8 +203,7 @@ class SiblingMaker:
             )
         if found.own_difference is not None:
             notice(
-                f"{self.name} plays the same actions differently in two exact copies of its process "
-                f"({found.own_difference.partition(':')[0]}): "  # without numbers, several envs have one notice
+                f"{self.name} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
                 "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
             )
