@@ -12,7 +12,7 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from sb3_hybrid_grpo import make_branchable
+from sb3_hybrid_grpo import HybridGRPO, make_branchable
 from sb3_hybrid_grpo.branching import Groups, fork_env
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
 from tests import outside_envs
@@ -148,10 +148,14 @@ def test_siblings_see_the_noise_of_shared_generators(kind: Any, n_envs: int) -> 
 
 def test_a_space_of_a_class_that_is_seeded_later_is_shared_still() -> None:
     env = DummyVecEnv([OfClass] * 2)
-    assert share_of_equal_steps(env) == 1.0
+    groups, last = Groups(env, 3, 16), env.reset()
+    groups.start(True, check=True)
     OfClass.directions.seed(1)  # as another training does with the class's action space
     before = OfClass.directions.np_random.bit_generator.state
-    assert share_of_equal_steps(env) == 1.0
+    for _ in range(20):
+        groups.observations(last)
+        rows_NE = groups.step(np.ones((3, 2), dtype=int)).new_obs.reshape(3, 2)
+        assert (rows_NE == rows_NE[0]).all()
     assert OfClass.directions.np_random.bit_generator.state == before
 
 
@@ -170,6 +174,27 @@ def test_envs_have_different_streams_and_the_first_goes_on_where_the_generator_w
     envs = [make_branchable(Numpy()) for _ in range(2)]
     seen = [[float(env.step(0)[0][0]) for _ in range(5)] for env in envs]
     assert seen[0] == expected.tolist() and seen[1] != seen[0]
+
+
+@pytest.mark.parametrize("kind", [Numpy, Python, Torch])
+@pytest.mark.parametrize("branchable", [False, True])
+def test_a_seed_makes_the_same_training_again_in_the_same_envs(kind: Any, branchable: bool) -> None:
+    def trained(seed: int) -> list[float]:
+        model = HybridGRPO("MlpPolicy", env, seed=seed, n_steps=64, batch_size=32, branch_horizon=16).learn(256)
+        return model.policy.value_net.weight.flatten().tolist()
+
+    env = make_vec_env(kind, 2, wrapper_class=make_branchable if branchable else None)
+    first, other, again = trained(0), trained(1), trained(0)
+    assert first == again != other
+
+
+def test_another_model_of_the_same_env_does_not_disturb_a_training() -> None:
+    env = DummyVecEnv([Numpy])
+    arguments: dict[str, Any] = dict(n_steps=256, batch_size=32, branch_horizon=64)
+    model = HybridGRPO("MlpPolicy", env, **arguments).learn(256)  # it ends with siblings that fork next at step 80
+    HybridGRPO("MlpPolicy", env, **arguments)
+    model.learn(512, reset_num_timesteps=False)
+    assert not env.get_attr("sibling_maker")[0].forks
 
 
 def _numpy_state() -> Any:

@@ -143,6 +143,11 @@ class SiblingMaker:
             streams = MemberState(self.streams.shared + streams.shared, self.streams.states + streams.states)
         self.streams = streams if streams.shared else None
 
+    def renew_streams(self) -> None:
+        """Begin the env's streams anew, in the generators' present states."""
+        if self.streams is not None:
+            self.streams = own_streams(one.obj for one in self.streams.shared)
+
     def take_forks(self, reason: str) -> None:
         """Make forks from now on, for this reason; raise an error if processes cannot be forked."""
         self.reasons.append(reason)

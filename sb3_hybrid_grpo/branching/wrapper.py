@@ -117,6 +117,11 @@ class BranchingWrapper(gym.Wrapper[Any, Any, Any, Any], SkippedBySiblings):
             return SiblingFailure(0, error)
         return None
 
+    def renew_streams(self) -> None:
+        """Begin the env's streams anew: a new model may have seeded the generators that they replace."""
+        self.__watch = None
+        self.__maker.renew_streams()
+
     def held_objects(self) -> list[Any]:
         """The objects that are copied with the env; empty if the env cannot be copied."""
         copier = Copier()
@@ -254,14 +259,17 @@ def make_branchable(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
         make_vec_env("CartPole-v1", n_envs=4, vec_env_cls=SubprocVecEnv, wrapper_class=make_branchable)
 
-    :param env: The env. If it has recorders at its top, the new wrapper is put inside of them, in place
+    :param env: The env. If it has recorders at its top, the new wrapper is put inside of them, in place. If it is branchable
+        already, only its streams in place of process-wide generators begin anew
     :return: The branchable env
     :raises BranchingError: if the env cannot be branched
     :raises TypeError: if ``env`` is no env, for example its id
     """
     require_env(env)
-    if any(isinstance(layer, BranchingWrapper) for layer in layers_of(env)):
-        return env
+    for layer in layers_of(env):
+        if isinstance(layer, BranchingWrapper):
+            layer.renew_streams()
+            return env
     lowest: Any = None
     layer = env
     while is_recorder(type(layer)):
