@@ -37,7 +37,8 @@ distributed: Any = pytest.importorskip(
 )
 RayVecEnv = distributed.RayVecEnv
 NODE = {"num_cpus": 2, "node_ip_address": "127.0.0.2"}  # on loopback; Ray takes no cluster on 127.0.0.1
-SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+"""Niceness 0, because Ray's workers, at 15, would hardly run beside other tests."""
 
 
 class Breakable(NoisyWalk):
