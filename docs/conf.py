@@ -78,6 +78,7 @@ docs/troubleshooting
 :caption: Evidence
 docs/paper_to_code
 docs/results
+docs/studies
 ```
 
 ```{toctree}

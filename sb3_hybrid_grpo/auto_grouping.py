@@ -6,7 +6,7 @@ from typing import Any
 
 from sb3_hybrid_grpo.gradient_variance import GradientVariances
 
-# docs/choosing.md has the measurements behind these numbers.
+# docs/studies.md has the measurements behind these numbers.
 GROUPED_BELOW = 0.45  # in a probe, where steps draw random numbers
 FOUND_BELOW = 0.6  # in probes elsewhere
 PROBE_UNITS = 16  # in these together
