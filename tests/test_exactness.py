@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_hybrid_grpo import HybridGRPO, check_branching
 from sb3_hybrid_grpo.branching import exactness, make_branchable, register_copier, sibling
@@ -159,6 +160,16 @@ def test_a_difference_of_the_envs_own_is_no_reason_to_fork() -> None:
         warnings.simplefilter("error")
         branching = checked(outside_envs.Unseeded())  # in its reset alone
     assert not branching.sibling_maker.forks
+
+
+def test_one_notice_for_all_envs_that_are_not_reproducible() -> None:
+    class Clock(Noisy):
+        def step(self, action: Any) -> Any:
+            return super().step(action)[0], time.perf_counter(), False, False, {}
+
+    with pytest.warns(UserWarning, match="reads a clock") as told:
+        HybridGRPO("MlpPolicy", DummyVecEnv([Clock] * 3), n_steps=16, batch_size=16).learn(16)
+    assert len([one for one in told if "reads a clock" in str(one.message)]) == 1
 
 
 @pytest.mark.parametrize("make", [outside_envs.LazySpace, outside_envs.NoSeed, outside_envs.LazyGenerator])

@@ -14,7 +14,7 @@ from sb3_hybrid_grpo.branching.engines import CannotCopyError, MemberState, modu
 from sb3_hybrid_grpo.branching.exactness import examine
 from sb3_hybrid_grpo.branching.forked_env import ForkedEnv, HungForkError
 from sb3_hybrid_grpo.branching.global_state import own_streams, process_wide_generators, surroundings
-from sb3_hybrid_grpo.branching.wrapper_chain import layers_of, make_generators, named
+from sb3_hybrid_grpo.branching.wrapper_chain import innermost, layers_of, make_generators, named
 from sb3_hybrid_grpo.errors import BranchingError
 from sb3_hybrid_grpo.notices import notice
 
@@ -95,6 +95,8 @@ Sibling = CopiedEnv | ForkedEnv
 
 _TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 """Envs, by their ids, whose user was told that siblings are forks."""
+_NOT_REPRODUCIBLE: weakref.WeakSet[type] = weakref.WeakSet()
+"""Classes of envs whose user was told that they are not reproducible: one notice for all envs of a process."""
 
 
 class SiblingMaker:
@@ -206,7 +208,9 @@ class SiblingMaker:
                 f"{found.error} when it played random actions. If only some actions are valid, give the env action_masks(), "
                 "as for sb3-contrib's MaskablePPO."
             )
-        if found.own_difference is not None:
+        kind = type(innermost(self.env))
+        if found.own_difference is not None and (self.is_alone or kind not in _NOT_REPRODUCIBLE):
+            _NOT_REPRODUCIBLE.add(kind)
             notice(
                 f"{self.name} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
