@@ -162,14 +162,26 @@ def test_a_difference_of_the_envs_own_is_no_reason_to_fork() -> None:
     assert not branching.sibling_maker.forks
 
 
-def test_one_notice_for_all_envs_that_are_not_reproducible() -> None:
-    class Clock(Noisy):
-        def step(self, action: Any) -> Any:
-            return super().step(action)[0], time.perf_counter(), False, False, {}
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [("clock", "reads a clock"), ("generator", "Each sibling of"), ("error", "could not be checked")],
+)
+def test_one_notice_for_all_envs_of_a_class(fault: str, text: str) -> None:
+    class Faulty(Noisy):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            self.actions = (action for action in range(9)) if fault == "generator" else None
+            self.played = 0
+            return super().reset(seed=seed)
 
-    with pytest.warns(UserWarning, match="reads a clock") as told:
-        HybridGRPO("MlpPolicy", DummyVecEnv([Clock] * 3), n_steps=16, batch_size=16).learn(16)
-    assert len([one for one in told if "reads a clock" in str(one.message)]) == 1
+        def step(self, action: Any) -> Any:
+            self.played += 1
+            if fault == "error" and self.played > 20:
+                raise RuntimeError("played for too long")
+            return super().step(action)[0], time.perf_counter() if fault == "clock" else 0.0, False, False, {}
+
+    with pytest.warns(UserWarning, match=text) as told:
+        HybridGRPO("MlpPolicy", DummyVecEnv([Faulty] * 3), n_steps=16, batch_size=16, branch_horizon=16).learn(16)
+    assert len([one for one in told if text in str(one.message)]) == 1
 
 
 @pytest.mark.parametrize("make", [outside_envs.LazySpace, outside_envs.NoSeed, outside_envs.LazyGenerator])

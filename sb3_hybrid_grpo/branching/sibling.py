@@ -93,10 +93,8 @@ Sibling = CopiedEnv | ForkedEnv
 """A copy or fork of an env, which is stepped beside the env."""
 
 
-_TOLD: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Envs, by their ids, whose user was told that siblings are forks."""
-_NOT_REPRODUCIBLE: weakref.WeakSet[type] = weakref.WeakSet()
-"""Classes of envs whose user was told that they are not reproducible: one notice for all envs of a process."""
+_TOLD: weakref.WeakValueDictionary[tuple[int, str], Any] = weakref.WeakValueDictionary()
+"""By ids and topics of notices: envs, and classes of envs of one process, whose user was told."""
 
 
 class SiblingMaker:
@@ -164,10 +162,16 @@ class SiblingMaker:
                 return CopiedEnv(self.env, previous, self.own_models, self.streams)
             except Exception as error:  # the env now holds an object that cannot be copied
                 self.take_forks(self._reason(error))
-        if _TOLD.get(id(self.env)) is not self.env:
-            _TOLD[id(self.env)] = self.env
-            notice(self.why_forks())
+        self._tell_once("forks", self.why_forks())
         return ForkedEnv(self.env, previous, self.streams)
+
+    def _tell_once(self, topic: str, message: str) -> None:
+        """Give a notice once for all envs of a class in this process; an empty one counts as given."""
+        one = self.env if self.is_alone else type(innermost(self.env))
+        if _TOLD.get((id(one), topic)) is not one:
+            _TOLD[id(one), topic] = one
+            if message:
+                notice(message)
 
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""
@@ -186,7 +190,8 @@ class SiblingMaker:
             try:
                 found = examine(SteppedEnv(self.env, self.streams), self._make_for_check, self.around, shared)
             except HungForkError as error:
-                notice(f"Whether siblings of {self.name} are exact could not be checked before the training. {error}")
+                unchecked = f"Whether siblings of {self.name} are exact could not be checked before the training. {error}"
+                self._tell_once("unchecked", unchecked)
                 return
             if found.draws:
                 self._take_streams(found.draws)
@@ -203,18 +208,18 @@ class SiblingMaker:
         if found.difference is not None or (found.own_difference is not None and self.around.refused is not None):
             raise self.not_exact(found.difference or f"its code uses {self.around.refused}, which forked processes share")
         if found.error is not None:
-            notice(
+            self._tell_once(
+                "unchecked",
                 f"Whether siblings of {self.name} are exact could not be checked before the training: the env raised "
                 f"{found.error} when it played random actions. If only some actions are valid, give the env action_masks(), "
-                "as for sb3-contrib's MaskablePPO."
+                "as for sb3-contrib's MaskablePPO.",
             )
-        kind = type(innermost(self.env))
-        if found.own_difference is not None and (self.is_alone or kind not in _NOT_REPRODUCIBLE):
-            _NOT_REPRODUCIBLE.add(kind)
-            notice(
+        if found.own_difference is not None:
+            self._tell_once(
+                "not reproducible",
                 f"{self.name} plays the same actions differently in two exact copies of its process ({found.own_difference}): "
                 "it reads a clock, or draws random numbers without a seed, so members do not meet the same noise. Draw from "
-                "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock."
+                "self.np_random, which reset(seed=...) seeds, and count steps instead of reading a clock.",
             )
         if found.shared:
             self.tell_shared(min((_path_to(self.env, shared[key]) for key in found.shared), key=len))
@@ -228,7 +233,7 @@ class SiblingMaker:
         )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
-        _TOLD[id(self.env)] = self.env  # no notice from the process of the check
+        self._tell_once("forks", "")  # no notice from the process of the check
         return self(previous)
 
     def not_exact(self, found: str) -> BranchingError:
