@@ -3,7 +3,7 @@
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco,zoo]" && benchmarks/tuned/run.sh VENVS
 #
-# VENVS is the folder that the commands of ../third_party/README.md fill; there, or-gym and gym-electric-motor need optuna, too.
+# VENVS is the folder that the commands of ../third_party/README.md fill; there, or-gym, gym-electric-motor and minigrid need optuna, too.
 set -euo pipefail
 venvs="$(realpath "${1:?the folder of the virtual environments}")"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -17,7 +17,11 @@ tune python hybrid_grpo/Queue-v0 131072 20
 tune python hybrid_grpo/GustyCartPoleSwingUp-v0 131072 20
 tune python CartPole-v1 65536 20
 tune python Acrobot-v1 65536 20
+tune python Pendulum-v1 65536 20
+tune python HalfCheetah-v5 131072 10
+tune python Hopper-v5 131072 10
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/InvManagementBacklog-v0 98304 20
 tune "$venvs/venv-or-gym/bin/python" tasks:third_party/Newsvendor-v0 98304 20
 tune "$venvs/venv-gym-electric-motor/bin/python" tasks:third_party/MotorCurrent-v0 98304 20
+tune "$venvs/venv-minigrid/bin/python" tasks:third_party/DynamicObstacles-v0 65536 50
 python -m sb3_hybrid_grpo compare report benchmarks/tuned

@@ -8,6 +8,8 @@ run.sh has the commands of all envs and of the report.
 The search is Optuna's TPE with one seed for both, so that the first ten trials of both are the same. It draws PPO's arguments
 alone; HybridGRPO's own stay at their defaults. A trial is one training, with a seed that the ten do not have; its score is the
 mean of the last two of four evaluations. Observations and rewards are normalised. Adds what is missing to this folder.
+
+--exchange trains each algorithm with the arguments that the other's search has found: is it the algorithm or its search?
 """
 
 import argparse
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--env", required=True, help="id of an env, or module:id")
     parser.add_argument("--budget", type=int, required=True, help="simulator steps of a training, siblings included")
     parser.add_argument("--episodes", type=int, default=20, help="of an evaluation (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="trainings with the best arguments (default: %(default)s)")
+    parser.add_argument("--exchange", action="store_true", help="train with the other's best arguments, into exchanged/")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the results (default: this one)")
     options = parser.parse_args()
     if options.budget < 2 * 8 * 2048:
@@ -85,20 +89,22 @@ def main() -> None:
     th.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     preset_of(options.env, argparse.Namespace(hyperparams=[]))  # imports the env's module
-    path = options.output / f"{options.env.rpartition(':')[2].replace('/', '-')}.csv"
-    trials = Results(options.output / "trials" / path.name, TRIAL, ("algorithm", "trial"))
-    trials.path.parent.mkdir(parents=True, exist_ok=True)
-    results = Results(path, COLUMNS, KEY)
+    file = f"{options.env.rpartition(':')[2].replace('/', '-')}.csv"
+    trials = Results(options.output / "trials" / file, TRIAL, ("algorithm", "trial"))
+    results = Results(options.output / "exchanged" / file if options.exchange else options.output / file, COLUMNS, KEY)
+    for path in (trials.path, results.path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     protocol = {"env": options.env, "budget": options.budget, "evaluations": EVALUATIONS, "episodes": options.episodes}
-    write_notes(path.with_suffix(".json"), {**protocol, "normalize": True, "trials": TRIALS, "made_with": [stamp()]})
-    for algorithm in ALGORITHMS:
-        best = search(options.env, algorithm, options.budget, options.episodes, trials)
+    write_notes(results.path.with_suffix(".json"), {**protocol, "normalize": True, "trials": TRIALS, "made_with": [stamp()]})
+    best = [search(options.env, algorithm, options.budget, options.episodes, trials) for algorithm in ALGORITHMS]
+    for algorithm, params in zip(ALGORITHMS, best[::-1] if options.exchange else best, strict=True):
         settings = " ".join(
-            f"{name}:{value:.3g}" if type(value) is float else f"{name}:{value}" for name, value in best.items()
+            f"{name}:{value:.3g}" if type(value) is float else f"{name}:{value}" for name, value in params.items()
         )
-        for seed in range(SEEDS):
+        for seed in range(options.seeds):
             if (algorithm, settings, seed) not in results.done():
-                run = Run(options.env, variant_of(algorithm, best), seed, options.budget, EVALUATIONS, options.episodes, True)
+                variant = variant_of(algorithm, params)
+                run = Run(options.env, variant, seed, options.budget, EVALUATIONS, options.episodes, True)
                 results.add(train(run).assign(settings=settings))
                 print(f"{options.env} {algorithm} seed {seed}", flush=True)
 
