@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# PPO and HybridGRPO, each tuned by the same search; see tuned.py. Adds what is missing to this folder, then writes the report.
+# PPO and HybridGRPO, each tuned by the same search, and some with the other's arguments; see tuned.py. Adds what is missing to this folder, then writes the report.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco,zoo]" && benchmarks/tuned/run.sh VENVS
 #
@@ -9,7 +9,7 @@ venvs="$(realpath "${1:?the folder of the virtual environments}")"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export OMP_NUM_THREADS=1 PYTHONPATH="$PWD:$PWD/benchmarks/third_party"
 
-tune() { "$1" benchmarks/tuned/tuned.py --env "$2" --budget "$3" --episodes "$4"; }
+tune() { "$1" benchmarks/tuned/tuned.py --env "$2" --budget "$3" --episodes "$4" "${@:5}"; }
 
 tune python hybrid_grpo/Inventory-v0 65536 20
 tune python hybrid_grpo/GustyHalfCheetah-v0 131072 10
@@ -25,3 +25,12 @@ tune "$venvs/venv-or-gym/bin/python" tasks:third_party/Newsvendor-v0 98304 20
 tune "$venvs/venv-gym-electric-motor/bin/python" tasks:third_party/MotorCurrent-v0 98304 20
 tune "$venvs/venv-minigrid/bin/python" tasks:third_party/DynamicObstacles-v0 65536 50
 python -m sb3_hybrid_grpo compare report benchmarks/tuned
+
+exchange() { tune "$@" --exchange --seeds 5; }
+
+exchange python Acrobot-v1 65536 20
+exchange python Pendulum-v1 65536 20
+exchange python HalfCheetah-v5 131072 10
+exchange python Hopper-v5 131072 10
+exchange "$venvs/venv-minigrid/bin/python" tasks:third_party/DynamicObstacles-v0 65536 50
+python -m sb3_hybrid_grpo compare report benchmarks/tuned/exchanged
