@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# PPO and HybridGRPO, each tuned by the same search, and some with the other's arguments; see tuned.py. Adds what is missing to this folder, then writes the report.
+# PPO and HybridGRPO, each tuned by the same search, then some with the other's arguments; see tuned.py. Adds what is missing to
+# this folder, and writes the reports.
 #
 #   pip install -c constraints.txt -e ".[compare,mujoco,zoo]" && benchmarks/tuned/run.sh VENVS
 #
-# VENVS is the folder that the commands of ../third_party/README.md fill; there, or-gym, gym-electric-motor and minigrid need optuna, too.
+# VENVS is the folder that the commands of ../third_party/README.md fill; there, or-gym, gym-electric-motor and minigrid need
+# optuna, too.
 set -euo pipefail
 venvs="$(realpath "${1:?the folder of the virtual environments}")"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
