@@ -17,7 +17,7 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     source = BENCHMARKS / request.param
     if not source.is_dir():
         pytest.skip("runs without the benchmarks")
-    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("*.md", "*.png"))
+    shutil.copytree(source, tmp_path / "copy", ignore=shutil.ignore_patterns("README.md", "speed.md", "*.png"))
     return tmp_path / "copy"
 
 

@@ -1,4 +1,4 @@
-"""Draw the results of compare, and write a page about them."""
+"""Draw the results of compare, and write a page about them. It begins with the text of ``about.md`` in the results' folder."""
 
 import argparse
 import re
@@ -50,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
     profiles = performance_profiles(everything)
     if profiles is not None:
         save_profiles(output / PROFILES, profiles, styles)
-    parts = ["# Comparison", *summary(everything), HOW_TO_READ, *over_envs(everything, profiles)]
+    about = options.folder / "about.md"
+    title = about.read_text(encoding="utf-8").strip() if about.exists() else "# Comparison"
+    parts = [title, *summary(everything), HOW_TO_READ, *over_envs(everything, profiles)]
     for path, results in comparisons.items():
         figures = [f"{results.name}.png"]
         save_curves(output / figures[0], results, styles, options.axes)
