@@ -180,7 +180,7 @@ def test_one_notice_for_all_envs_of_a_class(fault: str, text: str) -> None:
             return super().step(action)[0], time.perf_counter() if fault == "clock" else 0.0, False, False, {}
 
     with pytest.warns(UserWarning, match=text) as told:
-        HybridGRPO("MlpPolicy", DummyVecEnv([Faulty] * 3), n_steps=16, batch_size=16, branch_horizon=16).learn(16)
+        HybridGRPO("MlpPolicy", DummyVecEnv([Faulty] * 2), n_steps=16, batch_size=16, branch_horizon=16).learn(16)
     assert len([one for one in told if text in str(one.message)]) == 1
 
 
