@@ -105,6 +105,8 @@ class SiblingMaker:
         self.forks, self.own_models, self.watchable = False, False, False
         self.is_alone = True
         """Whether it is the only env of its process."""
+        self._is_checking = False
+        """Whether this is the copy in the process of the check, which gives no notices."""
         self.reasons: list[str] = []
         """Why copies cannot be used."""
         self.streams: MemberState | None = None
@@ -166,12 +168,11 @@ class SiblingMaker:
         return ForkedEnv(self.env, previous, self.streams)
 
     def _tell_once(self, topic: str, message: str) -> None:
-        """Give a notice once for all envs of a class in this process; an empty one counts as given."""
-        one = self.env if self.is_alone else type(innermost(self.env))
-        if _TOLD.get((id(one), topic)) is not one:
-            _TOLD[id(one), topic] = one
-            if message:
-                notice(message)
+        """Give a notice once: for this env, or for all envs of its class if the process has several envs."""
+        told = self.env if self.is_alone else type(innermost(self.env))
+        if _TOLD.get((id(told), topic)) is not told and not self._is_checking:
+            _TOLD[id(told), topic] = told
+            notice(message)
 
     def why_forks(self) -> str:
         """Why copies cannot be used, and what forks cost."""
@@ -233,7 +234,7 @@ class SiblingMaker:
         )
 
     def _make_for_check(self, previous: Sibling | None) -> Sibling:
-        self._tell_once("forks", "")  # no notice from the process of the check
+        self._is_checking = True
         return self(previous)
 
     def not_exact(self, found: str) -> BranchingError:
